@@ -1,0 +1,97 @@
+//! What accounts need from outside.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use usher_kernel::{AccountId, StoreError};
+
+use crate::{Account, Email, Password};
+
+/// A password hash in PHC string format, e.g. `$argon2id$...`. Printed nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(Box<str>);
+
+impl PasswordHash {
+    /// Takes a hash in PHC string format.
+    #[must_use]
+    pub fn new(phc: impl Into<Box<str>>) -> Self {
+        Self(phc.into())
+    }
+
+    /// The hash, for a store or a hasher.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(..)")
+    }
+}
+
+/// What became of a new account.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddAccountOutcome {
+    /// It is stored.
+    Added,
+    /// Another account has its mail address; nothing is stored.
+    EmailTaken,
+}
+
+/// Keeps accounts.
+///
+/// # Contract
+/// 1. `add` is atomic: of any number of accounts with one mail address added at once, exactly one is stored.
+/// 2. What was added is found by its id and by its mail address, whole, and with its password hash.
+/// 3. What was never added is not found.
+#[async_trait]
+pub trait AccountRepository: Send + Sync + 'static {
+    /// Stores a new account, unless its mail address is taken.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn add(&self, account: &Account, password_hash: &PasswordHash) -> Result<AddAccountOutcome, StoreError>;
+
+    /// The account with this id.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn find(&self, id: AccountId) -> Result<Option<Account>, StoreError>;
+
+    /// The account with this mail address, and its password hash.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn find_by_email(&self, email: &Email) -> Result<Option<(Account, PasswordHash)>, StoreError>;
+}
+
+/// Why a password could not be hashed or checked.
+#[derive(Debug, thiserror::Error)]
+pub enum HashingError {
+    /// Too many are waiting to be hashed.
+    #[error("too many passwords are waiting to be hashed")]
+    Overloaded,
+    /// The hash in the store is not one.
+    #[error("a stored password hash cannot be read")]
+    Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Hashes passwords, slowly on purpose, and never on the threads that answer requests.
+#[async_trait]
+pub trait PasswordHasher: Send + Sync + 'static {
+    /// The hash of a password, salted.
+    ///
+    /// # Errors
+    /// [`HashingError::Overloaded`] if its queue is full.
+    async fn hash(&self, password: Password) -> Result<PasswordHash, HashingError>;
+
+    /// Whether the hash is of this password. With no hash (no such account) it takes as long and says no, so that
+    /// nobody learns from the time which mail addresses have accounts.
+    ///
+    /// # Errors
+    /// See [`HashingError`].
+    async fn verify(&self, password: Password, hash: Option<PasswordHash>) -> Result<bool, HashingError>;
+}

@@ -1,0 +1,14 @@
+//! The catalogue: concerts, performances, seat maps, prices, sale times. Rules and ports only; knows nothing of who
+//! waits or who buys.
+
+pub mod error;
+pub mod model;
+pub mod ports;
+pub mod seat_map;
+pub mod service;
+
+pub use error::Error;
+pub use model::{Concert, NewConcert, NewPerformance, Performance, SaleDefaults, SaleTimes};
+pub use ports::{AddOutcome, CatalogueRepository, Page, ReplaceSeatsOutcome};
+pub use seat_map::{SeatLine, SeatMap, SeatPlan, SectionPlan, VersionedSeatMap};
+pub use service::Service;

@@ -1,0 +1,47 @@
+//! The two sources of surprise, as ports: what time it is, and what the next id is.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::Timestamp;
+
+/// Tells the time. Services ask it once per command and pass `now` on; stores never read a clock.
+pub trait Clock: Send + Sync + fmt::Debug + 'static {
+    /// The present time. Never goes back on one server.
+    fn now(&self) -> Timestamp;
+}
+
+/// Makes ids and secrets that nobody can guess.
+pub trait IdGenerator: Send + Sync + fmt::Debug + 'static {
+    /// A new UUID, unique, increasing with time (RFC 9562, version 7).
+    fn next_uuid(&self) -> Uuid;
+
+    /// A secret code for a ticket: 26 characters of Crockford base 32, 130 random bits.
+    fn next_code(&self) -> String;
+}
+
+/// A clock that stands still until a test moves it.
+#[derive(Debug)]
+pub struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    /// A clock that shows `start`.
+    #[must_use]
+    pub fn new(start: Timestamp) -> Self {
+        Self(AtomicI64::new(start.unix_ms()))
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, span: Duration) {
+        self.0.store(self.now().plus(span).unix_ms(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_ms(self.0.load(Ordering::SeqCst))
+    }
+}

@@ -1,0 +1,19 @@
+//! The words that every crate shares: typed ids, time, money, and how a store fails. No I/O, no runtime, no serde.
+
+pub mod clock;
+pub mod id;
+pub mod idempotency;
+pub mod money;
+pub mod seat;
+pub mod store;
+pub mod time;
+pub mod violation;
+
+pub use clock::{Clock, IdGenerator, ManualClock};
+pub use id::{AccountId, AttemptId, ConcertId, InvalidId, PerformanceId, ReservationId, TicketId};
+pub use idempotency::{Claim, Fingerprint, IdempotencyKey};
+pub use money::{Currency, Money};
+pub use seat::SeatId;
+pub use store::StoreError;
+pub use time::Timestamp;
+pub use violation::{Violation, Violations};

@@ -1,0 +1,56 @@
+//! How a store fails. Business refusals are outcomes, never errors.
+
+use std::error::Error;
+
+/// What went wrong underneath, kept for the log.
+pub type Source = Box<dyn Error + Send + Sync>;
+
+/// The technology behind a port failed. The only error that an adapter returns.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store cannot be reached, or refuses to work now. Trying later may help.
+    #[error("{operation}: the store is unavailable")]
+    Unavailable {
+        /// The port's method, e.g. `reservation.hold`.
+        operation: &'static str,
+        /// The driver's error.
+        source: Source,
+    },
+    /// No answer in time. The effect may have happened, or may still happen.
+    #[error("{operation}: the store did not answer in time")]
+    Timeout {
+        /// The port's method.
+        operation: &'static str,
+        /// The driver's error.
+        source: Source,
+    },
+    /// The store holds, or was asked for, what cannot be. A bug or a damaged row; repeating will not help.
+    #[error("{operation}: the store contradicts itself")]
+    Corrupt {
+        /// The port's method.
+        operation: &'static str,
+        /// Which table, column and row.
+        source: Source,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } | Self::Timeout { .. } => true,
+            Self::Corrupt { .. } => false,
+        }
+    }
+
+    /// The port's method that failed.
+    #[must_use]
+    pub const fn operation(&self) -> &'static str {
+        match self {
+            Self::Unavailable { operation, .. } | Self::Timeout { operation, .. } | Self::Corrupt { operation, .. } => {
+                operation
+            }
+        }
+    }
+}

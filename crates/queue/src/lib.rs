@@ -1,0 +1,17 @@
+//! The line: join, position, admit, pass, presence, policy. Knows nothing of seats.
+
+pub mod error;
+pub mod model;
+pub mod pace;
+pub mod policy;
+pub mod ports;
+
+pub mod token;
+pub mod view;
+
+pub use error::Error;
+pub use model::{AccountHash, Epoch, Grant, Place, PlaceNumber};
+pub use policy::{AdmissionPolicy, LineState, PolicyPatch};
+
+pub use token::{Pass, TokenKeys};
+pub use view::LineView;

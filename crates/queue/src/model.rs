@@ -1,0 +1,128 @@
+//! Places in a line, and what is granted to them.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+use usher_kernel::{AccountId, PerformanceId, Timestamp};
+
+/// A place's number in its line: unique, increasing, never reused. The first is 1.
+///
+/// Numbers stay below 2^53, so that a sorted set's score (a double) keeps them exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PlaceNumber(u64);
+
+impl PlaceNumber {
+    /// Before the first place: nobody has it.
+    pub const ZERO: Self = Self(0);
+
+    /// The place number `n`.
+    #[must_use]
+    pub const fn new(n: u64) -> Self {
+        Self(n)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The number after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for PlaceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which life of the line's store this is. Each loss of the store begins a new one; 0 is before the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// Before the first epoch: no line is open in it.
+    pub const ZERO: Self = Self(0);
+
+    /// The epoch number `n`.
+    #[must_use]
+    pub const fn new(n: u64) -> Self {
+        Self(n)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The epoch after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// What a line knows an account by: 16 bytes that do not tell which account it is.
+///
+/// It is the truncated SHA-256 of the account's id, without a key, so that it outlives every change of keys. Ids hold
+/// 74 random bits (UUIDv7), which nobody finds by trying.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountHash([u8; 16]);
+
+impl AccountHash {
+    /// The hash of an account.
+    #[must_use]
+    pub fn of(account: AccountId) -> Self {
+        let digest = Sha256::new().chain_update(b"usher account v1").chain_update(account.as_bytes()).finalize();
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&digest[..16]);
+        Self(hash)
+    }
+
+    /// The hash with these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the hash.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+/// One person's spot in one line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Whose line.
+    pub performance: PerformanceId,
+    /// Where in it.
+    pub number: PlaceNumber,
+    /// Who stands there.
+    pub account: AccountHash,
+}
+
+/// The fact that a place was admitted: all there is to a pass. Every server signs the same pass from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Grant {
+    /// The place that was admitted.
+    pub number: PlaceNumber,
+    /// Who stands there.
+    pub account: AccountHash,
+    /// The pass is good while `now < expires_at`.
+    pub expires_at: Timestamp,
+}
+
+impl Grant {
+    /// Whether its pass is still good.
+    #[must_use]
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        now < self.expires_at
+    }
+}

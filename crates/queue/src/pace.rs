@@ -1,0 +1,145 @@
+//! How often a waiting person asks, and how long the wait will be.
+
+use std::time::Duration;
+
+use usher_kernel::Timestamp;
+
+use crate::PlaceNumber;
+
+/// The shortest time between two polls, in front.
+pub const POLL_AFTER_MIN: Duration = Duration::from_secs(2);
+/// The longest time between two polls, before jitter, far back.
+pub const POLL_AFTER_MAX: Duration = Duration::from_secs(30);
+/// What each position adds to the time between two polls: at 2,800 people ahead it is the longest.
+const POLL_AFTER_PER_POSITION: Duration = Duration::from_millis(10);
+/// Jitter takes or adds up to a quarter, so that people who came together do not poll together.
+const JITTER_PERCENT: u64 = 25;
+/// How often a server tells the store whom it saw.
+pub const MERGE_INTERVAL: Duration = Duration::from_secs(1);
+/// The shortest presence window in which even the shortest poll interval fits twice, with jitter and one merge.
+pub const PRESENCE_WINDOW_MIN: Duration = Duration::from_secs(6);
+
+const _: () = assert!(
+    2 * with_jitter_ms(POLL_AFTER_MIN) + MERGE_INTERVAL.as_millis() as u64 <= PRESENCE_WINDOW_MIN.as_millis() as u64,
+    "two polls and a merge fit into the shortest window"
+);
+
+/// The longest that a poll interval becomes under jitter, in ms.
+#[expect(clippy::cast_possible_truncation, reason = "a const fn; intervals are seconds")]
+const fn with_jitter_ms(interval: Duration) -> u64 {
+    interval.as_millis() as u64 * (100 + JITTER_PERCENT) / 100
+}
+
+/// The longest time between two polls that is handed out under a presence window, before jitter: two polls and a
+/// merge fit into the window, whatever the jitter.
+#[must_use]
+pub fn poll_after_max(presence_window: Duration) -> Duration {
+    let fits_twice = presence_window.saturating_sub(MERGE_INTERVAL) * 100 / (2 * (100 + JITTER_PERCENT as u32));
+    fits_twice.clamp(POLL_AFTER_MIN, POLL_AFTER_MAX)
+}
+
+/// The longest time between two polls that can have been handed out while `n_waiting` people waited, jitter included.
+#[must_use]
+pub fn longest_poll_after(n_waiting: u64, presence_window: Duration) -> Duration {
+    Duration::from_millis(with_jitter_ms(base(n_waiting, presence_window)))
+}
+
+fn base(position: u64, presence_window: Duration) -> Duration {
+    let positions = u32::try_from(position).unwrap_or(u32::MAX);
+    let by_distance = POLL_AFTER_MIN.saturating_add(POLL_AFTER_PER_POSITION.saturating_mul(positions));
+    by_distance.min(poll_after_max(presence_window))
+}
+
+/// When to ask again: sooner in front, later far back, each person a little differently each time.
+#[must_use]
+pub fn poll_after(position: u64, number: PlaceNumber, now: Timestamp, presence_window: Duration) -> Duration {
+    let base_ms = u64::try_from(base(position, presence_window).as_millis()).unwrap_or(u64::MAX);
+    let spread_ms = base_ms * JITTER_PERCENT / 100;
+    let roll = mix(number.get() ^ now.unix_ms().unsigned_abs().rotate_left(32));
+    Duration::from_millis(base_ms - spread_ms + roll % (2 * spread_ms + 1))
+}
+
+/// Spreads nearby numbers evenly: the finaliser of `SplitMix64` (Steele, Lea, Flood 2014).
+const fn mix(n: u64) -> u64 {
+    let n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ (n >> 31)
+}
+
+/// How long the wait will be, in whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eta {
+    /// Probably not sooner than this.
+    pub low_s: u64,
+    /// Probably not later than this.
+    pub high_s: u64,
+}
+
+/// The wait for someone with `ahead` people before them, at the measured admissions a second. `None` while nobody is
+/// being admitted: then there is nothing to tell from.
+#[must_use]
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "float to int casts saturate; never negative")]
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+pub fn eta(ahead: u64, admitted_per_s: f64) -> Option<Eta> {
+    if admitted_per_s < 0.01 {
+        return None;
+    }
+    let mean_s = (ahead + 1) as f64 / admitted_per_s;
+    Some(Eta { low_s: (mean_s * 0.75).floor() as u64, high_s: (mean_s * 1.25).ceil() as u64 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(90);
+
+    #[test]
+    fn who_stands_in_front_polls_often_and_who_stands_far_back_seldom() {
+        let now = Timestamp::from_unix_ms(1_000_000);
+
+        for n in 0..1_000 {
+            let front = poll_after(1, PlaceNumber::new(n), now, WINDOW);
+            let back = poll_after(1_000_000, PlaceNumber::new(n), now, WINDOW);
+            assert!((1_500..=2_520).contains(&front.as_millis()), "{front:?}");
+            assert!((22_500..=37_500).contains(&back.as_millis()), "{back:?}");
+        }
+    }
+
+    #[test]
+    fn people_who_came_together_poll_spread_over_the_whole_jitter() {
+        let now = Timestamp::from_unix_ms(1_000_000);
+        let mut tenths = [0_u32; 10];
+
+        for n in 0..10_000 {
+            let ms = poll_after(1_000_000, PlaceNumber::new(n), now, WINDOW).as_millis();
+            tenths[usize::try_from((ms - 22_500) / 1_501).unwrap()] += 1;
+        }
+
+        assert!(tenths.iter().all(|&count| (800..=1_200).contains(&count)), "{tenths:?}");
+    }
+
+    #[test]
+    fn two_polls_and_a_merge_fit_into_every_window() {
+        for window_s in PRESENCE_WINDOW_MIN.as_secs()..=200 {
+            let window = Duration::from_secs(window_s);
+
+            assert!(2 * longest_poll_after(u64::MAX, window) + MERGE_INTERVAL <= window, "{window_s} s");
+        }
+    }
+
+    #[test]
+    fn no_poll_interval_is_longer_than_the_longest() {
+        for n in 0..1_000 {
+            let number = PlaceNumber::new(n);
+            assert!(poll_after(n, number, Timestamp::EPOCH, WINDOW) <= longest_poll_after(n, WINDOW), "{n}");
+        }
+    }
+
+    #[test]
+    fn the_wait_is_told_only_while_people_are_admitted() {
+        assert_eq!(eta(99, 0.0), None);
+        assert_eq!(eta(99, 10.0), Some(Eta { low_s: 7, high_s: 13 }));
+    }
+}

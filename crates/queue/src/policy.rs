@@ -1,0 +1,203 @@
+//! How a line admits: how many inside, how fast, for how long.
+
+use std::time::Duration;
+
+use usher_kernel::{Timestamp, Violation, Violations};
+
+use crate::pace;
+
+/// What an operator wants a line to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LineState {
+    /// People join and are admitted.
+    Open,
+    /// People join and wait.
+    Paused,
+    /// Nobody joins, nobody is admitted.
+    Closed,
+}
+
+impl LineState {
+    /// The state's name, in the API and in stores.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Paused => "paused",
+            Self::Closed => "closed",
+        }
+    }
+
+    /// The state with this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Open, Self::Paused, Self::Closed].into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+/// How one line admits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdmissionPolicy {
+    /// The most people inside at any instant.
+    pub capacity: u32,
+    /// The most people admitted in a second; 0 is no limit.
+    pub rate_per_s: u32,
+    /// How long a pass is good.
+    pub pass_ttl: Duration,
+    /// Someone not seen for this long is away: skipped, but not forgotten.
+    pub presence_window: Duration,
+    /// What the operator wants.
+    pub state: LineState,
+}
+
+/// A change of some of a policy's values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PolicyPatch {
+    /// The new capacity.
+    pub capacity: Option<u32>,
+    /// The new rate.
+    pub rate_per_s: Option<u32>,
+    /// The new life of passes.
+    pub pass_ttl: Option<Duration>,
+    /// The new presence window.
+    pub presence_window: Option<Duration>,
+    /// The new state.
+    pub state: Option<LineState>,
+}
+
+impl AdmissionPolicy {
+    /// The largest capacity, and the largest rate.
+    pub const COUNT_MAX: u32 = 1_000_000;
+    /// The longest pass and the longest presence window, in seconds.
+    pub const SPAN_S_MAX: u64 = 86_400;
+
+    /// This policy with a patch over it.
+    #[must_use]
+    pub fn with(self, patch: &PolicyPatch) -> Self {
+        Self {
+            capacity: patch.capacity.unwrap_or(self.capacity),
+            rate_per_s: patch.rate_per_s.unwrap_or(self.rate_per_s),
+            pass_ttl: patch.pass_ttl.unwrap_or(self.pass_ttl),
+            presence_window: patch.presence_window.unwrap_or(self.presence_window),
+            state: patch.state.unwrap_or(self.state),
+        }
+    }
+
+    /// Checks the policy's rules.
+    ///
+    /// # Errors
+    /// Every value that breaks a rule, under its name in the API.
+    pub fn validate(&self) -> Result<(), Vec<Violation>> {
+        let mut violations = Violations::none();
+        let max = Self::COUNT_MAX;
+        violations.check(self.capacity <= max, "capacity", format!("must be 0 to {max}"));
+        violations.check(self.rate_per_s <= max, "rate_per_s", format!("must be 0 (no limit) to {max}"));
+        let ttl_is_fine = (1..=Self::SPAN_S_MAX).contains(&self.pass_ttl.as_secs());
+        violations.check(ttl_is_fine, "pass_ttl_s", format!("must be 1 to {}", Self::SPAN_S_MAX));
+        let shortest = pace::PRESENCE_WINDOW_MIN.as_secs();
+        let window_is_fine = (shortest..=Self::SPAN_S_MAX).contains(&self.presence_window.as_secs());
+        let rule = format!("must be {shortest} to {}: people are asked to poll twice within it", Self::SPAN_S_MAX);
+        violations.check(window_is_fine, "presence_window_s", rule);
+        violations.into_result()
+    }
+}
+
+/// Whether seats are being sold, as people are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SaleState {
+    /// The sale opens later.
+    Scheduled,
+    /// Seats are being sold.
+    Open,
+    /// Seats are being sold to those inside; nobody is admitted for now.
+    Paused,
+    /// The sale is over.
+    Closed,
+    /// No seat is available or held. It opens again if seats come back.
+    SoldOut,
+}
+
+impl SaleState {
+    /// The state's name in the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Open => "open",
+            Self::Paused => "paused",
+            Self::Closed => "closed",
+            Self::SoldOut => "sold_out",
+        }
+    }
+}
+
+/// What a line needs to know of a performance's sale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sale {
+    /// The first moment of the sale.
+    pub opens_at: Timestamp,
+    /// The first moment after the sale.
+    pub closes_at: Timestamp,
+    /// Whether no seat is available or held.
+    pub is_sold_out: bool,
+}
+
+impl Sale {
+    /// Whether seats are being sold at `now`, under what the operator wants.
+    #[must_use]
+    pub fn state(&self, line: LineState, now: Timestamp) -> SaleState {
+        if now >= self.closes_at || line == LineState::Closed {
+            SaleState::Closed
+        } else if now < self.opens_at {
+            SaleState::Scheduled
+        } else if self.is_sold_out {
+            SaleState::SoldOut
+        } else if line == LineState::Paused {
+            SaleState::Paused
+        } else {
+            SaleState::Open
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: AdmissionPolicy = AdmissionPolicy {
+        capacity: 1,
+        rate_per_s: 0,
+        pass_ttl: Duration::from_secs(300),
+        presence_window: Duration::from_secs(90),
+        state: LineState::Open,
+    };
+
+    #[test]
+    fn a_patch_changes_only_what_it_names() {
+        let patch = PolicyPatch { capacity: Some(7), ..PolicyPatch::default() };
+
+        assert_eq!(POLICY.with(&patch), AdmissionPolicy { capacity: 7, ..POLICY });
+    }
+
+    #[test]
+    fn a_window_too_short_for_the_polls_is_refused() {
+        let policy = AdmissionPolicy { presence_window: Duration::from_secs(5), ..POLICY };
+
+        assert_eq!(policy.validate().unwrap_err()[0].field, "presence_window_s");
+        assert_eq!(POLICY.validate(), Ok(()));
+    }
+
+    #[test]
+    fn the_sale_is_what_time_operator_and_seats_make_of_it() {
+        let at = Timestamp::from_unix_ms;
+        let sale = Sale { opens_at: at(10), closes_at: at(20), is_sold_out: false };
+        let gone = Sale { is_sold_out: true, ..sale };
+
+        assert_eq!(sale.state(LineState::Open, at(9)), SaleState::Scheduled);
+        assert_eq!(sale.state(LineState::Open, at(10)), SaleState::Open);
+        assert_eq!(sale.state(LineState::Paused, at(10)), SaleState::Paused);
+        assert_eq!(gone.state(LineState::Paused, at(10)), SaleState::SoldOut);
+        assert_eq!(gone.state(LineState::Open, at(20)), SaleState::Closed);
+        assert_eq!(sale.state(LineState::Closed, at(9)), SaleState::Closed);
+    }
+}

@@ -1,0 +1,11 @@
+//! Seats: hold, pay, confirm, release, expire, limits. Knows nothing of lines: it asks an `AdmissionGate`.
+
+pub mod audit;
+pub mod error;
+pub mod model;
+pub mod ports;
+
+
+pub use error::Error;
+pub use model::{Payment, Reservation, ReservedSeat, Seat, SeatCounts, SeatStatus, State, Ticket};
+

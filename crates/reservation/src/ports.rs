@@ -1,0 +1,455 @@
+//! What reservations need from outside: a durable store, a payment gateway, the terms of a sale, and a gate that says
+//! who is admitted.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use usher_kernel::{
+    AccountId, AttemptId, Claim, Money, PerformanceId, ReservationId, SeatId, StoreError, TicketId, Timestamp,
+};
+
+use crate::audit::History;
+use crate::model::{Availability, PassNumber, TransitionError};
+use crate::{Reservation, Seat, SeatCounts, SeatStatus};
+
+/// A wish to hold seats, all or nothing.
+#[derive(Clone, Debug)]
+pub struct HoldCommand {
+    /// The id that the reservation gets.
+    pub id: ReservationId,
+    /// Whose seats.
+    pub performance: PerformanceId,
+    /// Who wants them.
+    pub account: AccountId,
+    /// Under which pass, already checked for signature, owner, performance and time.
+    pub pass: PassNumber,
+    /// Which seats: 1 to [`Reservation::SEATS_MAX`], each once.
+    pub seats: Vec<SeatId>,
+    /// How many seats the account may own or hold in this performance, these included.
+    pub seat_limit: u32,
+    /// The time of the command.
+    pub now: Timestamp,
+    /// When the hold lapses.
+    pub held_until: Timestamp,
+    /// The claim it is made under.
+    pub claim: Claim,
+}
+
+/// What became of a wish to hold seats.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HoldOutcome {
+    /// All its seats are held.
+    Held(Reservation),
+    /// The same request came before and made this reservation (as it is now); nothing changed.
+    Replayed(Reservation),
+    /// The key was used for another request; nothing changed.
+    KeyMismatch,
+    /// These positions of the list name no seat of the performance; nothing changed.
+    UnknownSeats(Vec<usize>),
+    /// The pass was used up, or its owner left; nothing changed.
+    PassUsed,
+    /// The pass has a live reservation already; nothing changed.
+    PassBusy,
+    /// These seats, in the order asked for, are not free; nothing changed.
+    Taken(Vec<SeatId>),
+    /// The account would have more seats than it may; nothing changed.
+    LimitReached,
+}
+
+/// A wish to pay for a reservation.
+#[derive(Clone, Debug)]
+pub struct PayCommand {
+    /// The reservation.
+    pub reservation: ReservationId,
+    /// Who asks. Another account's reservation is not found.
+    pub account: AccountId,
+    /// The id that the attempt gets.
+    pub attempt: AttemptId,
+    /// The time of the command.
+    pub now: Timestamp,
+    /// From then on, anybody asks the gateway what became of the attempt.
+    pub resolve_at: Timestamp,
+    /// The claim it is made under.
+    pub claim: Claim,
+}
+
+/// How a payment ended.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// The seats are sold to the buyer.
+    Confirmed(Reservation),
+    /// The gateway declined; the hold goes on as before.
+    Declined {
+        /// Which decline it was, from 1.
+        ordinal: u32,
+        /// The reservation.
+        reservation: ReservationId,
+    },
+    /// The gateway took the money, but the seats are no longer the buyer's: the money goes back.
+    Refunded,
+    /// The attempt never reached the gateway; the hold goes on as before, and the claim is free again.
+    GivenUp,
+}
+
+/// What became of a wish to pay.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PayOutcome {
+    /// The reservation is `paying`; now charge.
+    Begun(Reservation),
+    /// The same request came before, and its attempt is still under way.
+    InFlight {
+        /// The reservation, `paying`.
+        reservation: Reservation,
+    },
+    /// The same request came before and ended like this; nothing changed.
+    Replayed(Settled),
+    /// The key was used for another request; nothing changed.
+    KeyMismatch,
+    /// The account has no such reservation.
+    NotFound,
+    /// The reservation's state does not allow it, or not all its seats are its own any more ([`TransitionError::HoldExpired`]).
+    Refused(TransitionError),
+}
+
+/// What the gateway said of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It took the money. The tickets, an id and a code per seat, are given out if the seats are still the buyer's.
+    Captured(Vec<(TicketId, String)>),
+    /// It declined.
+    Declined,
+    /// It never heard of the attempt.
+    Unheard,
+}
+
+/// What became of a wish to release.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReleaseOutcome {
+    /// The seats are free.
+    Released(Reservation),
+    /// They were released before; nothing changed.
+    AlreadyReleased,
+    /// The account has no such reservation.
+    NotFound,
+    /// The reservation's state does not allow it; nothing changed.
+    Refused(TransitionError),
+}
+
+/// A payment that nobody ended in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsettled {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// How many tickets it needs if the gateway took the money.
+    pub n_seats: usize,
+}
+
+/// Money that has to go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefundDue {
+    /// The attempt whose money it is.
+    pub attempt: AttemptId,
+    /// How much.
+    pub amount: Money,
+}
+
+/// Which seats to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SeatFilter {
+    /// Only of this status, as it reads now.
+    pub status: Option<SeatStatus>,
+    /// Only of this grade.
+    pub grade: Option<String>,
+    /// Only behind this index.
+    pub after: Option<u32>,
+    /// How many at most, up to 201.
+    pub limit: u64,
+}
+
+/// Keeps seats and reservations, durably. The only judge of who has a seat.
+///
+/// # Contract
+/// 1. Each command of `hold` is all or nothing, and the commands of one call are judged one after the other: a later one
+///    sees what an earlier one took. Of any number of callers asking for one seat, exactly one gets it.
+/// 2. Every change of a seat is guarded by its version, raises it by one, and leaves one event in the same transaction.
+///    A sold seat has a `sold` row under the primary key (performance, seat).
+/// 3. A hold is live while `now < held_until`. A lapsed one reads as expired everywhere, keeps nobody from its seats, and
+///    is taken over in the taker's transaction: one event names both reservations.
+/// 4. Refusals change nothing and keep no claim. `Taken` names every seat that is not free.
+/// 5. A claim is kept for [`Claim::KEPT_FOR`] with holds and payments: the same fingerprint is replayed, another is a
+///    mismatch. Of any number of calls with one claim at once, one has the effect, and the others are told of it.
+/// 6. An account never owns and holds (live or paying) more than `seat_limit` seats, however many ask at once.
+/// 7. One pass has one live reservation at most, and none once it ended: used up by a confirmation, or left.
+/// 8. `begin_payment` needs the reservation held, live, and all its seats its own.
+/// 9. `settle` ends an attempt once; later calls are told how it ended. Captured: the seats are sold and the pass is
+///    ended if the attempt is under way and all its seats are its own, or free again; else exactly one refund is due,
+///    whoever had the seats in between.
+///    Declined or unheard: back to the hold and its original time.
+/// 10. `release` and `expire_lapsed` change only seats that are still the reservation's own; a late call changes
+///     nothing of the next owner's.
+/// 11. What belongs to another account is not found.
+#[async_trait]
+pub trait ReservationRepository: Send + Sync + 'static {
+    /// Holds seats, a reservation per command; answers in the order of the commands.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed; then none of the commands had an effect, unless it is a timeout.
+    async fn hold(&self, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, StoreError>;
+
+    /// What was made under a claim, if it was a hold. `None`: nothing was; [`HoldOutcome::KeyMismatch`]: something else.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn find_hold(&self, claim: &Claim, now: Timestamp) -> Result<Option<HoldOutcome>, StoreError>;
+
+    /// Makes a held reservation `paying`.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn begin_payment(&self, command: &PayCommand) -> Result<PayOutcome, StoreError>;
+
+    /// Lets anybody ask the gateway about an attempt from `now` on: the gateway did not answer in time.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn resolve_early(&self, attempt: AttemptId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Ends an attempt to pay. `None` if there is no such attempt.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn settle(
+        &self,
+        attempt: AttemptId,
+        verdict: &Verdict,
+        now: Timestamp,
+    ) -> Result<Option<Settled>, StoreError>;
+
+    /// Gives the seats of a held reservation back.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn release(
+        &self,
+        reservation: ReservationId,
+        account: AccountId,
+        now: Timestamp,
+    ) -> Result<ReleaseOutcome, StoreError>;
+
+    /// Writes down that holds have lapsed, and frees the seats they still own: the oldest `limit` of them, at most
+    /// 1,000. Answers how many reservations expired.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn expire_lapsed(&self, now: Timestamp, limit: u32) -> Result<u32, StoreError>;
+
+    /// Payments under way whose `resolve_at` has come; at most `limit`, up to 1,000.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn unsettled(&self, now: Timestamp, limit: u32) -> Result<Vec<Unsettled>, StoreError>;
+
+    /// Refunds that the gateway has not confirmed; at most `limit`, up to 1,000.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn refunds_due(&self, limit: u32) -> Result<Vec<RefundDue>, StoreError>;
+
+    /// Notes that the gateway confirmed a refund.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn refund_sent(&self, attempt: AttemptId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// An account's reservation, as it reads at `now`.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn find(
+        &self,
+        reservation: ReservationId,
+        account: AccountId,
+        now: Timestamp,
+    ) -> Result<Option<Reservation>, StoreError>;
+
+    /// A page of an account's reservations, in the order of ids, as they read at `now`.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn list(
+        &self,
+        account: AccountId,
+        after: Option<ReservationId>,
+        limit: u64,
+        now: Timestamp,
+    ) -> Result<Vec<Reservation>, StoreError>;
+
+    /// A page of a performance's seats in index order, as they read at `now`.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn seats(
+        &self,
+        performance: PerformanceId,
+        filter: &SeatFilter,
+        now: Timestamp,
+    ) -> Result<Vec<Seat>, StoreError>;
+
+    /// How many seats of each status each performance has at `now`, in the order asked.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn seat_counts(
+        &self,
+        performances: &[PerformanceId],
+        now: Timestamp,
+    ) -> Result<Vec<SeatCounts>, StoreError>;
+
+    /// All seats of a performance at the latest point of its history.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn availability(&self, performance: PerformanceId) -> Result<Availability, StoreError>;
+
+    /// Everything that ever happened to a performance's seats, read in one transaction.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn history(&self, performance: PerformanceId) -> Result<History, StoreError>;
+}
+
+/// What the gateway answers a charge with.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChargeOutcome {
+    /// It took the money.
+    Captured,
+    /// It declined.
+    Declined,
+}
+
+/// What the gateway knows of an attempt.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChargeStatus {
+    /// It ended.
+    Ended(ChargeOutcome),
+    /// It is under way.
+    Pending,
+    /// The gateway never heard of it.
+    Unheard,
+}
+
+/// The gateway failed, or gave no answer in time: the charge may or may not have happened.
+#[derive(Debug, thiserror::Error)]
+#[error("the payment gateway gave no answer")]
+pub struct GatewayError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// How the buyer wants to pay: what the gateway's page gave them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PaymentToken(pub String);
+
+// It is worth money.
+impl std::fmt::Debug for PaymentToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PaymentToken(..)")
+    }
+}
+
+/// Takes money, and gives it back. Called outside of any transaction.
+///
+/// # Contract
+/// 1. `charge` is idempotent by attempt: however often it is called, the money is taken once, and the answer is the same.
+/// 2. `status` tells what became of an attempt, also when `charge` gave no answer.
+/// 3. `refund` is idempotent by attempt, and gives back only what was captured.
+#[async_trait]
+pub trait PaymentGateway: Send + Sync + 'static {
+    /// Whether a token is one that this gateway gives out.
+    fn accepts(&self, token: &PaymentToken) -> bool;
+
+    /// Takes the money.
+    ///
+    /// # Errors
+    /// [`GatewayError`] if there was no answer; then ask for the status.
+    async fn charge(
+        &self,
+        attempt: AttemptId,
+        amount: Money,
+        token: &PaymentToken,
+        now: Timestamp,
+    ) -> Result<ChargeOutcome, GatewayError>;
+
+    /// What became of an attempt.
+    ///
+    /// # Errors
+    /// [`GatewayError`] if there was no answer.
+    async fn status(&self, attempt: AttemptId) -> Result<ChargeStatus, GatewayError>;
+
+    /// Gives the money back.
+    ///
+    /// # Errors
+    /// [`GatewayError`] if there was no answer; then refund again.
+    async fn refund(&self, attempt: AttemptId, amount: Money, now: Timestamp) -> Result<(), GatewayError>;
+}
+
+/// Whether seats are being sold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SalePhase {
+    /// The sale opens later.
+    NotOpen,
+    /// Seats are being sold.
+    Open,
+    /// The sale is over, or an operator closed it.
+    Closed,
+}
+
+/// The terms of a performance's sale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SaleTerms {
+    /// Whether seats are being sold.
+    pub phase: SalePhase,
+    /// How many seats an account may own or hold.
+    pub seat_limit: u32,
+    /// How long a hold lasts.
+    pub hold_ttl: Duration,
+}
+
+/// Knows the terms of sales. Bridged to the catalogue and the line's policies.
+#[async_trait]
+pub trait SaleDesk: Send + Sync + 'static {
+    /// The terms of a performance's sale, if there is such a performance.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn terms(&self, performance: PerformanceId, now: Timestamp) -> Result<Option<SaleTerms>, StoreError>;
+}
+
+/// What the gate says of a pass.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateOutcome {
+    /// It is good.
+    Admitted(PassNumber),
+    /// It is not ours.
+    Invalid,
+    /// It is another account's, or another performance's.
+    Mismatch,
+    /// It was good, but ran out. Its number tells a repeated request from a new one.
+    Expired(PassNumber),
+}
+
+/// Says who is admitted. Bridged to the line. Asks no store: whether a pass ended is for the repository to judge, in the
+/// transaction of the hold.
+#[async_trait]
+pub trait AdmissionGate: Send + Sync + 'static {
+    /// Checks a pass for signature, owner, performance and time.
+    fn check(&self, pass: &str, account: AccountId, performance: PerformanceId, now: Timestamp) -> GateOutcome;
+
+    /// Says that a pass was used up, so that its room is free. Best effort: if it is lost, the room comes free when the
+    /// pass runs out.
+    async fn pass_used(&self, performance: PerformanceId, pass: PassNumber);
+}
