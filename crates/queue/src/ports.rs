@@ -197,7 +197,7 @@ pub struct Contribution {
     pub reserved: u32,
     /// When the last saved pass runs out.
     pub reserved_until: Option<Timestamp>,
-    /// Nobody is admitted before this time.
+    /// Nobody is admitted before this time. Of several contributions in one epoch, the first decides.
     pub holds_until: Option<Timestamp>,
 }
 
@@ -320,6 +320,9 @@ pub struct LineMark {
 /// What a line opens with in a new epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
+    /// Whether this call opened the line in the epoch. If an earlier one did and the store does not hold the line, the
+    /// store lost it, and the line must open in the next epoch instead: opening twice in one would give out numbers twice.
+    pub is_first: bool,
     /// The first number given out is the one after this: the ceiling of the epoch before.
     pub start: PlaceNumber,
     /// The highest number that may be given out.
@@ -357,7 +360,7 @@ pub enum PastGrant {
 /// 1. `begin_epoch` is a compare-and-set: of any number of callers who saw the same epoch, one moves it on by one; all
 ///    are told the epoch that holds afterwards.
 /// 2. A line opens once per epoch, starting at its ceiling, which then moves by one block. Every further `open_line` in
-///    that epoch is told the same start. No number is given out in two epochs.
+///    that epoch is told the same start, and that it is not the first. No number is given out in two epochs.
 /// 3. `reserve` is a compare-and-set on the ceiling seen, and tells the ceiling that holds afterwards.
 /// 4. `save` never lowers `serving` or `issued`, and stores mark and grants together or not at all.
 /// 5. Under an older epoch than the ledger's, `open_line`, `reserve` and `save` do nothing and name the newer one.

@@ -1,0 +1,215 @@
+//! What one server keeps of one line, between the store and the people who ask.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use roaring::RoaringTreemap;
+use usher_kernel::{PerformanceId, Timestamp};
+
+use super::Stats;
+use crate::pace;
+use crate::policy::{Sale, SaleState};
+use crate::ports::{AdmitTerms, Contribution, Gate, LineChanges, LineMark, Opening};
+use crate::{AdmissionPolicy, Epoch, Grant, LineView, PlaceNumber};
+
+/// A live performance's sale and policy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LiveSale {
+    pub(super) sale: Sale,
+    pub(super) policy: AdmissionPolicy,
+}
+
+impl LiveSale {
+    pub(super) fn state(&self, now: Timestamp) -> SaleState {
+        self.sale.state(self.policy.state, now)
+    }
+
+    pub(super) fn terms(&self, tick: Duration, now: Timestamp) -> AdmitTerms {
+        let gate = match self.state(now) {
+            SaleState::Open => Gate::Open,
+            SaleState::Scheduled | SaleState::Paused | SaleState::Closed | SaleState::SoldOut => Gate::Shut,
+        };
+        let AdmissionPolicy { capacity, rate_per_s, pass_ttl, presence_window, state: _ } = self.policy;
+        AdmitTerms { gate, capacity, rate_per_s, tick, pass_ttl, presence_window }
+    }
+}
+
+/// One line on one server. Locks are held for single operations, never across an await.
+pub(super) struct Line {
+    pub(super) performance: PerformanceId,
+    live: ArcSwap<LiveSale>,
+    view: ArcSwap<LineView>,
+    /// The epoch that the line was opened in here; 0 while it is not open.
+    epoch: AtomicU64,
+    ceiling: AtomicU64,
+    is_raising: AtomicBool,
+    /// Who was seen since the last merge.
+    seen: Mutex<RoaringTreemap>,
+    /// Which places of earlier epochs are known to be back in the store.
+    entered: Mutex<RoaringTreemap>,
+    unsaved: Mutex<Unsaved>,
+}
+
+#[derive(Default)]
+struct Unsaved {
+    granted: Vec<Grant>,
+    saved: LineMark,
+}
+
+impl Line {
+    pub(super) fn new(performance: PerformanceId, live: LiveSale) -> Self {
+        Self {
+            performance,
+            live: ArcSwap::from_pointee(live),
+            view: ArcSwap::default(),
+            epoch: AtomicU64::new(0),
+            ceiling: AtomicU64::new(0),
+            is_raising: AtomicBool::new(false),
+            seen: Mutex::default(),
+            entered: Mutex::default(),
+            unsaved: Mutex::default(),
+        }
+    }
+
+    pub(super) fn live_sale(&self) -> LiveSale {
+        **self.live.load()
+    }
+
+    pub(super) fn set_live_sale(&self, live: LiveSale) {
+        self.live.store(live.into());
+    }
+
+    pub(super) fn set_policy(&self, policy: AdmissionPolicy) {
+        self.live.rcu(|live| LiveSale { policy, ..**live });
+    }
+
+    pub(super) fn view(&self) -> arc_swap::Guard<std::sync::Arc<LineView>> {
+        self.view.load()
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let view = self.view();
+        Stats { counts: *view.counts(), admitted_per_s: view.admitted_per_s() }
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch::new(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// What this server and the ledger know of the line, for its opening.
+    pub(super) fn contribution(&self, opening: &Opening, now: Timestamp) -> Contribution {
+        let (view, mark) = (self.view(), &opening.mark);
+        let issued = mark.issued.max(view.counts().issued);
+        let mut gone = view.gone().clone();
+        if issued < opening.start {
+            gone.insert_range(issued.get() + 1..=opening.start.get());
+        }
+        let waited = mark.waiting.max(view.counts().waiting + view.counts().away);
+        let longest = pace::longest_poll_after(waited, self.live_sale().policy.presence_window);
+        let reserved_until = mark.active_until.filter(|&until| until > now);
+        Contribution {
+            start: opening.start,
+            serving: mark.serving.max(view.counts().serving),
+            gone,
+            active: opening.live.clone(),
+            reserved: reserved_until.map_or(0, |_| u32::try_from(mark.active).unwrap_or(u32::MAX)),
+            reserved_until,
+            // Those who waited are given the time of one poll to come back. If nobody waited, nobody has to be waited for.
+            holds_until: (waited > 0).then(|| now.plus(longest)),
+        }
+    }
+
+    /// The line is open in `epoch`: begins a new view.
+    pub(super) fn opened(&self, epoch: Epoch, ceiling: PlaceNumber, changes: LineChanges, now: Timestamp) {
+        lock(&self.entered).clear();
+        self.raise_ceiling(ceiling);
+        self.view.store(LineView::default().with(changes, now).into());
+        self.epoch.store(epoch.get(), Ordering::Release);
+    }
+
+    /// The store has lost the line.
+    pub(super) fn close(&self) {
+        self.epoch.store(0, Ordering::Release);
+    }
+
+    pub(super) fn apply(&self, changes: LineChanges, now: Timestamp) {
+        let view = LineView::clone(&self.view.load()).with(changes, now);
+        self.view.store(view.into());
+    }
+
+    pub(super) fn ceiling(&self) -> PlaceNumber {
+        PlaceNumber::new(self.ceiling.load(Ordering::Acquire))
+    }
+
+    pub(super) fn raise_ceiling(&self, ceiling: PlaceNumber) {
+        self.ceiling.fetch_max(ceiling.get(), Ordering::AcqRel);
+    }
+
+    /// Whether the caller is the one to raise the ceiling ahead of need.
+    pub(super) fn begin_raising(&self) -> bool {
+        !self.is_raising.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn end_raising(&self) {
+        self.is_raising.store(false, Ordering::Release);
+    }
+
+    pub(super) fn note_seen(&self, number: PlaceNumber) {
+        lock(&self.seen).insert(number.get());
+    }
+
+    pub(super) fn take_seen(&self) -> RoaringTreemap {
+        std::mem::take(&mut *lock(&self.seen))
+    }
+
+    pub(super) fn put_back_seen(&self, seen: RoaringTreemap) {
+        *lock(&self.seen) |= seen;
+    }
+
+    pub(super) fn note_entered(&self, number: PlaceNumber) {
+        if number <= self.view().counts().inherited {
+            lock(&self.entered).insert(number.get());
+        }
+    }
+
+    /// Whether the store is known to hold the place in this epoch.
+    pub(super) fn has_entered(&self, number: PlaceNumber) -> bool {
+        number > self.view().counts().inherited || lock(&self.entered).contains(number.get())
+    }
+
+    pub(super) fn note_granted(&self, granted: &[Grant]) {
+        lock(&self.unsaved).granted.extend_from_slice(granted);
+    }
+
+    /// What the ledger has not heard of; nothing if it is up to date.
+    pub(super) fn unsaved(&self, now: Timestamp) -> Option<(LineMark, Vec<Grant>)> {
+        let counts = *self.view().counts();
+        let mut unsaved = lock(&self.unsaved);
+        let before = unsaved.saved;
+        let mark = LineMark {
+            serving: counts.serving,
+            issued: counts.issued,
+            waiting: counts.waiting + counts.away,
+            active: counts.active,
+            active_until: before.active_until,
+        };
+        if unsaved.granted.is_empty() && mark == before {
+            return None;
+        }
+        // No pass granted so far runs out later than one granted now would.
+        let latest = (mark.active > 0).then(|| now.plus(self.live_sale().policy.pass_ttl));
+        let mark = LineMark { active_until: before.active_until.max(latest), ..mark };
+        Some((mark, std::mem::take(&mut unsaved.granted)))
+    }
+
+    pub(super) fn saved(&self, mark: LineMark) {
+        lock(&self.unsaved).saved = mark;
+    }
+}
+
+/// Nothing that runs under these locks leaves a half-made state behind, so poison means nothing here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

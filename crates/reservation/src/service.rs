@@ -1,0 +1,393 @@
+//! Holding, paying, releasing; and looking after what nobody finished.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use usher_kernel::{
+    AccountId, AttemptId, Claim, Clock, IdGenerator, PerformanceId, ReservationId, SeatId, TicketId, Timestamp,
+    Violation,
+};
+
+use crate::model::{Availability, TransitionError};
+use crate::ports::{
+    AdmissionGate, ChargeOutcome, ChargeStatus, GateOutcome, HoldCommand, HoldOutcome, PayCommand, PayOutcome,
+    PaymentGateway, PaymentToken, ReleaseOutcome, ReservationRepository, SaleDesk, SalePhase, SaleTerms, SeatFilter,
+    Settled, Verdict,
+};
+use crate::{Error, Reservation, Seat, SeatCounts, State};
+
+/// What the service is set to.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long a payment may take before anybody asks the gateway what became of it.
+    pub resolve_payments_after: Duration,
+}
+
+/// What the service needs from outside.
+pub struct Ports {
+    /// Seats and reservations.
+    pub reservations: Arc<dyn ReservationRepository>,
+    /// Money.
+    pub payments: Arc<dyn PaymentGateway>,
+    /// The terms of sales.
+    pub sales: Arc<dyn SaleDesk>,
+    /// Who is admitted.
+    pub gate: Arc<dyn AdmissionGate>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Ids and ticket codes.
+    pub ids: Arc<dyn IdGenerator>,
+}
+
+/// A wish to hold seats, as it came in.
+#[derive(Clone, Debug)]
+pub struct HoldRequest {
+    /// Whose seats.
+    pub performance: PerformanceId,
+    /// Who wants them.
+    pub account: AccountId,
+    /// The pass that was shown.
+    pub pass: Option<String>,
+    /// The seats as named by the buyer.
+    pub seats: Vec<String>,
+    /// The claim it is made under.
+    pub claim: Claim,
+}
+
+/// What one sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Reservations that expired.
+    pub n_expired: u32,
+    /// Payments that were ended.
+    pub n_settled: u32,
+    /// Refunds that the gateway confirmed.
+    pub n_refunded: u32,
+}
+
+/// How many of each kind one sweep looks at; the next sweep goes on.
+const SWEEP_MAX: u32 = 500;
+
+/// The reservation use cases.
+#[derive(Clone)]
+pub struct Service(Arc<Inner>);
+
+struct Inner {
+    ports: Ports,
+    settings: Settings,
+}
+
+impl Service {
+    /// Puts the service together.
+    #[must_use]
+    pub fn new(ports: Ports, settings: Settings) -> Self {
+        Self(Arc::new(Inner { ports, settings }))
+    }
+
+    /// Holds all the seats, or none.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing is held under any of them.
+    #[tracing::instrument(skip_all, name = "reservation.hold", fields(performance = %request.performance))]
+    pub async fn hold(&self, request: HoldRequest) -> Result<Reservation, Error> {
+        let Ports { reservations, sales, gate, clock, ids, .. } = &self.0.ports;
+        let now = clock.now();
+        let seats = read_seats(&request.seats)?;
+        let terms = sales.terms(request.performance, now).await?.ok_or(Error::NotFound)?;
+        let admitted = match request.pass.as_deref() {
+            None => Err(Error::PassRequired),
+            Some(pass) => match gate.check(pass, request.account, request.performance, now) {
+                GateOutcome::Admitted(pass) => Ok(pass),
+                GateOutcome::Invalid => Err(Error::PassInvalid),
+                GateOutcome::Mismatch => Err(Error::PassMismatch),
+                GateOutcome::Expired(_) => Err(Error::PassExpired),
+            },
+        };
+        let may_hold = admitted.and_then(|pass| require_open(terms).map(|()| pass));
+        let pass = match may_hold {
+            Ok(pass) => pass,
+            // What was held in time is answered again, even when its pass or the sale is over by now.
+            Err(refusal @ (Error::PassExpired | Error::SaleClosed)) => {
+                let before = reservations.find_hold(&request.claim, now).await?;
+                return before.map_or(Err(refusal), |outcome| held(outcome, terms));
+            }
+            Err(refusal) => return Err(refusal),
+        };
+        let command = HoldCommand {
+            id: ReservationId::from_uuid(ids.next_uuid()),
+            performance: request.performance,
+            account: request.account,
+            pass,
+            seats,
+            seat_limit: terms.seat_limit,
+            now,
+            held_until: now.plus(terms.hold_ttl),
+            claim: request.claim,
+        };
+        let outcomes = reservations.hold(&[command]).await?;
+        outcomes.into_iter().next().map_or(Err(Error::NotFound), |outcome| held(outcome, terms))
+    }
+
+    /// Pays for a reservation and gives out its tickets.
+    ///
+    /// # Errors
+    /// See [`Error`]. After [`Error::PaymentUnavailable`] the payment is looked after: repeat the call with the same
+    /// claim to learn how it ended.
+    #[tracing::instrument(skip_all, name = "reservation.confirm", fields(%reservation))]
+    pub async fn confirm(
+        &self,
+        reservation: ReservationId,
+        account: AccountId,
+        token: PaymentToken,
+        claim: Claim,
+    ) -> Result<Reservation, Error> {
+        let Ports { reservations, payments, clock, ids, .. } = &self.0.ports;
+        if !payments.accepts(&token) {
+            return Err(Error::Invalid(vec![Violation::new("payment.token", "is not a token of this payment method")]));
+        }
+        let now = clock.now();
+        let command = PayCommand {
+            reservation,
+            account,
+            attempt: AttemptId::from_uuid(ids.next_uuid()),
+            now,
+            resolve_at: now.plus(self.0.settings.resolve_payments_after),
+            claim,
+        };
+        match reservations.begin_payment(&command).await? {
+            PayOutcome::Begun(reservation) => self.charge(&reservation, &token).await,
+            PayOutcome::InFlight { reservation } => self.find_out(&reservation).await,
+            PayOutcome::Replayed(settled) => Self::answer(settled),
+            PayOutcome::KeyMismatch => Err(Error::IdempotencyMismatch),
+            PayOutcome::NotFound => Err(Error::NotFound),
+            PayOutcome::Refused(refusal) => Err(refused(refusal)),
+        }
+    }
+
+    /// Gives the seats back at once. May be repeated.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::HoldExpired`], [`Error::WrongState`], [`Error::Store`].
+    #[tracing::instrument(skip_all, name = "reservation.release", fields(%reservation))]
+    pub async fn release(&self, reservation: ReservationId, account: AccountId) -> Result<(), Error> {
+        let Ports { reservations, clock, .. } = &self.0.ports;
+        match reservations.release(reservation, account, clock.now()).await? {
+            ReleaseOutcome::Released(_) | ReleaseOutcome::AlreadyReleased => Ok(()),
+            ReleaseOutcome::NotFound => Err(Error::NotFound),
+            ReleaseOutcome::Refused(refusal) => Err(refused(refusal)),
+        }
+    }
+
+    /// An account's reservation.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Store`].
+    pub async fn find(&self, reservation: ReservationId, account: AccountId) -> Result<Reservation, Error> {
+        let Ports { reservations, clock, .. } = &self.0.ports;
+        reservations.find(reservation, account, clock.now()).await?.ok_or(Error::NotFound)
+    }
+
+    /// A page of an account's reservations, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn list(
+        &self,
+        account: AccountId,
+        after: Option<ReservationId>,
+        limit: u64,
+    ) -> Result<Vec<Reservation>, Error> {
+        let Ports { reservations, clock, .. } = &self.0.ports;
+        Ok(reservations.list(account, after, limit, clock.now()).await?)
+    }
+
+    /// A page of a performance's seats.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Store`].
+    pub async fn seats(&self, performance: PerformanceId, filter: &SeatFilter) -> Result<Vec<Seat>, Error> {
+        let now = self.require_performance(performance).await?;
+        Ok(self.0.ports.reservations.seats(performance, filter, now).await?)
+    }
+
+    /// How many seats of each status a performance has.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn seat_counts(&self, performance: PerformanceId) -> Result<SeatCounts, Error> {
+        let Ports { reservations, clock, .. } = &self.0.ports;
+        let counts = reservations.seat_counts(&[performance], clock.now()).await?;
+        Ok(counts.first().copied().unwrap_or_default())
+    }
+
+    /// All seats of a performance at the latest point of its history.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Store`].
+    pub async fn availability(&self, performance: PerformanceId) -> Result<Availability, Error> {
+        self.require_performance(performance).await?;
+        Ok(self.0.ports.reservations.availability(performance).await?)
+    }
+
+    /// Looks after what nobody finished: frees lapsed holds, asks the gateway about payments without an answer, sends
+    /// refunds. Called every second by every server.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; the next sweep goes on.
+    #[tracing::instrument(skip_all, name = "reservation.sweep", level = "debug")]
+    pub async fn sweep(&self) -> Result<Swept, Error> {
+        let Ports { reservations, payments, clock, .. } = &self.0.ports;
+        let n_expired = reservations.expire_lapsed(clock.now(), SWEEP_MAX).await?;
+        let mut swept = Swept { n_expired, ..Swept::default() };
+        for unsettled in reservations.unsettled(clock.now(), SWEEP_MAX).await? {
+            let verdict = match payments.status(unsettled.attempt).await {
+                Ok(ChargeStatus::Ended(outcome)) => self.verdict(outcome, unsettled.n_seats),
+                Ok(ChargeStatus::Unheard) => Verdict::Unheard,
+                Ok(ChargeStatus::Pending) => continue,
+                Err(error) => {
+                    tracing::warn!(attempt = %unsettled.attempt, error = %error, "a payment is still unsettled");
+                    continue;
+                }
+            };
+            self.settle(unsettled.attempt, &verdict).await?;
+            swept.n_settled += 1;
+        }
+        for due in reservations.refunds_due(SWEEP_MAX).await? {
+            match payments.refund(due.attempt, due.amount, clock.now()).await {
+                Ok(()) => {
+                    reservations.refund_sent(due.attempt, clock.now()).await?;
+                    swept.n_refunded += 1;
+                }
+                Err(error) => tracing::warn!(attempt = %due.attempt, error = %error, "a refund is still due"),
+            }
+        }
+        Ok(swept)
+    }
+
+    async fn require_performance(&self, performance: PerformanceId) -> Result<Timestamp, Error> {
+        let now = self.0.ports.clock.now();
+        self.0.ports.sales.terms(performance, now).await?.ok_or(Error::NotFound)?;
+        Ok(now)
+    }
+
+    async fn charge(&self, reservation: &Reservation, token: &PaymentToken) -> Result<Reservation, Error> {
+        let Ports { reservations, payments, clock, .. } = &self.0.ports;
+        let State::Paying(payment) = reservation.state else { return Err(Error::WrongState) };
+        match payments.charge(payment.attempt, reservation.total, token, clock.now()).await {
+            Ok(outcome) => {
+                let verdict = self.verdict(outcome, reservation.seats.len());
+                self.settle_and_answer(payment.attempt, &verdict).await
+            }
+            Err(error) => {
+                // Not a failure: the money may have moved. It stays `paying` until the gateway says.
+                tracing::warn!(attempt = %payment.attempt, error = %error, "the gateway gave no answer");
+                reservations.resolve_early(payment.attempt, clock.now()).await?;
+                Err(Error::PaymentUnavailable)
+            }
+        }
+    }
+
+    /// A repeated request while its attempt is under way: the gateway may know more than we do.
+    async fn find_out(&self, reservation: &Reservation) -> Result<Reservation, Error> {
+        let Ports { payments, clock, .. } = &self.0.ports;
+        let State::Paying(payment) = reservation.state else { return Err(Error::IdempotencyInFlight) };
+        match payments.status(payment.attempt).await {
+            Ok(ChargeStatus::Ended(outcome)) => {
+                let verdict = self.verdict(outcome, reservation.seats.len());
+                self.settle_and_answer(payment.attempt, &verdict).await
+            }
+            Ok(ChargeStatus::Unheard) if clock.now() >= payment.resolve_at => {
+                self.settle_and_answer(payment.attempt, &Verdict::Unheard).await
+            }
+            Ok(ChargeStatus::Unheard | ChargeStatus::Pending) => Err(Error::IdempotencyInFlight),
+            Err(_) => Err(Error::PaymentUnavailable),
+        }
+    }
+
+    fn verdict(&self, outcome: ChargeOutcome, n_seats: usize) -> Verdict {
+        let ids = &self.0.ports.ids;
+        match outcome {
+            ChargeOutcome::Captured => Verdict::Captured(
+                (0..n_seats).map(|_| (TicketId::from_uuid(ids.next_uuid()), ids.next_code())).collect(),
+            ),
+            ChargeOutcome::Declined => Verdict::Declined,
+        }
+    }
+
+    async fn settle_and_answer(&self, attempt: AttemptId, verdict: &Verdict) -> Result<Reservation, Error> {
+        match self.settle(attempt, verdict).await? {
+            Some(settled) => Self::answer(settled),
+            None => Err(Error::NotFound),
+        }
+    }
+
+    async fn settle(&self, attempt: AttemptId, verdict: &Verdict) -> Result<Option<Settled>, Error> {
+        let Ports { reservations, gate, clock, .. } = &self.0.ports;
+        let settled = reservations.settle(attempt, verdict, clock.now()).await?;
+        if let Some(Settled::Confirmed(reservation)) = &settled {
+            gate.pass_used(reservation.performance, reservation.pass).await;
+        }
+        Ok(settled)
+    }
+
+    fn answer(settled: Settled) -> Result<Reservation, Error> {
+        match settled {
+            Settled::Confirmed(reservation) => Ok(reservation),
+            Settled::Declined { ordinal, .. } => {
+                let attempts_left = Reservation::DECLINES_MAX.saturating_sub(ordinal);
+                Err(Error::PaymentDeclined { attempts_left })
+            }
+            Settled::Refunded => Err(Error::HoldExpired),
+            Settled::GivenUp => Err(Error::PaymentUnavailable),
+        }
+    }
+}
+
+/// The seats as named, each once, all of them possible names.
+fn read_seats(names: &[String]) -> Result<Vec<SeatId>, Error> {
+    if names.is_empty() || names.len() > Reservation::SEATS_MAX {
+        let rule = format!("must name 1 to {} seats", Reservation::SEATS_MAX);
+        return Err(Error::Invalid(vec![Violation::new("seats", rule)]));
+    }
+    let (mut seats, mut seen, mut violations) = (Vec::with_capacity(names.len()), HashSet::new(), Vec::new());
+    for (i, name) in names.iter().enumerate() {
+        match name.parse::<SeatId>() {
+            Ok(seat) if seen.insert(seat.clone()) => seats.push(seat),
+            Ok(_) => violations.push(Violation::new(format!("seats[{i}]"), "is named twice")),
+            Err(error) => violations.push(Violation::new(format!("seats[{i}]"), error.to_string())),
+        }
+    }
+    if violations.is_empty() { Ok(seats) } else { Err(Error::Invalid(violations)) }
+}
+
+fn require_open(terms: SaleTerms) -> Result<(), Error> {
+    match terms.phase {
+        SalePhase::Open => Ok(()),
+        SalePhase::NotOpen => Err(Error::SaleNotOpen),
+        SalePhase::Closed => Err(Error::SaleClosed),
+    }
+}
+
+fn held(outcome: HoldOutcome, terms: SaleTerms) -> Result<Reservation, Error> {
+    match outcome {
+        HoldOutcome::Held(reservation) => Ok(reservation),
+        HoldOutcome::Replayed(reservation) => Ok(reservation.as_first_held()),
+        HoldOutcome::KeyMismatch => Err(Error::IdempotencyMismatch),
+        HoldOutcome::UnknownSeats(positions) => {
+            let unknown = |i| Violation::new(format!("seats[{i}]"), "is no seat of this performance");
+            Err(Error::Invalid(positions.into_iter().map(unknown).collect()))
+        }
+        HoldOutcome::PassUsed => Err(Error::PassUsed),
+        HoldOutcome::PassBusy => Err(Error::PassBusy),
+        HoldOutcome::Taken(seats) => Err(Error::SeatTaken(seats)),
+        HoldOutcome::LimitReached => Err(Error::LimitReached { seat_limit: terms.seat_limit }),
+    }
+}
+
+fn refused(refusal: TransitionError) -> Error {
+    match refusal {
+        TransitionError::HoldExpired => Error::HoldExpired,
+        TransitionError::WrongState | TransitionError::NoAttemptsLeft => Error::WrongState,
+    }
+}
