@@ -1,1 +1,11 @@
-//! .
+//! The port suites: the sole definition of what a correct adapter is. Dev-dependency only.
+
+#![expect(clippy::unwrap_used, reason = "a suite is a test, and fails where it is")]
+
+pub mod account_repository;
+pub mod catalogue_repository;
+pub mod line_ledger;
+pub mod line_store;
+pub mod policy_repository;
+pub mod race;
+pub mod reservation_repository;

@@ -212,8 +212,9 @@ pub struct Contribution {
 ///    an account that has a place keeps it, however often and from wherever it joins.
 /// 4. `join` admits at once only if nobody waits, `admit` would have room and rate, and nothing holds.
 /// 5. `admit` takes the lowest waiting numbers first, skips (puts away) those not seen within the presence window,
-///    grants in the same step, and never lets more than `capacity` be inside, passes of before a loss included
-///    (`max(active, reserved)` until `reserved_until`). It looks at no more than `examine_max` places a call.
+///    grants in the same step, and never lets more than `capacity` be inside, passes of before a loss included: those of
+///    the `reserved` that were not shown again count as inside until `reserved_until`. It looks at no more than
+///    `examine_max` places a call.
 /// 6. Over any time, `admit` and `join` together admit at most rate x time + max(1, rate x tick).
 /// 7. A pass is live while `now < expires_at`; then its room is free by itself. `leave` frees it at once. A pass that
 ///    ended either way is never granted again.

@@ -1,0 +1,18 @@
+//! The memory adapter is a line store like any other.
+
+use std::sync::Arc;
+
+use usher_adapter_memory::MemoryLineStore;
+use usher_contract_tests::line_store::Fixture;
+use usher_contract_tests::line_store_contract;
+use usher_queue::ports::LineStore;
+
+struct Memory;
+
+impl Fixture for Memory {
+    async fn store() -> Arc<dyn LineStore> {
+        Arc::new(MemoryLineStore::new())
+    }
+}
+
+line_store_contract!(Memory);

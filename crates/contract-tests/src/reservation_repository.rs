@@ -1,0 +1,1295 @@
+//! What every [`ReservationRepository`] does. The numbers are those of its contract.
+//!
+//! Each item ends with an audit of the whole history: whatever happened, no seat was sold twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use usher_concert::{SeatMap, SectionPlan};
+use usher_kernel::{
+    AccountId, AttemptId, Claim, Fingerprint, Money, PerformanceId, ReservationId, SeatId, TicketId, Timestamp,
+};
+use usher_reservation::audit::{self, History};
+use usher_reservation::model::{PassNumber, TransitionError};
+use usher_reservation::ports::{
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseOutcome, ReservationRepository, SeatFilter,
+    Settled, Unsettled, Verdict,
+};
+use usher_reservation::{Reservation, SeatCounts, SeatStatus, State};
+
+use crate::race::race_all;
+
+/// A repository of its own for each test.
+pub trait Fixture: Send + Sync + Sized + 'static {
+    /// An empty one. It lives as long as the fixture.
+    fn fresh() -> impl Future<Output = Self> + Send;
+
+    /// The repository.
+    fn repository(&self) -> Arc<dyn ReservationRepository>;
+
+    /// Makes a performance with these seats, all available.
+    fn seed(&self, performance: PerformanceId, map: &SeatMap) -> impl Future<Output = ()> + Send;
+
+    /// The owner of a pass leaves the line.
+    fn leave(&self, performance: PerformanceId, pass: PassNumber, now: Timestamp) -> impl Future<Output = ()> + Send;
+}
+
+/// Stamps the suite on a [`Fixture`].
+#[macro_export]
+macro_rules! reservation_repository_contract {
+    ($fixture:ty) => {
+        $crate::reservation_repository_contract! { $fixture:
+            of_a_thousand_buyers_of_one_seat_exactly_one_gets_it
+            a_thousand_buyers_of_a_thousand_seats_all_get_theirs
+            racing_groups_that_overlap_are_held_whole_or_not_at_all
+            a_group_is_held_whole_or_not_at_all_and_every_conflict_is_named
+            commands_of_one_call_are_judged_one_after_the_other
+            a_batch_spans_performances
+            every_change_of_a_seat_raises_its_version_and_leaves_one_event
+            a_lapsed_hold_reads_as_expired_and_keeps_nobody_from_its_seats
+            a_refusal_changes_nothing_and_keeps_no_claim
+            seats_that_are_not_there_are_named_by_their_positions
+            a_repeated_hold_is_replayed_and_another_request_is_a_mismatch
+            of_many_twins_one_holds_and_the_others_are_told
+            a_claim_is_kept_for_a_day
+            a_repeated_payment_is_in_flight_and_then_replayed
+            of_many_payments_under_one_claim_one_begins
+            a_buyer_never_has_more_seats_than_the_limit
+            seats_given_back_or_lapsed_do_not_count_against_the_limit
+            a_pass_carries_one_live_reservation
+            of_many_holds_under_one_pass_one_is_held
+            a_pass_that_ended_carries_none
+            a_payment_begins_only_on_a_live_hold_whose_seats_are_its_own
+            a_payment_begun_late_keeps_its_seats_for_a_minute
+            a_captured_payment_sells_the_seats_once
+            a_declined_payment_goes_back_to_the_hold_and_its_time
+            an_unheard_payment_goes_back_to_the_hold_and_frees_its_claim
+            a_capture_whose_seats_are_free_again_sells_them
+            a_capture_whose_seats_are_gone_is_refunded_once
+            a_capture_that_comes_after_the_end_is_refunded_once
+            payments_that_nobody_ended_are_found_when_their_time_comes
+            confirm_and_expiry_at_the_same_instant_never_both_happen
+            a_late_call_changes_nothing_of_the_next_owner
+            only_what_has_lapsed_expires_and_only_once
+            a_second_release_reports_that_nothing_was_done
+            what_belongs_to_another_account_is_not_found
+            reservations_come_in_pages_in_the_order_of_ids
+            seats_are_listed_counted_and_drawn_as_they_are
+        }
+    };
+    ($fixture:ty: $($item:ident)*) => {$(
+        #[::tokio::test(flavor = "multi_thread")]
+        async fn $item() {
+            $crate::reservation_repository::$item::<$fixture>().await;
+        }
+    )*};
+}
+
+const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
+const MS: Duration = Duration::from_millis(1);
+const HOLD_TTL: Duration = Duration::from_secs(300);
+const MINUTE: Duration = Reservation::PAYING_AT_LEAST;
+const PRICE: i64 = 150_000;
+/// Enough of them that some meet.
+const RACERS: u32 = crate::race::RACERS as u32;
+
+/// A performance on sale, and what happens on it.
+struct Stage<F> {
+    fixture: F,
+    repository: Arc<dyn ReservationRepository>,
+    performance: PerformanceId,
+}
+
+impl<F: Fixture> Stage<F> {
+    /// With the seats `A-1-1` to `A-1-n`.
+    async fn with_seats(n: u16) -> Self {
+        let fixture = F::fresh().await;
+        let performance = PerformanceId::from_bytes(id(1));
+        fixture.seed(performance, &SeatMap::from_sections(&[section("A", n, "VIP", PRICE)]).unwrap()).await;
+        let repository = fixture.repository();
+        Self { fixture, repository, performance }
+    }
+
+    /// What buyer `n` wants, under their own pass and key.
+    fn wish(&self, n: u32, seats: &[&str]) -> HoldCommand {
+        HoldCommand {
+            id: ReservationId::from_bytes(id(n)),
+            performance: self.performance,
+            account: account(n),
+            pass: PassNumber(u64::from(n)),
+            seats: seats.iter().map(|name| seat(name)).collect(),
+            seat_limit: 4,
+            now: NOW,
+            held_until: NOW.plus(HOLD_TTL),
+            claim: claim(n, "hold", n),
+        }
+    }
+
+    /// What a buyer wants at a later time.
+    fn wish_at(&self, now: Timestamp, n: u32, seats: &[&str]) -> HoldCommand {
+        HoldCommand { now, held_until: now.plus(HOLD_TTL), ..self.wish(n, seats) }
+    }
+
+    async fn hold(&self, command: &HoldCommand) -> HoldOutcome {
+        let mut outcomes = self.repository.hold(std::slice::from_ref(command)).await.unwrap();
+        assert_eq!(outcomes.len(), 1, "one answer per command");
+        outcomes.remove(0)
+    }
+
+    async fn held(&self, command: &HoldCommand) -> Reservation {
+        held(self.hold(command).await)
+    }
+
+    /// How buyer `n` pays for their reservation `n`.
+    fn payment(&self, n: u32, now: Timestamp) -> PayCommand {
+        PayCommand {
+            reservation: ReservationId::from_bytes(id(n)),
+            account: account(n),
+            attempt: AttemptId::from_bytes(id(n)),
+            now,
+            resolve_at: now.plus(MINUTE),
+            claim: claim(n, "confirm", n),
+        }
+    }
+
+    async fn begin(&self, command: &PayCommand) -> PayOutcome {
+        self.repository.begin_payment(command).await.unwrap()
+    }
+
+    async fn begun(&self, command: &PayCommand) -> Reservation {
+        match self.begin(command).await {
+            PayOutcome::Begun(reservation) => reservation,
+            other => panic!("the payment begins: {other:?}"),
+        }
+    }
+
+    async fn settle(&self, n: u32, verdict: &Verdict, now: Timestamp) -> Option<Settled> {
+        self.repository.settle(AttemptId::from_bytes(id(n)), verdict, now).await.unwrap()
+    }
+
+    /// Buyer `n` holds these seats and pays for them.
+    async fn sold(&self, n: u32, seats: &[&str]) -> Reservation {
+        self.held(&self.wish(n, seats)).await;
+        self.begun(&self.payment(n, NOW)).await;
+        match self.settle(n, &captured(n, seats.len()), NOW).await {
+            Some(Settled::Confirmed(reservation)) => reservation,
+            other => panic!("the payment is settled: {other:?}"),
+        }
+    }
+
+    async fn release(&self, n: u32, now: Timestamp) -> ReleaseOutcome {
+        self.repository.release(ReservationId::from_bytes(id(n)), account(n), now).await.unwrap()
+    }
+
+    async fn state(&self, n: u32, now: Timestamp) -> State {
+        let found = self.repository.find(ReservationId::from_bytes(id(n)), account(n), now).await.unwrap();
+        found.unwrap().state
+    }
+
+    /// Status and version of a seat, as it reads at `now`.
+    async fn seat(&self, name: &str, now: Timestamp) -> (SeatStatus, u32) {
+        let filter = SeatFilter { limit: 201, ..SeatFilter::default() };
+        let seats = self.repository.seats(self.performance, &filter, now).await.unwrap();
+        let found = seats.into_iter().find(|one| one.seat == seat(name)).unwrap();
+        (found.status, found.version)
+    }
+
+    async fn counts(&self, now: Timestamp) -> SeatCounts {
+        self.repository.seat_counts(&[self.performance], now).await.unwrap()[0]
+    }
+
+    async fn history(&self) -> History {
+        self.repository.history(self.performance).await.unwrap()
+    }
+
+    /// Audits everything that happened.
+    async fn close(self) {
+        let findings = audit::check(&self.history().await);
+        assert_eq!(findings.contradictions, Vec::<String>::new());
+        drop(self.fixture);
+    }
+}
+
+fn id(n: u32) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[12..].copy_from_slice(&n.to_be_bytes());
+    bytes
+}
+
+fn account(n: u32) -> AccountId {
+    AccountId::from_bytes(id(n))
+}
+
+fn seat(name: &str) -> SeatId {
+    name.parse().unwrap()
+}
+
+fn claim(account_n: u32, key: &str, body: u32) -> Claim {
+    let mut fingerprint = [0; 32];
+    fingerprint[..4].copy_from_slice(&body.to_be_bytes());
+    Claim { account: account(account_n), key: key.parse().unwrap(), fingerprint: Fingerprint(fingerprint) }
+}
+
+fn section(name: &str, n_seats: u16, grade: &str, price: i64) -> SectionPlan {
+    let price = Money::new(price, "KRW".parse().unwrap()).unwrap();
+    SectionPlan { name: name.into(), rows: 1, seats_per_row: n_seats, grade: grade.into(), price }
+}
+
+fn captured(n: u32, n_seats: usize) -> Verdict {
+    let tickets = (0..u32::try_from(n_seats).unwrap()).map(|i| {
+        let number = n * 1_000 + i;
+        (TicketId::from_bytes(id(number)), format!("CODE{number}"))
+    });
+    Verdict::Captured(tickets.collect())
+}
+
+fn held(outcome: HoldOutcome) -> Reservation {
+    match outcome {
+        HoldOutcome::Held(reservation) => reservation,
+        other => panic!("the seats are held: {other:?}"),
+    }
+}
+
+fn is_held(outcome: &HoldOutcome) -> bool {
+    matches!(outcome, HoldOutcome::Held(_))
+}
+
+/// Lets all of them ask at once, each in a call of its own.
+async fn hold_at_once<H, U>(commands: Vec<HoldCommand>, hold: H) -> Vec<HoldOutcome>
+where
+    H: Fn(HoldCommand) -> U + Send,
+    U: Future<Output = HoldOutcome> + Send + 'static,
+{
+    race_all(commands.into_iter().map(hold)).await
+}
+
+/// Each in a call of its own to this repository.
+fn alone(repository: &Arc<dyn ReservationRepository>) -> impl Fn(HoldCommand) -> SingleHold + Send {
+    let repository = Arc::clone(repository);
+    move |command| {
+        let repository = Arc::clone(&repository);
+        Box::pin(async move { repository.hold(&[command]).await.unwrap().remove(0) })
+    }
+}
+
+type SingleHold = std::pin::Pin<Box<dyn Future<Output = HoldOutcome> + Send>>;
+
+/// One has the seat; all others are told that it is taken, and nothing else.
+fn one_gets_the_seat(outcomes: &[HoldOutcome], name: &str) {
+    assert_eq!(outcomes.iter().filter(|outcome| is_held(outcome)).count(), 1, "one gets the seat");
+    let n_taken = outcomes.iter().filter(|outcome| **outcome == HoldOutcome::Taken(vec![seat(name)])).count();
+    assert_eq!(n_taken, outcomes.len() - 1, "and the others are told that it is taken");
+}
+
+/// 1, as a race.
+pub async fn of_a_thousand_buyers_of_one_seat_exactly_one_gets_it<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(1).await;
+    let commands = (1..=1_000).map(|n| stage.wish(n, &["A-1-1"])).collect();
+
+    let outcomes = hold_at_once(commands, alone(&stage.repository)).await;
+
+    one_gets_the_seat(&outcomes, "A-1-1");
+    assert_eq!(stage.counts(NOW).await, SeatCounts { total: 1, held: 1, ..SeatCounts::default() });
+    stage.close().await;
+}
+
+/// 1, as a race: buyers of different seats are not in each other's way.
+pub async fn a_thousand_buyers_of_a_thousand_seats_all_get_theirs<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(1_000).await;
+    let commands = (1..=1_000).map(|n| stage.wish(n, &[&format!("A-1-{n}")])).collect();
+
+    let outcomes = hold_at_once(commands, alone(&stage.repository)).await;
+
+    assert_eq!(outcomes.iter().filter(|outcome| is_held(outcome)).count(), 1_000);
+    assert_eq!(stage.counts(NOW).await, SeatCounts { total: 1_000, held: 1_000, ..SeatCounts::default() });
+    stage.close().await;
+}
+
+/// 1, as a race: each wants two neighbours in a ring, in batches.
+pub async fn racing_groups_that_overlap_are_held_whole_or_not_at_all<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(u16::try_from(RACERS).unwrap()).await;
+    let pair = |n: u32| [format!("A-1-{}", n + 1), format!("A-1-{}", (n + 1) % RACERS + 1)];
+    let batches = (0..RACERS).map(|n| {
+        let repository = Arc::clone(&stage.repository);
+        let [one, other] = pair(n);
+        // In both orders, so that locks taken in the order asked for would meet crosswise.
+        let batch = [stage.wish(n + 1, &[&one, &other]), stage.wish(n + 1_001, &[&other, &one])];
+        async move { repository.hold(&batch).await.unwrap() }
+    });
+
+    let outcomes: Vec<_> = race_all(batches).await.into_iter().flatten().collect();
+
+    let n_held = outcomes.iter().filter(|outcome| is_held(outcome)).count();
+    let n_taken = outcomes.iter().filter(|outcome| matches!(outcome, HoldOutcome::Taken(_))).count();
+    assert_eq!(n_held + n_taken, outcomes.len());
+    assert_eq!(stage.counts(NOW).await.held, 2 * n_held as u64);
+    // Of three neighbouring pairs one is held at least.
+    assert!(n_held >= RACERS as usize / 3, "{n_held} pairs are held");
+    stage.close().await;
+}
+
+/// 1 and 4: nothing is held of a group that cannot be held whole.
+pub async fn a_group_is_held_whole_or_not_at_all_and_every_conflict_is_named<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(5).await;
+    stage.held(&stage.wish(1, &["A-1-2", "A-1-4"])).await;
+
+    let outcome = stage.hold(&stage.wish(2, &["A-1-4", "A-1-3", "A-1-2", "A-1-1"])).await;
+
+    assert_eq!(outcome, HoldOutcome::Taken(vec![seat("A-1-4"), seat("A-1-2")]));
+    assert_eq!(stage.counts(NOW).await, SeatCounts { total: 5, available: 3, held: 2, sold: 0 });
+
+    let whole = stage.held(&stage.wish(2, &["A-1-3", "A-1-1"])).await;
+
+    assert_eq!(whole.seats.iter().map(|reserved| reserved.seat.as_str()).collect::<Vec<_>>(), ["A-1-3", "A-1-1"]);
+    assert_eq!(whole.total.amount(), 2 * PRICE);
+    assert_eq!((whole.created_at, whole.held_until, whole.version), (NOW, NOW.plus(HOLD_TTL), 1));
+    stage.close().await;
+}
+
+/// 1, 5, 6 and 7, inside of one call.
+pub async fn commands_of_one_call_are_judged_one_after_the_other<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(6).await;
+    let first = stage.wish(1, &["A-1-1"]);
+    let twin = HoldCommand { id: ReservationId::from_bytes(id(101)), ..first.clone() };
+    let other_body = HoldCommand { claim: claim(1, "hold", 102), ..twin.clone() };
+    let same_seat = stage.wish(2, &["A-1-2", "A-1-1"]);
+    let after_a_refusal = stage.wish(3, &["A-1-2"]);
+    let same_pass = HoldCommand {
+        id: ReservationId::from_bytes(id(103)),
+        claim: claim(1, "another", 103),
+        ..stage.wish(1, &["A-1-3"])
+    };
+    let over_the_limit = HoldCommand {
+        id: ReservationId::from_bytes(id(104)),
+        pass: PassNumber(104),
+        claim: claim(1, "third", 104),
+        seat_limit: 2,
+        ..stage.wish(1, &["A-1-3", "A-1-4"])
+    };
+    let just_within = HoldCommand { seats: vec![seat("A-1-3")], ..over_the_limit.clone() };
+    let commands =
+        [first, twin, other_body, same_seat, after_a_refusal, same_pass, over_the_limit, just_within].to_vec();
+
+    let outcomes = stage.repository.hold(&commands).await.unwrap();
+
+    let [first, twin, other_body, same_seat, after_a_refusal, same_pass, over_the_limit, just_within] =
+        <[HoldOutcome; 8]>::try_from(outcomes).unwrap();
+    assert_eq!(twin, HoldOutcome::Replayed(held(first)));
+    assert_eq!(other_body, HoldOutcome::KeyMismatch);
+    assert_eq!(same_seat, HoldOutcome::Taken(vec![seat("A-1-1")]));
+    assert_eq!(held(after_a_refusal).seats[0].seat, seat("A-1-2"));
+    assert_eq!(same_pass, HoldOutcome::PassBusy);
+    assert_eq!(over_the_limit, HoldOutcome::LimitReached);
+    assert_eq!(held(just_within).seats[0].seat, seat("A-1-3"));
+    assert_eq!(stage.repository.hold(&[]).await.unwrap(), []);
+    stage.close().await;
+}
+
+/// 1: a batch may be of several performances, with seats of the same names.
+pub async fn a_batch_spans_performances<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(2).await;
+    let other = PerformanceId::from_bytes(id(2));
+    stage.fixture.seed(other, &SeatMap::from_sections(&[section("A", 2, "R", 7)]).unwrap()).await;
+    let here = stage.wish(1, &["A-1-1"]);
+    let there = HoldCommand { performance: other, ..stage.wish(2, &["A-1-1", "A-1-2"]) };
+    let nowhere = HoldCommand { performance: PerformanceId::from_bytes(id(3)), ..stage.wish(3, &["A-1-1"]) };
+
+    let outcomes = stage.repository.hold(&[here, there, nowhere]).await.unwrap();
+
+    let [here, there, nowhere] = <[HoldOutcome; 3]>::try_from(outcomes).unwrap();
+    assert_eq!((held(here).total.amount(), held(there).total.amount()), (PRICE, 14));
+    assert_eq!(nowhere, HoldOutcome::UnknownSeats(vec![0]));
+    let counts = stage.repository.seat_counts(&[other, stage.performance], NOW).await.unwrap();
+    assert_eq!(counts[0], SeatCounts { total: 2, held: 2, ..SeatCounts::default() });
+    assert_eq!(counts[1], SeatCounts { total: 2, available: 1, held: 1, sold: 0 });
+    assert!(audit::check(&stage.repository.history(other).await.unwrap()).contradictions.is_empty());
+    stage.close().await;
+}
+
+/// 2.
+pub async fn every_change_of_a_seat_raises_its_version_and_leaves_one_event<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(1).await;
+    stage.held(&stage.wish(1, &["A-1-1"])).await;
+    assert_eq!(stage.seat("A-1-1", NOW).await, (SeatStatus::Held, 2));
+    assert!(matches!(stage.release(1, NOW.plus(MS)).await, ReleaseOutcome::Released(_)));
+    assert_eq!(stage.seat("A-1-1", NOW).await, (SeatStatus::Available, 3));
+    stage.sold(2, &["A-1-1"]).await;
+    assert_eq!(stage.seat("A-1-1", NOW).await, (SeatStatus::Sold, 5));
+
+    let history = stage.history().await;
+
+    let (first, second) = (Some(ReservationId::from_bytes(id(1))), Some(ReservationId::from_bytes(id(2))));
+    let until = Some(NOW.plus(HOLD_TTL));
+    let events: Vec<_> = history
+        .events
+        .iter()
+        .map(|event| (event.version, event.status, event.owner_before, event.owner, event.held_until, event.at))
+        .collect();
+    assert_eq!(
+        events,
+        [
+            (2, SeatStatus::Held, None, first, until, NOW),
+            (3, SeatStatus::Available, first, None, None, NOW.plus(MS)),
+            (4, SeatStatus::Held, None, second, until, NOW),
+            (5, SeatStatus::Sold, second, second, None, NOW),
+        ]
+    );
+    assert_eq!(history.sales.len(), 1);
+    assert_eq!((history.sales[0].seat.clone(), Some(history.sales[0].reservation)), (seat("A-1-1"), second));
+    stage.close().await;
+}
+
+/// 3, with the boundary: a hold is live until just before its time.
+pub async fn a_lapsed_hold_reads_as_expired_and_keeps_nobody_from_its_seats<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(2).await;
+    stage.held(&stage.wish(1, &["A-1-1", "A-1-2"])).await;
+    let lapse = NOW.plus(HOLD_TTL);
+    let just_before = lapse.minus(MS);
+
+    assert_eq!(stage.state(1, just_before).await, State::Held);
+    assert_eq!(stage.counts(just_before).await.held, 2);
+    let too_early = stage.hold(&stage.wish_at(just_before, 2, &["A-1-1"])).await;
+    assert_eq!(too_early, HoldOutcome::Taken(vec![seat("A-1-1")]));
+
+    assert_eq!(stage.state(1, lapse).await, State::Expired);
+    assert_eq!(stage.counts(lapse).await, SeatCounts { total: 2, available: 2, ..SeatCounts::default() });
+    assert_eq!(stage.seat("A-1-1", lapse).await, (SeatStatus::Available, 2));
+    let filter = SeatFilter { status: Some(SeatStatus::Available), limit: 201, ..SeatFilter::default() };
+    assert_eq!(stage.repository.seats(stage.performance, &filter, lapse).await.unwrap().len(), 2);
+    stage.held(&stage.wish_at(lapse, 2, &["A-1-1"])).await;
+
+    let history = stage.history().await;
+    let takeover = history.events.last().unwrap();
+    assert_eq!((takeover.version, takeover.at), (3, lapse));
+    assert_eq!(takeover.owner_before, Some(ReservationId::from_bytes(id(1))));
+    assert_eq!(takeover.owner, Some(ReservationId::from_bytes(id(2))));
+    assert_eq!(stage.counts(lapse).await, SeatCounts { total: 2, available: 1, held: 1, sold: 0 });
+    stage.close().await;
+}
+
+/// 4.
+pub async fn a_refusal_changes_nothing_and_keeps_no_claim<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(3).await;
+    stage.held(&stage.wish(1, &["A-1-1"])).await;
+    let before = stage.history().await;
+    let wish = stage.wish(2, &["A-1-2", "A-1-1"]);
+
+    let refused = [
+        stage.hold(&wish).await,
+        stage.hold(&HoldCommand { seats: vec![seat("B-1-1")], ..wish.clone() }).await,
+        stage.hold(&HoldCommand { seats: vec![seat("A-1-2")], seat_limit: 0, ..wish.clone() }).await,
+    ];
+
+    let reasons =
+        [HoldOutcome::Taken(vec![seat("A-1-1")]), HoldOutcome::UnknownSeats(vec![0]), HoldOutcome::LimitReached];
+    assert_eq!(refused, reasons);
+    assert_eq!(stage.history().await, before);
+    assert_eq!(stage.repository.find_hold(&wish.claim, NOW).await.unwrap(), None);
+    assert_eq!(stage.repository.find(wish.id, wish.account, NOW).await.unwrap(), None);
+
+    assert!(matches!(stage.release(1, NOW).await, ReleaseOutcome::Released(_)));
+    assert!(is_held(&stage.hold(&wish).await), "the same request is judged afresh");
+    stage.close().await;
+}
+
+/// 4.
+pub async fn seats_that_are_not_there_are_named_by_their_positions<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(2).await;
+
+    let outcome = stage.hold(&stage.wish(1, &["A-1-3", "A-1-1", "B-1-1", "a-1-2"])).await;
+
+    assert_eq!(outcome, HoldOutcome::UnknownSeats(vec![0, 2, 3]));
+    stage.close().await;
+}
+
+/// 5, with holds, one after the other.
+pub async fn a_repeated_hold_is_replayed_and_another_request_is_a_mismatch<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(4).await;
+    let wish = stage.wish(1, &["A-1-1"]);
+    let first = stage.held(&wish).await;
+    let again = HoldCommand { id: ReservationId::from_bytes(id(99)), now: NOW.plus(MS), ..wish.clone() };
+
+    assert_eq!(stage.hold(&again).await, HoldOutcome::Replayed(first.clone()));
+    let found = stage.repository.find_hold(&wish.claim, NOW).await.unwrap();
+    assert_eq!(found, Some(HoldOutcome::Replayed(first)));
+    assert_eq!(stage.state(1, NOW).await, State::Held);
+    assert_eq!(stage.counts(NOW).await.held, 1);
+
+    let other_body = HoldCommand { claim: claim(1, "hold", 2), ..stage.wish(1, &["A-1-2"]) };
+    assert_eq!(stage.hold(&other_body).await, HoldOutcome::KeyMismatch);
+    let found = stage.repository.find_hold(&other_body.claim, NOW).await.unwrap();
+    assert_eq!(found, Some(HoldOutcome::KeyMismatch));
+    assert_eq!(stage.seat("A-1-2", NOW).await, (SeatStatus::Available, 1));
+
+    // A key of another case is another key; so is the same key of another account.
+    let other_case = HoldCommand { claim: claim(1, "HOLD", 2), pass: PassNumber(50), ..stage.wish(50, &["A-1-2"]) };
+    assert!(is_held(&stage.hold(&other_case).await));
+    assert!(is_held(&stage.hold(&stage.wish(2, &["A-1-3"])).await));
+
+    // As it is now, not as it was.
+    assert!(matches!(stage.release(1, NOW).await, ReleaseOutcome::Released(_)));
+    match stage.hold(&again).await {
+        HoldOutcome::Replayed(reservation) => assert_eq!(reservation.state, State::Released),
+        other => panic!("it is replayed: {other:?}"),
+    }
+    stage.close().await;
+}
+
+/// 5, as a race.
+pub async fn of_many_twins_one_holds_and_the_others_are_told<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(1).await;
+    let wish = stage.wish(1, &["A-1-1"]);
+    let twins = (1..=RACERS).map(|n| HoldCommand { id: ReservationId::from_bytes(id(n)), ..wish.clone() }).collect();
+
+    let outcomes = hold_at_once(twins, alone(&stage.repository)).await;
+
+    let (made, others): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(is_held);
+    assert_eq!(made.len(), 1, "one holds");
+    let made = held(made[0].clone());
+    assert!(others.iter().all(|outcome| *outcome == HoldOutcome::Replayed(made.clone())), "the others are told");
+    assert_eq!(stage.history().await.reservations.len(), 1);
+    stage.close().await;
+}
+
+/// 5, with the boundary.
+pub async fn a_claim_is_kept_for_a_day<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(2).await;
+    let wish = stage.wish(1, &["A-1-1"]);
+    stage.held(&wish).await;
+    assert!(matches!(stage.release(1, NOW).await, ReleaseOutcome::Released(_)));
+    let over = NOW.plus(Claim::KEPT_FOR);
+    let later = |now, n| HoldCommand { claim: claim(1, "hold", 77), ..stage.wish_at(now, n, &["A-1-2"]) };
+
+    assert_eq!(stage.hold(&later(over.minus(MS), 2)).await, HoldOutcome::KeyMismatch);
+    assert_eq!(stage.repository.find_hold(&wish.claim, over).await.unwrap(), None);
+    let second = stage.held(&later(over, 2)).await;
+    let replayed = stage.repository.find_hold(&claim(1, "hold", 77), over).await.unwrap();
+    assert_eq!(replayed, Some(HoldOutcome::Replayed(second)));
+    stage.close().await;
+}
+
+/// 5, with payments, one after the other.
+pub async fn a_repeated_payment_is_in_flight_and_then_replayed<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(2).await;
+    stage.held(&stage.wish(1, &["A-1-1"])).await;
+    let pay = stage.payment(1, NOW);
+    let again = PayCommand { attempt: AttemptId::from_bytes(id(99)), ..pay.clone() };
+    let other_body = PayCommand { claim: claim(1, "confirm", 2), ..again.clone() };
+    let holds_key = PayCommand { claim: claim(1, "hold", 1), ..again.clone() };
+
+    assert_eq!(stage.begin(&holds_key).await, PayOutcome::KeyMismatch);
+    let paying = stage.begun(&pay).await;
+    assert_eq!(stage.begin(&again).await, PayOutcome::InFlight { reservation: paying });
+    assert_eq!(stage.begin(&other_body).await, PayOutcome::KeyMismatch);
+    assert_eq!(stage.repository.find_hold(&pay.claim, NOW).await.unwrap(), Some(HoldOutcome::KeyMismatch));
+
+    let Some(declined @ Settled::Declined { ordinal: 1, .. }) = stage.settle(1, &Verdict::Declined, NOW).await else {
+        panic!("it is declined");
+    };
+    assert_eq!(stage.begin(&again).await, PayOutcome::Replayed(declined));
+    let second = PayCommand { claim: claim(1, "confirm-2", 2), ..again.clone() };
+    stage.begun(&second).await;
+    let confirmed = stage.settle(99, &captured(99, 1), NOW).await.unwrap();
+    assert!(matches!(confirmed, Settled::Confirmed(_)));
+    assert_eq!(stage.begin(&second).await, PayOutcome::Replayed(confirmed));
+    assert_eq!(stage.settle(98, &Verdict::Declined, NOW).await, None, "there is no such attempt");
+    stage.close().await;
+}
+
+/// 5, as a race; and another race without a common claim: a reservation is paid for by one attempt at a time.
+pub async fn of_many_payments_under_one_claim_one_begins<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(2).await;
+    stage.held(&stage.wish(1, &["A-1-1"])).await;
+    stage.held(&stage.wish(2, &["A-1-2"])).await;
+    let begin_all = |claim_of: fn(u32) -> Claim, buyer: u32| {
+        let racers = (0..RACERS).map(move |n| {
+            let attempt = AttemptId::from_bytes(id(buyer * 1_000 + n));
+            (attempt, claim_of(n))
+        });
+        let repository = &stage.repository;
+        let template = stage.payment(buyer, NOW);
+        race_all(racers.map(move |(attempt, claim)| {
+            let repository = Arc::clone(repository);
+            let command = PayCommand { attempt, claim, ..template.clone() };
+            async move { repository.begin_payment(&command).await.unwrap() }
+        }))
+    };
+
+    let twins = begin_all(|_| claim(1, "confirm", 1), 1).await;
+    let rivals = begin_all(|n| claim(2, &format!("confirm-{n}"), n), 2).await;
+
+    let begun =
+        |outcomes: &[PayOutcome]| outcomes.iter().filter(|outcome| matches!(outcome, PayOutcome::Begun(_))).count();
+    assert_eq!((begun(&twins), begun(&rivals)), (1, 1));
+    let told = |outcome: &&PayOutcome| matches!(outcome, PayOutcome::InFlight { .. });
+    assert_eq!(twins.iter().filter(told).count(), twins.len() - 1);
+    let refused = |outcome: &&PayOutcome| **outcome == PayOutcome::Refused(TransitionError::WrongState);
+    assert_eq!(rivals.iter().filter(refused).count(), rivals.len() - 1);
+    stage.close().await;
+}
+
+/// 6, as a race: with different seats, passes and keys, so that nothing but the limit is in the way.
+pub async fn a_buyer_never_has_more_seats_than_the_limit<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(50).await;
+    let wishes = (1..=50).map(|n| HoldCommand {
+        account: account(1),
+        claim: claim(1, &format!("key-{n}"), n),
+        ..stage.wish(n, &[&format!("A-1-{n}")])
+    });
+
+    let outcomes = hold_at_once(wishes.collect(), alone(&stage.repository)).await;
+
+    assert_eq!(outcomes.iter().filter(|outcome| is_held(outcome)).count(), 4);
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == HoldOutcome::LimitReached).count(), 46);
+    assert_eq!(stage.counts(NOW).await.held, 4);
+    stage.close().await;
+}
+
+/// 6: what counts is what is owned, being paid, or held and live.
+pub async fn seats_given_back_or_lapsed_do_not_count_against_the_limit<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(8).await;
+    let wish = |now, n: u32, seats: &[&str]| HoldCommand {
+        account: account(1),
+        claim: claim(1, &format!("key-{n}"), n),
+        seat_limit: 3,
+        ..stage.wish_at(now, n, seats)
+    };
+    stage.sold(1, &["A-1-1"]).await;
+    stage.held(&wish(NOW, 2, &["A-1-2"])).await;
+    let pay = PayCommand { account: account(1), claim: claim(1, "pay-2", 2), ..stage.payment(2, NOW) };
+    stage.begun(&pay).await;
+    stage.held(&wish(NOW, 3, &["A-1-3"])).await;
+
+    // One sold, one being paid, one held.
+    assert_eq!(stage.hold(&wish(NOW, 4, &["A-1-4"])).await, HoldOutcome::LimitReached);
+
+    let third = ReservationId::from_bytes(id(3));
+    assert!(matches!(stage.repository.release(third, account(1), NOW).await.unwrap(), ReleaseOutcome::Released(_)));
+    stage.held(&wish(NOW, 4, &["A-1-4"])).await;
+    assert_eq!(stage.hold(&wish(NOW, 5, &["A-1-5"])).await, HoldOutcome::LimitReached);
+
+    // The fourth lapses; nobody has to write that down first. What is being paid counts on.
+    let lapse = NOW.plus(HOLD_TTL);
+    stage.held(&wish(lapse, 5, &["A-1-5"])).await;
+    assert_eq!(stage.hold(&wish(lapse, 6, &["A-1-6"])).await, HoldOutcome::LimitReached);
+    stage.close().await;
+}
+
+/// 7.
+pub async fn a_pass_carries_one_live_reservation<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(4).await;
+    stage.held(&stage.wish(1, &["A-1-1"])).await;
+    let second = |now, n| HoldCommand {
+        account: account(1),
+        pass: PassNumber(1),
+        claim: claim(1, &format!("key-{n}"), n),
+        ..stage.wish_at(now, n, &["A-1-2"])
+    };
+
+    assert_eq!(stage.hold(&second(NOW, 2)).await, HoldOutcome::PassBusy);
+    assert!(matches!(stage.release(1, NOW).await, ReleaseOutcome::Released(_)));
+    stage.held(&second(NOW, 2)).await;
+    // It lapses, and the pass is free again, whether or not anybody wrote that down.
+    let lapse = NOW.plus(HOLD_TTL);
+    assert_eq!(stage.hold(&second(lapse.minus(MS), 3)).await, HoldOutcome::PassBusy);
+    stage.held(&second(lapse, 3)).await;
+    // What is being paid is live, whatever the time.
+    let pay = PayCommand { account: account(1), claim: claim(1, "pay", 3), ..stage.payment(3, lapse) };
+    stage.begun(&pay).await;
+    let much_later = lapse.plus(2 * HOLD_TTL);
+    assert_eq!(stage.hold(&second(much_later, 4)).await, HoldOutcome::PassBusy);
+    stage.close().await;
+}
+
+/// 7, as a race.
+pub async fn of_many_holds_under_one_pass_one_is_held<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(u16::try_from(RACERS).unwrap()).await;
+    let wishes = (1..=RACERS).map(|n| HoldCommand {
+        account: account(1),
+        pass: PassNumber(1),
+        seat_limit: RACERS,
+        claim: claim(1, &format!("key-{n}"), n),
+        ..stage.wish(n, &[&format!("A-1-{n}")])
+    });
+
+    let outcomes = hold_at_once(wishes.collect(), alone(&stage.repository)).await;
+
+    assert_eq!(outcomes.iter().filter(|outcome| is_held(outcome)).count(), 1);
+    let n_busy = outcomes.iter().filter(|outcome| **outcome == HoldOutcome::PassBusy).count();
+    assert_eq!(n_busy, outcomes.len() - 1);
+    stage.close().await;
+}
+
+/// 7: used up by a confirmation, or left.
+pub async fn a_pass_that_ended_carries_none<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(4).await;
+    stage.sold(1, &["A-1-1"]).await;
+    let used_up = HoldCommand {
+        account: account(1),
+        pass: PassNumber(1),
+        claim: claim(1, "again", 3),
+        ..stage.wish(3, &["A-1-2"])
+    };
+    stage.fixture.leave(stage.performance, PassNumber(2), NOW).await;
+
+    assert_eq!(stage.hold(&used_up).await, HoldOutcome::PassUsed);
+    assert_eq!(stage.hold(&stage.wish(2, &["A-1-2"])).await, HoldOutcome::PassUsed);
+    let new_pass = HoldCommand { pass: PassNumber(5), ..used_up };
+    assert!(is_held(&stage.hold(&new_pass).await), "a new pass carries a new reservation");
+    // Who leaves in the middle of a purchase can still pay.
+    stage.held(&stage.wish(4, &["A-1-3"])).await;
+    stage.fixture.leave(stage.performance, PassNumber(4), NOW).await;
+    stage.begun(&stage.payment(4, NOW)).await;
+    assert!(matches!(stage.settle(4, &captured(4, 1), NOW).await, Some(Settled::Confirmed(_))));
+    stage.close().await;
+}
+
+/// 8.
+pub async fn a_payment_begins_only_on_a_live_hold_whose_seats_are_its_own<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(4).await;
+    let lapse = NOW.plus(HOLD_TTL);
+    for n in 1..=4 {
+        stage.held(&stage.wish(n, &[&format!("A-1-{n}")])).await;
+    }
+    assert!(matches!(stage.release(1, NOW).await, ReleaseOutcome::Released(_)));
+    let paying = stage.begun(&stage.payment(2, lapse.minus(MS))).await;
+    assert_eq!(paying.version, 2);
+    let expected =
+        usher_reservation::Payment { attempt: AttemptId::from_bytes(id(2)), resolve_at: lapse.minus(MS).plus(MINUTE) };
+    assert_eq!(paying.state, State::Paying(expected));
+    // A clock of another server is behind: the seat of the third has been taken over already.
+    stage.held(&stage.wish_at(lapse, 5, &["A-1-3"])).await;
+
+    let other_key = PayCommand { claim: claim(2, "other", 9), ..stage.payment(2, NOW) };
+    let refusals = [
+        stage.begin(&stage.payment(1, NOW)).await,
+        stage.begin(&other_key).await,
+        stage.begin(&stage.payment(3, lapse.minus(MS))).await,
+        stage.begin(&stage.payment(4, lapse)).await,
+        stage.begin(&stage.payment(9, NOW)).await,
+    ];
+
+    let reasons = [
+        PayOutcome::Refused(TransitionError::WrongState),
+        PayOutcome::Refused(TransitionError::WrongState),
+        PayOutcome::Refused(TransitionError::HoldExpired),
+        PayOutcome::Refused(TransitionError::HoldExpired),
+        PayOutcome::NotFound,
+    ];
+    assert_eq!(refusals, reasons);
+    // A refusal keeps no claim.
+    assert_eq!(stage.settle(4, &Verdict::Declined, lapse).await, None);
+    assert_eq!(stage.repository.find_hold(&stage.payment(4, lapse).claim, lapse).await.unwrap(), None);
+    stage.close().await;
+}
+
+/// 3, 8 and 9: a payment begun late extends the hold once, of its seats as well.
+pub async fn a_payment_begun_late_keeps_its_seats_for_a_minute<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(1).await;
+    stage.held(&stage.wish(1, &["A-1-1"])).await;
+    let begun_at = NOW.plus(HOLD_TTL).minus(MS);
+
+    let paying = stage.begun(&stage.payment(1, begun_at)).await;
+
+    let extended = begun_at.plus(MINUTE);
+    assert_eq!(paying.held_until, extended);
+    let rival = stage.wish_at(extended.minus(MS), 2, &["A-1-1"]);
+    assert_eq!(stage.hold(&rival).await, HoldOutcome::Taken(vec![seat("A-1-1")]));
+    assert_eq!(stage.repository.expire_lapsed(extended, 1_000).await.unwrap(), 0, "a payment does not expire");
+
+    // Declined: back to the original time, which is over, so the seat is free at once.
+    assert!(matches!(stage.settle(1, &Verdict::Declined, begun_at.plus(MS)).await, Some(Settled::Declined { .. })));
+    assert_eq!(stage.state(1, begun_at.plus(MS)).await, State::Expired);
+    stage.held(&stage.wish_at(begun_at.plus(MS), 3, &["A-1-1"])).await;
+    stage.close().await;
+}
+
+/// 9, as a race: however many settle, with whatever tickets, it is settled once, and all are told the same.
+pub async fn a_captured_payment_sells_the_seats_once<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(3).await;
+    stage.held(&stage.wish(1, &["A-1-3", "A-1-1"])).await;
+    stage.begun(&stage.payment(1, NOW)).await;
+    let settlers = (1..=RACERS).map(|n| {
+        let repository = Arc::clone(&stage.repository);
+        async move { repository.settle(AttemptId::from_bytes(id(1)), &captured(n, 2), NOW).await.unwrap().unwrap() }
+    });
+
+    let outcomes = race_all(settlers).await;
+
+    let Settled::Confirmed(confirmed) = &outcomes[0] else { panic!("it is confirmed: {:?}", outcomes[0]) };
+    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "all are told the same");
+    let State::Confirmed { attempt, at, tickets } = &confirmed.state else { panic!("{confirmed:?}") };
+    assert_eq!((*attempt, *at), (AttemptId::from_bytes(id(1)), NOW));
+    let seats: Vec<_> = tickets.iter().map(|ticket| ticket.seat.as_str()).collect();
+    assert_eq!(seats, ["A-1-3", "A-1-1"], "one ticket per seat, in their order");
+    assert_ne!(tickets[0].code, tickets[1].code);
+    let found = stage.repository.find(confirmed.id, confirmed.account, NOW.plus(HOLD_TTL)).await.unwrap();
+    assert_eq!(found.as_ref(), Some(confirmed));
+    assert_eq!(stage.counts(NOW.plus(HOLD_TTL)).await, SeatCounts { total: 3, available: 1, held: 0, sold: 2 });
+    assert_eq!(stage.repository.refunds_due(10).await.unwrap(), []);
+    // It was sold for good: no later verdict and no rival changes that.
+    assert_eq!(stage.settle(1, &Verdict::Unheard, NOW).await.as_ref(), outcomes.first());
+    let rival = stage.wish_at(NOW.plus(10 * HOLD_TTL), 2, &["A-1-1"]);
+    assert_eq!(stage.hold(&rival).await, HoldOutcome::Taken(vec![seat("A-1-1")]));
+    stage.close().await;
+}
+
+/// 9: three times, then never again.
+pub async fn a_declined_payment_goes_back_to_the_hold_and_its_time<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(1).await;
+    let first = stage.held(&stage.wish(1, &["A-1-1"])).await;
+    let late = NOW.plus(HOLD_TTL).minus(10 * MS);
+
+    for ordinal in 1..=3 {
+        let pay = PayCommand {
+            attempt: AttemptId::from_bytes(id(ordinal)),
+            claim: claim(1, &format!("confirm-{ordinal}"), ordinal),
+            ..stage.payment(1, late)
+        };
+        stage.begun(&pay).await;
+        let declined = Settled::Declined { ordinal, reservation: first.id };
+        assert_eq!(stage.settle(ordinal, &Verdict::Declined, late).await, Some(declined.clone()));
+        assert_eq!(stage.settle(ordinal, &Verdict::Unheard, late).await, Some(declined), "it ended once");
+    }
+
+    let found = stage.repository.find(first.id, first.account, late).await.unwrap().unwrap();
+    assert_eq!((&found.state, found.held_until, found.declined), (&State::Held, first.held_until, 3));
+    let fourth =
+        PayCommand { attempt: AttemptId::from_bytes(id(4)), claim: claim(1, "confirm-4", 4), ..stage.payment(1, late) };
+    assert_eq!(stage.begin(&fourth).await, PayOutcome::Refused(TransitionError::NoAttemptsLeft));
+    assert_eq!(stage.seat("A-1-1", late.plus(10 * MS)).await.0, SeatStatus::Available, "it lapses at its time");
+    stage.close().await;
+}
+
+/// 9.
+pub async fn an_unheard_payment_goes_back_to_the_hold_and_frees_its_claim<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(1).await;
+    let first = stage.held(&stage.wish(1, &["A-1-1"])).await;
+    let pay = stage.payment(1, NOW);
+    stage.begun(&pay).await;
+
+    assert_eq!(stage.settle(1, &Verdict::Unheard, NOW).await, Some(Settled::GivenUp));
+
+    let found = stage.repository.find(first.id, first.account, NOW).await.unwrap().unwrap();
+    assert_eq!((&found.state, found.held_until, found.declined), (&State::Held, first.held_until, 0));
+    assert_eq!(stage.settle(1, &Verdict::Declined, NOW).await, Some(Settled::GivenUp), "it ended once");
+    let again = PayCommand { attempt: AttemptId::from_bytes(id(2)), ..pay };
+    stage.begun(&again).await;
+    assert!(matches!(stage.settle(2, &captured(2, 1), NOW).await, Some(Settled::Confirmed(_))));
+    stage.close().await;
+}
+
+/// 9: the gateway was slow, the seats lapsed meanwhile, but nobody has them now.
+pub async fn a_capture_whose_seats_are_free_again_sells_them<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(4).await;
+    let lapse = NOW.plus(HOLD_TTL);
+    stage.held(&stage.wish(1, &["A-1-1", "A-1-2", "A-1-3", "A-1-4"])).await;
+    stage.begun(&stage.payment(1, NOW)).await;
+    // One is its own still; one was taken and given back; of one the next hold has lapsed in turn.
+    stage.held(&stage.wish_at(lapse, 2, &["A-1-2"])).await;
+    assert!(matches!(stage.release(2, lapse).await, ReleaseOutcome::Released(_)));
+    stage.held(&stage.wish_at(lapse, 3, &["A-1-3"])).await;
+    let much_later = lapse.plus(HOLD_TTL);
+
+    let settled = stage.settle(1, &captured(1, 4), much_later).await;
+
+    let Some(Settled::Confirmed(confirmed)) = settled else { panic!("the seats are sold: {settled:?}") };
+    assert_eq!(stage.counts(much_later).await, SeatCounts { total: 4, sold: 4, ..SeatCounts::default() });
+    // Whose hold lapsed finds nothing left to pay for, or to expire.
+    assert_eq!(stage.begin(&stage.payment(3, much_later)).await, PayOutcome::Refused(TransitionError::HoldExpired));
+    assert_eq!(stage.repository.expire_lapsed(much_later, 1_000).await.unwrap(), 1);
+    assert_eq!(stage.state(1, much_later).await, confirmed.state);
+    stage.close().await;
+}
+
+/// 9, as a race.
+pub async fn a_capture_whose_seats_are_gone_is_refunded_once<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(2).await;
+    let lapse = NOW.plus(HOLD_TTL);
+    let first = stage.held(&stage.wish(1, &["A-1-1", "A-1-2"])).await;
+    stage.begun(&stage.payment(1, NOW)).await;
+    stage.held(&stage.wish_at(lapse, 2, &["A-1-2"])).await;
+    let settlers = (1..=RACERS).map(|n| {
+        let repository = Arc::clone(&stage.repository);
+        async move { repository.settle(AttemptId::from_bytes(id(1)), &captured(n, 2), lapse).await.unwrap() }
+    });
+
+    let outcomes = race_all(settlers).await;
+
+    assert!(outcomes.iter().all(|outcome| *outcome == Some(Settled::Refunded)), "{outcomes:?}");
+    let due = RefundDue { attempt: AttemptId::from_bytes(id(1)), amount: first.total };
+    assert_eq!(stage.repository.refunds_due(10).await.unwrap(), [due]);
+    assert_eq!(stage.state(1, lapse).await, State::Expired);
+    // The next owner is not disturbed, and the seat that nobody took is free.
+    assert_eq!(stage.counts(lapse).await, SeatCounts { total: 2, available: 1, held: 1, sold: 0 });
+    assert_eq!(stage.begin(&stage.payment(1, lapse)).await, PayOutcome::Replayed(Settled::Refunded));
+    stage.begun(&stage.payment(2, lapse)).await;
+    assert!(matches!(stage.settle(2, &captured(200, 1), lapse).await, Some(Settled::Confirmed(_))));
+
+    stage.repository.refund_sent(due.attempt, lapse).await.unwrap();
+    stage.repository.refund_sent(due.attempt, lapse).await.unwrap();
+    assert_eq!(stage.repository.refunds_due(10).await.unwrap(), []);
+    assert_eq!(stage.settle(1, &captured(1, 2), lapse).await, Some(Settled::Refunded));
+    assert_eq!(stage.repository.refunds_due(10).await.unwrap(), [], "it is not due again");
+    stage.close().await;
+}
+
+/// 9: the gateway had not heard of it, or declined, and takes the money after all.
+pub async fn a_capture_that_comes_after_the_end_is_refunded_once<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(2).await;
+    for (n, verdict) in [(1, Verdict::Unheard), (2, Verdict::Declined)] {
+        let reservation = stage.held(&stage.wish(n, &[&format!("A-1-{n}")])).await;
+        stage.begun(&stage.payment(n, NOW)).await;
+        assert!(stage.settle(n, &verdict, NOW).await.is_some());
+
+        assert_eq!(stage.settle(n, &captured(n, 1), NOW).await, Some(Settled::Refunded));
+        assert_eq!(stage.settle(n, &captured(n, 1), NOW).await, Some(Settled::Refunded));
+
+        let due = RefundDue { attempt: AttemptId::from_bytes(id(n)), amount: reservation.total };
+        let all = stage.repository.refunds_due(10).await.unwrap();
+        assert_eq!(all.iter().filter(|refund| **refund == due).count(), 1);
+        assert_eq!(stage.state(n, NOW).await, State::Held, "the hold goes on");
+    }
+    assert_eq!(stage.repository.refunds_due(1).await.unwrap().len(), 1);
+    stage.close().await;
+}
+
+/// 9.
+pub async fn payments_that_nobody_ended_are_found_when_their_time_comes<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(4).await;
+    for (n, seats) in [(1, &["A-1-1", "A-1-2"][..]), (2, &["A-1-3"])] {
+        stage.held(&stage.wish(n, seats)).await;
+        stage.begun(&stage.payment(n, NOW)).await;
+    }
+    let due = |n, n_seats| Unsettled { attempt: AttemptId::from_bytes(id(n)), n_seats };
+    let resolve_at = NOW.plus(MINUTE);
+
+    assert_eq!(stage.repository.unsettled(resolve_at.minus(MS), 10).await.unwrap(), []);
+    assert_eq!(stage.repository.unsettled(resolve_at, 10).await.unwrap().len(), 2);
+    assert_eq!(stage.repository.unsettled(resolve_at, 1).await.unwrap().len(), 1);
+    stage.repository.resolve_early(AttemptId::from_bytes(id(1)), NOW.plus(MS)).await.unwrap();
+    assert_eq!(stage.repository.unsettled(NOW.plus(MS), 10).await.unwrap(), [due(1, 2)]);
+    // It is never made later, and what has ended is not asked about again.
+    stage.repository.resolve_early(AttemptId::from_bytes(id(1)), resolve_at).await.unwrap();
+    assert_eq!(stage.repository.unsettled(NOW.plus(MS), 10).await.unwrap(), [due(1, 2)]);
+    assert!(stage.settle(1, &Verdict::Declined, NOW.plus(MS)).await.is_some());
+    stage.repository.resolve_early(AttemptId::from_bytes(id(1)), NOW).await.unwrap();
+    assert_eq!(stage.repository.unsettled(resolve_at, 10).await.unwrap(), [due(2, 1)]);
+    stage.close().await;
+}
+
+/// 3, 9 and 10, as a race of three, many times: a buyer who pays at the last instant, the sweeper, and the next buyer.
+pub async fn confirm_and_expiry_at_the_same_instant_never_both_happen<F: Fixture>() {
+    const ROUNDS: u32 = 200;
+    let stage = Stage::<F>::with_seats(u16::try_from(ROUNDS).unwrap()).await;
+    // Each lapses a minute and a bit after the one before, so that a round touches one hold only.
+    let round = 2 * MINUTE;
+    let lapse = |n: u32| NOW.plus(round * n);
+    let holds: Vec<_> =
+        (1..=ROUNDS).map(|n| HoldCommand { held_until: lapse(n), ..stage.wish(n, &[&format!("A-1-{n}")]) }).collect();
+    assert!(stage.repository.hold(&holds).await.unwrap().iter().all(is_held));
+    let (mut n_paid, mut n_lapsed) = (0, 0);
+
+    for n in 1..=ROUNDS {
+        let (name, now) = (format!("A-1-{n}"), lapse(n));
+        let pay = async || {
+            let last_instant = now.minus(MS);
+            match stage.begin(&stage.payment(n, last_instant)).await {
+                PayOutcome::Begun(_) => stage.settle(n, &captured(n, 1), now).await,
+                PayOutcome::Refused(TransitionError::HoldExpired) => None,
+                other => panic!("nothing else may come of it: {other:?}"),
+            }
+        };
+        let expire = async || stage.repository.expire_lapsed(now, 1).await.unwrap();
+        let take_over = async || stage.hold(&stage.wish_at(now, n + 10_000, &[&name])).await;
+        // Each of them is the first for a while; else all at once.
+        let (paid, n_expired, taken) = match n % 5 {
+            0 => {
+                let paid = pay().await;
+                (paid, expire().await, take_over().await)
+            }
+            1 => {
+                let n_expired = expire().await;
+                (pay().await, n_expired, take_over().await)
+            }
+            2 => {
+                let taken = take_over().await;
+                (pay().await, expire().await, taken)
+            }
+            _ => tokio::join!(pay(), expire(), take_over()),
+        };
+
+        let is_taken = is_held(&taken);
+        match paid {
+            Some(Settled::Confirmed(_)) => {
+                n_paid += 1;
+                assert_eq!((n_expired, is_taken), (0, false), "round {n}: paid, and not expired");
+                assert!(matches!(stage.state(n, now).await, State::Confirmed { .. }));
+            }
+            None => {
+                n_lapsed += 1;
+                assert!(n_expired == 1 || is_taken, "round {n}: not paid, so expired or taken over");
+                assert_eq!(stage.state(n, now).await, State::Expired);
+            }
+            other => panic!("round {n}: {other:?}"),
+        }
+        // So that the next round's sweeper finds the next round's hold first.
+        while stage.repository.expire_lapsed(now, 1_000).await.unwrap() > 0 {}
+        if is_taken {
+            let rival = stage.repository.release(ReservationId::from_bytes(id(n + 10_000)), account(n + 10_000), now);
+            assert!(matches!(rival.await.unwrap(), ReleaseOutcome::Released(_)));
+        }
+    }
+
+    assert_eq!(n_paid + n_lapsed, ROUNDS);
+    assert!(n_paid > 0 && n_lapsed > 0, "both happened: {n_paid} paid, {n_lapsed} lapsed");
+    assert_eq!(stage.history().await.sales.len(), n_paid as usize);
+    stage.close().await;
+}
+
+/// 10.
+pub async fn a_late_call_changes_nothing_of_the_next_owner<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(3).await;
+    let lapse = NOW.plus(HOLD_TTL);
+    stage.held(&stage.wish(1, &["A-1-1", "A-1-2"])).await;
+    stage.held(&stage.wish(2, &["A-1-3"])).await;
+    stage.begun(&stage.payment(2, NOW)).await;
+    stage.held(&stage.wish_at(lapse, 3, &["A-1-1", "A-1-3"])).await;
+    let of_next = [stage.seat("A-1-1", lapse).await, stage.seat("A-1-3", lapse).await];
+    assert_eq!(of_next, [(SeatStatus::Held, 3), (SeatStatus::Held, 3)]);
+
+    // The release, and a release by a clock that is behind, before anybody wrote the end down.
+    assert_eq!(stage.release(1, lapse).await, ReleaseOutcome::Refused(TransitionError::HoldExpired));
+    let behind = lapse.minus(MS);
+    assert!(matches!(stage.release(1, behind).await, ReleaseOutcome::Released(_)));
+    assert_eq!(stage.seat("A-1-2", behind).await, (SeatStatus::Available, 3), "its own seat is free");
+    // The sweeper finds nothing of the third's; the late declines and gives up nothing of it.
+    assert_eq!(stage.repository.expire_lapsed(lapse, 1_000).await.unwrap(), 0);
+    assert!(matches!(stage.settle(2, &Verdict::Declined, lapse).await, Some(Settled::Declined { .. })));
+    assert_eq!(stage.repository.expire_lapsed(lapse, 1_000).await.unwrap(), 1);
+    assert_eq!(stage.begin(&stage.payment(1, lapse)).await, PayOutcome::Refused(TransitionError::WrongState));
+
+    assert_eq!([stage.seat("A-1-1", lapse).await, stage.seat("A-1-3", lapse).await], of_next);
+    assert_eq!(stage.state(3, lapse).await, State::Held);
+    stage.begun(&stage.payment(3, lapse)).await;
+    assert!(matches!(stage.settle(3, &captured(3, 2), lapse).await, Some(Settled::Confirmed(_))));
+    stage.close().await;
+}
+
+/// 10, also with several sweepers at once.
+pub async fn only_what_has_lapsed_expires_and_only_once<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(240).await;
+    let lapse = NOW.plus(HOLD_TTL);
+    let mut holds: Vec<_> = (1..=230).map(|n| stage.wish(n, &[&format!("A-1-{n}")])).collect();
+    holds.push(stage.wish_at(NOW.plus(MS), 231, &["A-1-231"]));
+    assert!(stage.repository.hold(&holds).await.unwrap().iter().all(is_held));
+    stage.begun(&stage.payment(230, NOW)).await;
+
+    assert_eq!(stage.repository.expire_lapsed(lapse.minus(MS), 1_000).await.unwrap(), 0);
+    assert_eq!(stage.repository.expire_lapsed(lapse, 9).await.unwrap(), 9);
+    let sweepers = (0..4).map(|_| {
+        let repository = Arc::clone(&stage.repository);
+        async move { repository.expire_lapsed(lapse, 1_000).await.unwrap() }
+    });
+    let n_expired: u32 = race_all(sweepers).await.iter().sum();
+
+    assert_eq!(n_expired, 220, "all but the one being paid and the one that is live, each once");
+    assert_eq!(stage.repository.expire_lapsed(lapse, 1_000).await.unwrap(), 0);
+    assert_eq!(stage.repository.availability(stage.performance).await.unwrap().seats[0], SeatStatus::Available);
+    let history = stage.history().await;
+    let freed = history.events.iter().filter(|event| event.status == SeatStatus::Available);
+    assert_eq!(freed.count(), 229);
+    assert_eq!(stage.state(231, lapse).await, State::Held);
+    stage.close().await;
+}
+
+/// 10.
+pub async fn a_second_release_reports_that_nothing_was_done<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(2).await;
+    stage.held(&stage.wish(1, &["A-1-1"])).await;
+    let releases = (0..RACERS).map(|_| {
+        let repository = Arc::clone(&stage.repository);
+        async move { repository.release(ReservationId::from_bytes(id(1)), account(1), NOW).await.unwrap() }
+    });
+
+    let outcomes = race_all(releases).await;
+
+    let n_done = outcomes.iter().filter(|outcome| matches!(outcome, ReleaseOutcome::Released(_))).count();
+    let n_nothing = outcomes.iter().filter(|outcome| **outcome == ReleaseOutcome::AlreadyReleased).count();
+    assert_eq!((n_done, n_nothing), (1, outcomes.len() - 1));
+    assert_eq!(stage.seat("A-1-1", NOW).await, (SeatStatus::Available, 3), "it was freed once");
+    stage.held(&stage.wish(2, &["A-1-1"])).await;
+    assert_eq!(stage.release(1, NOW).await, ReleaseOutcome::AlreadyReleased);
+    assert_eq!(stage.seat("A-1-1", NOW).await, (SeatStatus::Held, 4), "the next owner keeps it");
+    let paid = stage.sold(3, &["A-1-2"]).await;
+    assert_eq!(stage.release(3, NOW).await, ReleaseOutcome::Refused(TransitionError::WrongState));
+    assert_eq!(stage.state(3, NOW).await, paid.state);
+    stage.close().await;
+}
+
+/// 11.
+pub async fn what_belongs_to_another_account_is_not_found<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(1).await;
+    let mine = stage.held(&stage.wish(1, &["A-1-1"])).await;
+    let other = account(2);
+    let pay = PayCommand { account: other, claim: claim(2, "confirm", 1), ..stage.payment(1, NOW) };
+
+    assert_eq!(stage.repository.find(mine.id, other, NOW).await.unwrap(), None);
+    assert_eq!(stage.repository.list(other, None, 10, NOW).await.unwrap(), []);
+    assert_eq!(stage.repository.release(mine.id, other, NOW).await.unwrap(), ReleaseOutcome::NotFound);
+    assert_eq!(stage.begin(&pay).await, PayOutcome::NotFound);
+    let its_key = Claim { account: other, ..stage.wish(1, &[]).claim };
+    assert_eq!(stage.repository.find_hold(&its_key, NOW).await.unwrap(), None);
+    assert_eq!(stage.repository.find(mine.id, account(1), NOW).await.unwrap(), Some(mine));
+    stage.close().await;
+}
+
+/// Pages of an account's reservations, as they read.
+pub async fn reservations_come_in_pages_in_the_order_of_ids<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(5).await;
+    for n in [4, 2, 5, 1, 3] {
+        let wish = HoldCommand {
+            account: account(1),
+            seat_limit: 10,
+            claim: claim(1, &format!("key-{n}"), n),
+            ..stage.wish(n, &[&format!("A-1-{n}")])
+        };
+        stage.held(&wish).await;
+    }
+    let page = async |after: Option<u32>, limit, now| -> Vec<Reservation> {
+        let after = after.map(|n| ReservationId::from_bytes(id(n)));
+        stage.repository.list(account(1), after, limit, now).await.unwrap()
+    };
+    let ids = |page: &[Reservation]| page.iter().map(|one| *one.id.as_bytes()).collect::<Vec<_>>();
+
+    assert_eq!(ids(&page(None, 2, NOW).await), [id(1), id(2)]);
+    assert_eq!(ids(&page(Some(2), 10, NOW).await), [id(3), id(4), id(5)]);
+    assert_eq!(page(Some(5), 10, NOW).await, []);
+    let lapsed = page(None, 10, NOW.plus(HOLD_TTL)).await;
+    assert!(lapsed.iter().all(|reservation| reservation.state == State::Expired));
+    stage.close().await;
+}
+
+/// 3: lists and counts as they read, the map as written down.
+pub async fn seats_are_listed_counted_and_drawn_as_they_are<F: Fixture>() {
+    let fixture = F::fresh().await;
+    let performance = PerformanceId::from_bytes(id(1));
+    let map = SeatMap::from_sections(&[section("B", 3, "VIP", 9), section("A", 2, "R", 5)]).unwrap();
+    fixture.seed(performance, &map).await;
+    let repository = fixture.repository();
+    let stage = Stage { fixture, repository, performance };
+    let empty = stage.repository.availability(performance).await.unwrap();
+    assert_eq!((empty.map_version, empty.seats.len()), (1, 5));
+    stage.sold(1, &["B-1-3"]).await;
+    stage.held(&stage.wish(2, &["A-1-1"])).await;
+    let list = async |filter: SeatFilter, now| -> Vec<String> {
+        let seats = stage.repository.seats(performance, &filter, now).await.unwrap();
+        seats.into_iter().map(|one| one.seat.to_string()).collect()
+    };
+    let all = SeatFilter { limit: 201, ..SeatFilter::default() };
+    let of = |status| SeatFilter { status: Some(status), ..all.clone() };
+    let lapse = NOW.plus(HOLD_TTL);
+
+    assert_eq!(list(all.clone(), NOW).await, ["B-1-1", "B-1-2", "B-1-3", "A-1-1", "A-1-2"]);
+    assert_eq!(list(SeatFilter { limit: 2, ..all.clone() }, NOW).await, ["B-1-1", "B-1-2"]);
+    assert_eq!(list(SeatFilter { after: Some(2), ..all.clone() }, NOW).await, ["A-1-1", "A-1-2"]);
+    assert_eq!(list(SeatFilter { grade: Some("R".into()), ..all.clone() }, NOW).await, ["A-1-1", "A-1-2"]);
+    assert_eq!(list(of(SeatStatus::Sold), NOW).await, ["B-1-3"]);
+    assert_eq!(list(of(SeatStatus::Held), NOW).await, ["A-1-1"]);
+    assert_eq!(list(of(SeatStatus::Held), lapse).await, [""; 0]);
+    assert_eq!(list(of(SeatStatus::Available), lapse).await, ["B-1-1", "B-1-2", "A-1-1", "A-1-2"]);
+    let first = stage.repository.seats(performance, &all, NOW).await.unwrap().remove(0);
+    assert_eq!((first.index, first.section.as_str(), first.row, first.number), (0, "B", 1, 1));
+    assert_eq!((first.grade.as_str(), first.price.amount()), ("VIP", 9));
+
+    assert_eq!(stage.counts(NOW).await, SeatCounts { total: 5, available: 3, held: 1, sold: 1 });
+    assert_eq!(stage.counts(lapse).await, SeatCounts { total: 5, available: 4, held: 0, sold: 1 });
+    let nothing = stage.repository.seat_counts(&[PerformanceId::from_bytes(id(9))], NOW).await.unwrap();
+    assert_eq!(nothing, [SeatCounts::default()]);
+
+    let drawn = stage.repository.availability(performance).await.unwrap();
+    use SeatStatus::{Available, Held, Sold};
+    assert_eq!(drawn.seats, [Available, Available, Sold, Held, Available]);
+    let highest = stage.history().await.events.last().unwrap().id;
+    assert!(empty.sequence <= drawn.sequence && drawn.sequence <= highest, "{} of {highest}", drawn.sequence);
+    stage.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Looks whether the seat is free, and then takes it: what everybody writes first.
+    #[derive(Default)]
+    struct CheckThenAct {
+        owner: Mutex<Option<ReservationId>>,
+    }
+
+    impl CheckThenAct {
+        async fn hold(&self, command: HoldCommand) -> HoldOutcome {
+            let is_free = self.owner.lock().unwrap().is_none();
+            // The gap that an answer of a database leaves.
+            tokio::task::yield_now().await;
+            if !is_free {
+                return HoldOutcome::Taken(command.seats);
+            }
+            *self.owner.lock().unwrap() = Some(command.id);
+            let price = Money::new(PRICE, "KRW".parse().unwrap()).unwrap();
+            let seat = command.seats[0].clone();
+            HoldOutcome::Held(Reservation {
+                id: command.id,
+                performance: command.performance,
+                account: command.account,
+                pass: command.pass,
+                seats: vec![usher_reservation::ReservedSeat { seat, grade: "VIP".into(), price }],
+                total: price,
+                created_at: command.now,
+                held_until: command.held_until,
+                held_until_original: command.held_until,
+                declined: 0,
+                version: 1,
+                state: State::Held,
+            })
+        }
+    }
+
+    fn wish(n: u32) -> HoldCommand {
+        HoldCommand {
+            id: ReservationId::from_bytes(id(n)),
+            performance: PerformanceId::from_bytes(id(1)),
+            account: account(n),
+            pass: PassNumber(u64::from(n)),
+            seats: vec![seat("A-1-1")],
+            seat_limit: 4,
+            now: NOW,
+            held_until: NOW.plus(HOLD_TTL),
+            claim: claim(n, "hold", n),
+        }
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "one gets the seat")]
+    async fn holding_by_what_was_seen_is_rejected() {
+        let control = Arc::new(CheckThenAct::default());
+        let commands = (1..=1_000).map(wish).collect();
+
+        let outcomes = hold_at_once(commands, |command| {
+            let control = Arc::clone(&control);
+            async move { control.hold(command).await }
+        })
+        .await;
+
+        one_gets_the_seat(&outcomes, "A-1-1");
+    }
+
+    #[tokio::test]
+    async fn only_the_race_rejects_the_control() {
+        let control = CheckThenAct::default();
+
+        let outcomes = [control.hold(wish(1)).await, control.hold(wish(2)).await];
+
+        one_gets_the_seat(&outcomes, "A-1-1");
+    }
+}
