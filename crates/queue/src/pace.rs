@@ -13,35 +13,37 @@ pub const POLL_AFTER_MAX: Duration = Duration::from_secs(30);
 /// What each position adds to the time between two polls: at 2,800 people ahead it is the longest.
 const POLL_AFTER_PER_POSITION: Duration = Duration::from_millis(10);
 /// Jitter takes or adds up to a quarter, so that people who came together do not poll together.
-const JITTER_PERCENT: u64 = 25;
+const JITTER_PERCENT: u32 = 25;
 /// How often a server tells the store whom it saw.
 pub const MERGE_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest presence window in which even the shortest poll interval fits twice, with jitter and one merge.
 pub const PRESENCE_WINDOW_MIN: Duration = Duration::from_secs(6);
 
 const _: () = assert!(
-    2 * with_jitter_ms(POLL_AFTER_MIN) + MERGE_INTERVAL.as_millis() as u64 <= PRESENCE_WINDOW_MIN.as_millis() as u64,
+    2 * with_jitter(POLL_AFTER_MIN).as_millis() + MERGE_INTERVAL.as_millis() <= PRESENCE_WINDOW_MIN.as_millis(),
     "two polls and a merge fit into the shortest window"
 );
 
-/// The longest that a poll interval becomes under jitter, in ms.
-#[expect(clippy::cast_possible_truncation, reason = "a const fn; intervals are seconds")]
-const fn with_jitter_ms(interval: Duration) -> u64 {
-    interval.as_millis() as u64 * (100 + JITTER_PERCENT) / 100
+/// The longest that a poll interval becomes under jitter.
+const fn with_jitter(interval: Duration) -> Duration {
+    match interval.saturating_mul(100 + JITTER_PERCENT).checked_div(100) {
+        Some(longest) => longest,
+        None => interval,
+    }
 }
 
 /// The longest time between two polls that is handed out under a presence window, before jitter: two polls and a
 /// merge fit into the window, whatever the jitter.
 #[must_use]
 pub fn poll_after_max(presence_window: Duration) -> Duration {
-    let fits_twice = presence_window.saturating_sub(MERGE_INTERVAL) * 100 / (2 * (100 + JITTER_PERCENT as u32));
+    let fits_twice = presence_window.saturating_sub(MERGE_INTERVAL) * 100 / (2 * (100 + JITTER_PERCENT));
     fits_twice.clamp(POLL_AFTER_MIN, POLL_AFTER_MAX)
 }
 
 /// The longest time between two polls that can have been handed out while `n_waiting` people waited, jitter included.
 #[must_use]
 pub fn longest_poll_after(n_waiting: u64, presence_window: Duration) -> Duration {
-    Duration::from_millis(with_jitter_ms(base(n_waiting, presence_window)))
+    with_jitter(base(n_waiting, presence_window))
 }
 
 fn base(position: u64, presence_window: Duration) -> Duration {
@@ -54,7 +56,7 @@ fn base(position: u64, presence_window: Duration) -> Duration {
 #[must_use]
 pub fn poll_after(position: u64, number: PlaceNumber, now: Timestamp, presence_window: Duration) -> Duration {
     let base_ms = u64::try_from(base(position, presence_window).as_millis()).unwrap_or(u64::MAX);
-    let spread_ms = base_ms * JITTER_PERCENT / 100;
+    let spread_ms = base_ms * u64::from(JITTER_PERCENT) / 100;
     let roll = mix(number.get() ^ now.unix_ms().unsigned_abs().rotate_left(32));
     Duration::from_millis(base_ms - spread_ms + roll % (2 * spread_ms + 1))
 }
@@ -79,7 +81,11 @@ pub struct Eta {
 /// The wait for someone with `ahead` people before them, at the measured admissions a second. `None` while nobody is
 /// being admitted: then there is nothing to tell from.
 #[must_use]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "float to int casts saturate; never negative")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "float to int casts saturate; never negative"
+)]
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 pub fn eta(ahead: u64, admitted_per_s: f64) -> Option<Eta> {
     if admitted_per_s < 0.01 {

@@ -284,12 +284,7 @@ pub trait LineStore: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
-    async fn admit(
-        &self,
-        at: At,
-        terms: &AdmitTerms,
-        examine_max: u32,
-    ) -> Result<InEpoch<Admission>, StoreError>;
+    async fn admit(&self, at: At, terms: &AdmitTerms, examine_max: u32) -> Result<InEpoch<Admission>, StoreError>;
 
     /// Reads what changed since the cursors, for all lines in one round trip; answers in the order asked.
     ///
@@ -421,12 +416,8 @@ pub trait LineLedger: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
-    async fn end_pass(
-        &self,
-        performance: PerformanceId,
-        number: PlaceNumber,
-        now: Timestamp,
-    ) -> Result<(), StoreError>;
+    async fn end_pass(&self, performance: PerformanceId, number: PlaceNumber, now: Timestamp)
+    -> Result<(), StoreError>;
 
     /// What is known of the passes of these places; at most 1,000 a call.
     ///
@@ -450,11 +441,7 @@ pub trait PolicyRepository: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
-    async fn find(
-        &self,
-        performance: PerformanceId,
-        default: &AdmissionPolicy,
-    ) -> Result<AdmissionPolicy, StoreError>;
+    async fn find(&self, performance: PerformanceId, default: &AdmissionPolicy) -> Result<AdmissionPolicy, StoreError>;
 
     /// Changes the policy of a line. Answers the whole policy, or what is wrong with it.
     ///

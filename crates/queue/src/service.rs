@@ -241,9 +241,9 @@ impl Service {
         self.0.ports.ledger.end_pass(performance, place.number, now).await?;
         match self.line(performance).await {
             Ok(line) => match self.0.ports.store.leave(self.at(&line, now), place).await.map_err(Error::LineStore)? {
-                InEpoch::Current(
-                    LeaveOutcome::LeftTheLine | LeaveOutcome::EndedPass | LeaveOutcome::NotThere,
-                ) => Ok(()),
+                InEpoch::Current(LeaveOutcome::LeftTheLine | LeaveOutcome::EndedPass | LeaveOutcome::NotThere) => {
+                    Ok(())
+                }
                 InEpoch::Lost => Err(Error::LineUnavailable),
             },
             Err(Error::SaleClosed) => Ok(()),

@@ -182,9 +182,8 @@ fn compare_seats(history: &History, last: &HashMap<SeatId, Replayed>, contradict
     for record in &history.seats {
         known.insert(&record.seat);
         let replayed = last.get(&record.seat).copied().unwrap_or(untouched);
-        let agrees = record.version == replayed.version
-            && record.status == replayed.status
-            && record.owner == replayed.owner;
+        let agrees =
+            record.version == replayed.version && record.status == replayed.status && record.owner == replayed.owner;
         if !agrees {
             contradictions.push(format!("seat {}: is not as its events left it", record.seat));
         }
@@ -244,7 +243,239 @@ fn compare_money(history: &History, contradictions: &mut Vec<String>) {
     }
     for capture in history.captures.iter().filter(|capture| !paid_for.contains(&capture.attempt)) {
         if capture.refunded != capture.amount {
-            contradictions.push(format!("attempt {}: took money for nothing and did not give it back", capture.attempt));
+            contradictions
+                .push(format!("attempt {}: took money for nothing and did not give it back", capture.attempt));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAPSE: Timestamp = Timestamp::from_unix_ms(300_000);
+
+    fn reservation(n: u8) -> ReservationId {
+        ReservationId::from_bytes([n; 16])
+    }
+
+    fn attempt(n: u8) -> AttemptId {
+        AttemptId::from_bytes([n; 16])
+    }
+
+    fn event(
+        seat: &str,
+        version: u32,
+        status: SeatStatus,
+        owner_before: Option<ReservationId>,
+        owner: Option<ReservationId>,
+    ) -> SeatEvent {
+        let at = if version > 2 { LAPSE } else { Timestamp::EPOCH };
+        let held_until = (status == SeatStatus::Held).then(|| at.plus(std::time::Duration::from_secs(300)));
+        SeatEvent {
+            id: u64::from(version),
+            seat: seat.parse().unwrap(),
+            version,
+            status,
+            owner,
+            owner_before,
+            held_until,
+            at,
+        }
+    }
+
+    /// The seat A-1-1 was held by the first, lapsed, was taken over by the second, and sold to it. A-1-2 was held and
+    /// given back. A-1-3 was never touched. The first's own payment came too late and went back.
+    fn history() -> History {
+        use SeatStatus::{Available, Held, Sold};
+        let (first, second) = (Some(reservation(1)), Some(reservation(2)));
+        let seat =
+            |name: &str, version, status, owner| SeatRecord { seat: name.parse().unwrap(), version, status, owner };
+        History {
+            performance: PerformanceId::from_bytes([9; 16]),
+            events: vec![
+                event("A-1-1", 2, Held, None, first),
+                event("A-1-2", 2, Held, None, first),
+                event("A-1-2", 3, Available, first, None),
+                event("A-1-1", 3, Held, first, second),
+                event("A-1-1", 4, Sold, second, second),
+            ],
+            seats: vec![
+                seat("A-1-1", 4, Sold, second),
+                seat("A-1-2", 3, Available, None),
+                seat("A-1-3", 1, Available, None),
+            ],
+            sales: vec![SaleRecord { seat: "A-1-1".parse().unwrap(), reservation: reservation(2) }],
+            reservations: vec![
+                ReservationRecord {
+                    id: reservation(1),
+                    confirmed_by: None,
+                    seats: vec!["A-1-1".parse().unwrap(), "A-1-2".parse().unwrap()],
+                    total: 200,
+                },
+                ReservationRecord {
+                    id: reservation(2),
+                    confirmed_by: Some(attempt(2)),
+                    seats: vec!["A-1-1".parse().unwrap()],
+                    total: 100,
+                },
+            ],
+            captures: vec![
+                CaptureRecord { attempt: attempt(1), reservation: reservation(1), amount: 200, refunded: 200 },
+                CaptureRecord { attempt: attempt(2), reservation: reservation(2), amount: 100, refunded: 0 },
+            ],
+        }
+    }
+
+    /// What the audit finds in the history after `corrupt` had its way with it.
+    fn findings(corrupt: impl FnOnce(&mut History)) -> Vec<String> {
+        let mut history = history();
+        corrupt(&mut history);
+        check(&history).contradictions
+    }
+
+    /// One of the contradictions found says this.
+    #[track_caller]
+    fn finds(what: &str, corrupt: impl FnOnce(&mut History)) {
+        let found = findings(corrupt);
+        assert!(found.iter().any(|contradiction| contradiction.contains(what)), "{what:?} is not in {found:?}");
+    }
+
+    #[test]
+    fn a_history_without_contradictions_passes_and_is_counted() {
+        let findings = check(&history());
+
+        let expected = Findings { n_seats: 3, n_events: 5, n_sales: 1, n_captures: 2, contradictions: vec![] };
+        assert_eq!(findings, expected);
+    }
+
+    #[test]
+    fn events_may_be_recorded_in_another_order_than_they_happened() {
+        assert_eq!(findings(|history| history.events.reverse()), [""; 0]);
+    }
+
+    #[test]
+    fn a_lost_event_is_found() {
+        finds("seat A-1-1, version 4: follows version 2", |history| {
+            history.events.remove(3);
+        });
+    }
+
+    #[test]
+    fn a_version_used_twice_is_found() {
+        finds("seat A-1-1, version 2: follows version 2", |history| {
+            let again = history.events[0].clone();
+            history.events.push(again);
+        });
+    }
+
+    #[test]
+    fn an_owner_before_that_was_not_is_found() {
+        finds("version 3: names another owner before it", |history| history.events[3].owner_before = None);
+    }
+
+    #[test]
+    fn a_held_seat_without_an_owner_and_a_free_one_with_an_owner_are_found() {
+        finds("version 2: is held with the wrong number of owners", |history| history.events[0].owner = None);
+        finds("version 3: is available with the wrong number of owners", |history| {
+            history.events[2].owner = Some(reservation(1));
+        });
+    }
+
+    #[test]
+    fn a_change_of_a_sold_seat_is_found() {
+        finds("version 5: changes a sold seat", |history| {
+            history.events.push(event("A-1-1", 5, SeatStatus::Available, Some(reservation(2)), None));
+        });
+    }
+
+    #[test]
+    fn a_takeover_before_the_hold_lapsed_is_found() {
+        finds("version 3: takes over a hold that had not lapsed", |history| {
+            history.events[3].at = LAPSE.minus(std::time::Duration::from_millis(1));
+        });
+    }
+
+    #[test]
+    fn a_seat_that_is_not_as_its_events_left_it_is_found() {
+        for corrupt in [
+            (|seat| seat.version = 5) as fn(&mut SeatRecord),
+            |seat| seat.status = SeatStatus::Held,
+            |seat| seat.owner = Some(reservation(1)),
+        ] {
+            finds("seat A-1-1: is not as its events left it", |history| corrupt(&mut history.seats[0]));
+            finds("seat A-1-3: is not as its events left it", |history| corrupt(&mut history.seats[2]));
+        }
+    }
+
+    #[test]
+    fn a_seat_that_vanished_is_found() {
+        finds("seat A-1-2: has events and is not there", |history| {
+            history.seats.remove(1);
+        });
+    }
+
+    #[test]
+    fn a_seat_sold_twice_is_found() {
+        finds("seat A-1-1: is sold twice", |history| {
+            history.sales.push(SaleRecord { seat: "A-1-1".parse().unwrap(), reservation: reservation(1) });
+        });
+    }
+
+    #[test]
+    fn a_sold_seat_without_a_sale_to_its_owner_is_found() {
+        finds("seat A-1-1: is sold without a sale to its owner", |history| history.sales.clear());
+        finds("seat A-1-1: is sold without a sale to its owner", |history| {
+            history.sales[0].reservation = reservation(1);
+        });
+    }
+
+    #[test]
+    fn a_seat_in_two_confirmed_reservations_is_found() {
+        finds("seat A-1-1: is in two confirmed reservations", |history| {
+            history.reservations[0].confirmed_by = Some(attempt(1));
+        });
+    }
+
+    #[test]
+    fn a_confirmed_seat_without_a_sale_is_found() {
+        finds("seat A-1-3: is confirmed without a sale", |history| {
+            history.reservations[1].seats.push("A-1-3".parse().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_sale_without_a_confirmed_reservation_is_found() {
+        finds("seat A-1-1: has a sale that no confirmed reservation has", |history| {
+            history.reservations[1].confirmed_by = None;
+        });
+    }
+
+    #[test]
+    fn a_sale_of_a_seat_that_is_not_sold_is_found() {
+        finds("seat A-1-3: has a sale and is not sold", |history| {
+            history.sales.push(SaleRecord { seat: "A-1-3".parse().unwrap(), reservation: reservation(2) });
+        });
+    }
+
+    #[test]
+    fn a_confirmed_reservation_that_was_not_paid_exactly_once_is_found() {
+        for corrupt in [
+            (|history| history.captures.truncate(1)) as fn(&mut History),
+            |history| history.captures[1].amount = 99,
+            |history| history.captures[1].refunded = 100,
+            |history| history.captures[1].reservation = reservation(1),
+        ] {
+            finds("is confirmed and not paid, exactly once", corrupt);
+        }
+    }
+
+    #[test]
+    fn money_taken_for_nothing_is_found() {
+        for refunded in [0, 199, 201] {
+            finds("took money for nothing and did not give it back", |history| {
+                history.captures[0].refunded = refunded;
+            });
         }
     }
 }
