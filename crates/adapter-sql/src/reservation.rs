@@ -1,0 +1,144 @@
+//! The [`ReservationRepository`] on SQL: each method is a unit of the database, all or nothing.
+//!
+//! Every unit takes its locks in one order: buyer, claims, reservation, seats, sold, events. On SQLite there is nothing
+//! to lock: its writers run one after the other.
+
+mod hold;
+mod lapse;
+mod payment;
+mod reading;
+mod rows;
+mod seats;
+
+use async_trait::async_trait;
+use usher_kernel::{AccountId, AttemptId, Claim, PerformanceId, ReservationId, StoreError, Timestamp};
+use usher_reservation::audit::History;
+use usher_reservation::model::Availability;
+use usher_reservation::ports::{
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseOutcome, ReservationRepository, SeatFilter,
+    Settled, Unsettled, Verdict,
+};
+use usher_reservation::{Reservation, Seat, SeatCounts};
+
+use crate::Database;
+
+/// Seats and reservations in a database.
+#[derive(Clone, Debug)]
+pub struct SqlReservationRepository {
+    database: Database,
+}
+
+impl SqlReservationRepository {
+    /// The repository in this database.
+    #[must_use]
+    pub const fn new(database: Database) -> Self {
+        Self { database }
+    }
+}
+
+#[async_trait]
+impl ReservationRepository for SqlReservationRepository {
+    #[tracing::instrument(skip_all, name = "sql.reservation.hold", fields(n_commands = commands.len()))]
+    async fn hold(&self, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, StoreError> {
+        hold::hold(&self.database, commands).await
+    }
+
+    async fn find_hold(&self, claim: &Claim, now: Timestamp) -> Result<Option<HoldOutcome>, StoreError> {
+        let operation = "reservation.find_hold";
+        self.database.read(operation, |db| hold::find(db, claim, now)).await
+    }
+
+    #[tracing::instrument(skip_all, name = "sql.reservation.begin_payment")]
+    async fn begin_payment(&self, command: &PayCommand) -> Result<PayOutcome, StoreError> {
+        let operation = "reservation.begin_payment";
+        self.database.write(operation, |tx| async move { payment::begin(&tx, command).await }).await
+    }
+
+    async fn resolve_early(&self, attempt: AttemptId, now: Timestamp) -> Result<(), StoreError> {
+        let operation = "reservation.resolve_early";
+        self.database.write(operation, |tx| async move { payment::resolve_early(&tx, attempt, now).await }).await
+    }
+
+    #[tracing::instrument(skip_all, name = "sql.reservation.settle")]
+    async fn settle(
+        &self,
+        attempt: AttemptId,
+        verdict: &Verdict,
+        now: Timestamp,
+    ) -> Result<Option<Settled>, StoreError> {
+        let operation = "reservation.settle";
+        self.database.write(operation, |tx| async move { payment::settle(&tx, attempt, verdict, now).await }).await
+    }
+
+    #[tracing::instrument(skip_all, name = "sql.reservation.release")]
+    async fn release(
+        &self,
+        reservation: ReservationId,
+        account: AccountId,
+        now: Timestamp,
+    ) -> Result<ReleaseOutcome, StoreError> {
+        let operation = "reservation.release";
+        self.database.write(operation, |tx| async move { lapse::release(&tx, reservation, account, now).await }).await
+    }
+
+    #[tracing::instrument(skip_all, name = "sql.reservation.expire_lapsed")]
+    async fn expire_lapsed(&self, now: Timestamp, limit: u32) -> Result<u32, StoreError> {
+        lapse::expire(&self.database, now, limit).await
+    }
+
+    async fn unsettled(&self, now: Timestamp, limit: u32) -> Result<Vec<Unsettled>, StoreError> {
+        self.database.read("reservation.unsettled", |db| payment::unsettled(db, now, limit)).await
+    }
+
+    async fn refunds_due(&self, limit: u32) -> Result<Vec<RefundDue>, StoreError> {
+        self.database.read("reservation.refunds_due", |db| payment::refunds_due(db, limit)).await
+    }
+
+    async fn refund_sent(&self, attempt: AttemptId, now: Timestamp) -> Result<(), StoreError> {
+        let operation = "reservation.refund_sent";
+        self.database.write(operation, |tx| async move { payment::refund_sent(&tx, attempt, now).await }).await
+    }
+
+    async fn find(
+        &self,
+        reservation: ReservationId,
+        account: AccountId,
+        now: Timestamp,
+    ) -> Result<Option<Reservation>, StoreError> {
+        self.database.read("reservation.find", |db| reading::find(db, reservation, account, now)).await
+    }
+
+    async fn list(
+        &self,
+        account: AccountId,
+        after: Option<ReservationId>,
+        limit: u64,
+        now: Timestamp,
+    ) -> Result<Vec<Reservation>, StoreError> {
+        self.database.read("reservation.list", |db| reading::list(db, account, after, limit, now)).await
+    }
+
+    async fn seats(
+        &self,
+        performance: PerformanceId,
+        filter: &SeatFilter,
+        now: Timestamp,
+    ) -> Result<Vec<Seat>, StoreError> {
+        self.database.read("reservation.seats", |db| reading::seats(db, performance, filter, now)).await
+    }
+
+    async fn seat_counts(&self, performances: &[PerformanceId], now: Timestamp) -> Result<Vec<SeatCounts>, StoreError> {
+        self.database.read("reservation.seat_counts", |db| reading::seat_counts(db, performances, now)).await
+    }
+
+    async fn availability(&self, performance: PerformanceId) -> Result<Availability, StoreError> {
+        let operation = "reservation.availability";
+        self.database.snapshot(operation, |tx| async move { reading::availability(&tx, performance).await }).await
+    }
+
+    #[tracing::instrument(skip_all, name = "sql.reservation.history")]
+    async fn history(&self, performance: PerformanceId) -> Result<History, StoreError> {
+        let operation = "reservation.history";
+        self.database.snapshot(operation, |tx| async move { reading::history(&tx, performance).await }).await
+    }
+}

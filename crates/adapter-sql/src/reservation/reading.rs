@@ -1,0 +1,292 @@
+//! Reading reservations, seats and their history. Nothing here decides who gets a seat.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sea_orm::prelude::{Expr, Uuid};
+use sea_orm::sea_query::{CaseStatement, Func, Query, SelectStatement};
+use sea_orm::{
+    ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, EntityTrait, FromQueryResult, QueryFilter,
+    QueryOrder, QuerySelect,
+};
+use usher_kernel::{AccountId, AttemptId, PerformanceId, ReservationId, SeatId, Timestamp};
+use usher_reservation::audit::{CaptureRecord, History, ReservationRecord, SaleRecord, SeatEvent, SeatRecord};
+use usher_reservation::model::Availability;
+use usher_reservation::ports::SeatFilter;
+use usher_reservation::{Reservation, Seat, SeatCounts, SeatStatus};
+
+use super::{payment, rows};
+use crate::database::has_one_writer;
+use crate::entities::{payment_attempts, performances, reservation_seats, reservations, seat_events, seats, sold};
+use crate::error::{CorruptRow, Failure};
+use crate::row::Row;
+
+/// The longest page: 200, and one more to see whether more follow.
+const PAGE_MAX: u64 = 201;
+
+pub(super) async fn find(
+    db: &impl ConnectionTrait,
+    reservation: ReservationId,
+    account: AccountId,
+    now: Timestamp,
+) -> Result<Option<Reservation>, Failure> {
+    let found = rows::find_all(db, [reservation.uuid()]).await?.pop();
+    Ok(found.filter(|found| found.account == account).map(|found| found.at(now)))
+}
+
+pub(super) async fn list(
+    db: &impl ConnectionTrait,
+    account: AccountId,
+    after: Option<ReservationId>,
+    limit: u64,
+    now: Timestamp,
+) -> Result<Vec<Reservation>, Failure> {
+    use reservations::Column;
+    let mut page = reservations::Entity::find()
+        .filter(Column::AccountId.eq(account.uuid()))
+        .order_by_asc(Column::Id)
+        .limit(limit.min(PAGE_MAX));
+    if let Some(after) = after {
+        page = page.filter(Column::Id.gt(after.uuid()));
+    }
+    let page = rows::load(db, page.all(db).await?).await?;
+    Ok(page.into_iter().map(|reservation| reservation.at(now)).collect())
+}
+
+pub(super) async fn seats(
+    db: &impl ConnectionTrait,
+    performance: PerformanceId,
+    filter: &SeatFilter,
+    now: Timestamp,
+) -> Result<Vec<Seat>, Failure> {
+    use seats::Column;
+    let mut page = seats::Entity::find()
+        .filter(Column::PerformanceId.eq(performance.uuid()))
+        .order_by_asc(Column::SeatIndex)
+        .limit(filter.limit.min(PAGE_MAX));
+    if let Some(after) = filter.after {
+        page = page.filter(Column::SeatIndex.gt(i64::from(after)));
+    }
+    if let Some(grade) = &filter.grade {
+        page = page.filter(Column::Grade.eq(grade.as_str()));
+    }
+    let is = |status: SeatStatus| Column::Status.eq(status.as_str());
+    page = match filter.status {
+        None => page,
+        Some(SeatStatus::Available) => {
+            let lapsed = Condition::all().add(is(SeatStatus::Held)).add(Column::HeldUntil.lte(now.unix_ms()));
+            page.filter(Condition::any().add(is(SeatStatus::Available)).add(lapsed))
+        }
+        Some(SeatStatus::Held) => page.filter(is(SeatStatus::Held)).filter(Column::HeldUntil.gt(now.unix_ms())),
+        Some(SeatStatus::Sold) => page.filter(is(SeatStatus::Sold)),
+    };
+    let page = page.all(db).await?.into_iter().map(|model| seat(model, now));
+    Ok(page.collect::<Result<_, _>>()?)
+}
+
+fn seat(model: seats::Model, now: Timestamp) -> Result<Seat, CorruptRow> {
+    let key = format!("({}, {})", model.performance_id, model.seat);
+    let row = Row::new("seats", &key);
+    let has_lapsed = model.held_until.is_some_and(|until| now.unix_ms() >= until);
+    let status = match row.known("status", SeatStatus::from_name(&model.status))? {
+        SeatStatus::Held if has_lapsed => SeatStatus::Available,
+        status => status,
+    };
+    Ok(Seat {
+        index: row.number("seat_index", model.seat_index)?,
+        seat: row.parse("seat", &model.seat)?,
+        row: row.number("row_no", model.row_no)?,
+        number: row.number("number", model.number)?,
+        price: row.money("price_amount", model.price_amount, &model.currency)?,
+        status,
+        version: row.number("version", model.version)?,
+        section: model.section,
+        grade: model.grade,
+    })
+}
+
+#[derive(FromQueryResult)]
+struct Count {
+    performance_id: Uuid,
+    status: String,
+    n: i64,
+    n_lapsed: i64,
+}
+
+pub(super) async fn seat_counts(
+    db: &impl ConnectionTrait,
+    performances: &[PerformanceId],
+    now: Timestamp,
+) -> Result<Vec<SeatCounts>, Failure> {
+    use seats::Column;
+    let lapsed = CaseStatement::new().case(Column::HeldUntil.lte(now.unix_ms()), 1);
+    let counts = seats::Entity::find()
+        .select_only()
+        .column(Column::PerformanceId)
+        .column(Column::Status)
+        .column_as(Column::Status.count(), "n")
+        .column_as(Expr::from(Func::count(lapsed)), "n_lapsed")
+        .filter(Column::PerformanceId.is_in(performances.iter().map(|performance| performance.uuid())))
+        .group_by(Column::PerformanceId)
+        .group_by(Column::Status)
+        .into_model::<Count>();
+    let mut counted: HashMap<Uuid, SeatCounts> = HashMap::with_capacity(performances.len());
+    for count in counts.all(db).await? {
+        let row = Row::new("seats", &count.performance_id);
+        let n: u64 = row.number("status", count.n)?;
+        let n_lapsed: u64 = row.number("held_until", count.n_lapsed)?;
+        let counts = counted.entry(count.performance_id).or_default();
+        counts.total += n;
+        match row.known("status", SeatStatus::from_name(&count.status))? {
+            SeatStatus::Available => counts.available += n,
+            SeatStatus::Held => {
+                counts.held += n - n_lapsed;
+                counts.available += n_lapsed;
+            }
+            SeatStatus::Sold => counts.sold += n,
+        }
+    }
+    let in_order = performances.iter().map(|performance| counted.get(&performance.uuid()).copied());
+    Ok(in_order.map(Option::unwrap_or_default).collect())
+}
+
+/// A transaction that is still open may have taken an event's id before this long, at most.
+const OPEN_MAX: Duration = Duration::from_secs(10);
+
+/// Reads in a snapshot.
+pub(super) async fn availability(
+    tx: &DatabaseTransaction,
+    performance: PerformanceId,
+) -> Result<Availability, Failure> {
+    use seats::Column;
+    let key = Row::new("performances", &performance);
+    let map_version = match performances::Entity::find_by_id(performance.uuid()).one(tx).await? {
+        Some(model) => key.number("map_version", model.map_version)?,
+        None => 0,
+    };
+    let sequence = sequence(tx, performance).await?;
+    let statuses: Vec<String> = seats::Entity::find()
+        .select_only()
+        .column(Column::Status)
+        .filter(Column::PerformanceId.eq(performance.uuid()))
+        .order_by_asc(Column::SeatIndex)
+        .into_tuple()
+        .all(tx)
+        .await?;
+    let row = Row::new("seats", &performance);
+    let statuses = statuses.iter().map(|status| row.known("status", SeatStatus::from_name(status)));
+    Ok(Availability { map_version, sequence, seats: statuses.collect::<Result<_, _>>()? })
+}
+
+/// The highest event below which nothing is open.
+async fn sequence(tx: &DatabaseTransaction, performance: PerformanceId) -> Result<u64, Failure> {
+    use seat_events::Column;
+    let latest = || {
+        let events = seat_events::Entity::find().filter(Column::PerformanceId.eq(performance.uuid()));
+        events.order_by_desc(Column::Id).limit(1)
+    };
+    let Some(newest) = latest().one(tx).await? else { return Ok(0) };
+    let last = if has_one_writer(tx) {
+        Some(newest)
+    } else {
+        // Ids are not in the order of commits. Of events this much older than the newest, nothing is open any more.
+        let settled = Timestamp::from_unix_ms(newest.at).minus(OPEN_MAX);
+        latest().filter(Column::At.lte(settled.unix_ms())).one(tx).await?
+    };
+    let last = last.map_or(0, |event| event.id);
+    Ok(Row::new("seat_events", &last).number("id", last)?)
+}
+
+/// Reads in a snapshot.
+pub(super) async fn history(tx: &DatabaseTransaction, performance: PerformanceId) -> Result<History, Failure> {
+    let of = performance.uuid();
+    let events = seat_events::Entity::find()
+        .filter(seat_events::Column::PerformanceId.eq(of))
+        .order_by_asc(seat_events::Column::Id);
+    let events = events.all(tx).await?.into_iter().map(event).collect::<Result<_, _>>()?;
+    let records = seats::Entity::find().filter(seats::Column::PerformanceId.eq(of)).order_by_asc(seats::Column::Seat);
+    let records = records.all(tx).await?.into_iter().map(seat_record).collect::<Result<_, _>>()?;
+    let sales = sold::Entity::find().filter(sold::Column::PerformanceId.eq(of)).order_by_asc(sold::Column::Seat);
+    let sales = sales.all(tx).await?.into_iter().map(|model| {
+        let seat = Row::new("sold", &model.seat).parse("seat", &model.seat)?;
+        Ok(SaleRecord { seat, reservation: ReservationId::from_uuid(model.reservation_id) })
+    });
+    Ok(History {
+        performance,
+        events,
+        seats: records,
+        sales: sales.collect::<Result<_, CorruptRow>>()?,
+        reservations: reservation_records(tx, of).await?,
+        captures: captures(tx, of).await?,
+    })
+}
+
+fn event(model: seat_events::Model) -> Result<SeatEvent, CorruptRow> {
+    let row = Row::new("seat_events", &model.id);
+    Ok(SeatEvent {
+        id: row.number("id", model.id)?,
+        seat: row.parse("seat", &model.seat)?,
+        version: row.number("version", model.version)?,
+        status: row.known("status", SeatStatus::from_name(&model.status))?,
+        owner: model.owner.map(ReservationId::from_uuid),
+        owner_before: model.owner_before.map(ReservationId::from_uuid),
+        held_until: model.held_until.map(Timestamp::from_unix_ms),
+        at: Timestamp::from_unix_ms(model.at),
+    })
+}
+
+fn seat_record(model: seats::Model) -> Result<SeatRecord, CorruptRow> {
+    let key = format!("({}, {})", model.performance_id, model.seat);
+    let row = Row::new("seats", &key);
+    Ok(SeatRecord {
+        seat: row.parse("seat", &model.seat)?,
+        version: row.number("version", model.version)?,
+        status: row.known("status", SeatStatus::from_name(&model.status))?,
+        owner: model.reservation_id.map(ReservationId::from_uuid),
+    })
+}
+
+/// The ids of a performance's reservations.
+fn reservations_of(performance: Uuid) -> SelectStatement {
+    Query::select()
+        .column(reservations::Column::Id)
+        .from(reservations::Entity)
+        .cond_where(reservations::Column::PerformanceId.eq(performance))
+        .to_owned()
+}
+
+async fn reservation_records(tx: &DatabaseTransaction, performance: Uuid) -> Result<Vec<ReservationRecord>, Failure> {
+    let rows = reservation_seats::Entity::find()
+        .filter(reservation_seats::Column::ReservationId.in_subquery(reservations_of(performance)))
+        .order_by_asc(reservation_seats::Column::ReservationId)
+        .order_by_asc(reservation_seats::Column::Ordinal);
+    let mut seats: HashMap<Uuid, Vec<SeatId>> = HashMap::new();
+    for model in rows.all(tx).await? {
+        let seat = Row::new("reservation_seats", &model.reservation_id).parse("seat", &model.seat)?;
+        seats.entry(model.reservation_id).or_default().push(seat);
+    }
+    let models = reservations::Entity::find()
+        .filter(reservations::Column::PerformanceId.eq(performance))
+        .order_by_asc(reservations::Column::Id);
+    let records = models.all(tx).await?.into_iter().map(|model| ReservationRecord {
+        id: ReservationId::from_uuid(model.id),
+        confirmed_by: model.attempt_id.filter(|_| model.state == rows::CONFIRMED).map(AttemptId::from_uuid),
+        seats: seats.remove(&model.id).unwrap_or_default(),
+        total: model.total_amount,
+    });
+    Ok(records.collect())
+}
+
+async fn captures(tx: &DatabaseTransaction, performance: Uuid) -> Result<Vec<CaptureRecord>, Failure> {
+    let models = payment_attempts::Entity::find()
+        .filter(payment_attempts::Column::ReservationId.in_subquery(reservations_of(performance)))
+        .filter(payment_attempts::Column::State.is_in([payment::CAPTURED, payment::REFUNDED]))
+        .order_by_asc(payment_attempts::Column::Id);
+    let captures = models.all(tx).await?.into_iter().map(|model| CaptureRecord {
+        attempt: AttemptId::from_uuid(model.id),
+        reservation: ReservationId::from_uuid(model.reservation_id),
+        amount: model.amount,
+        refunded: if model.state == payment::REFUNDED { model.amount } else { 0 },
+    });
+    Ok(captures.collect())
+}

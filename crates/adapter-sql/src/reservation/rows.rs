@@ -1,0 +1,227 @@
+//! Reservations as rows, and back.
+
+use std::collections::{BTreeSet, HashMap};
+
+use sea_orm::prelude::Uuid;
+use sea_orm::sea_query::OnConflict;
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect,
+};
+use usher_kernel::{AccountId, AttemptId, PerformanceId, ReservationId, SeatId, TicketId, Timestamp};
+use usher_reservation::model::PassNumber;
+use usher_reservation::{Payment, Reservation, ReservedSeat, State, Ticket};
+
+use crate::database::{ROWS_PER_STATEMENT, has_one_writer};
+use crate::entities::{buyers, reservation_seats, reservations, sold};
+use crate::error::{CorruptRow, Failure};
+use crate::row::Row;
+
+pub(super) const HELD: &str = "held";
+pub(super) const PAYING: &str = "paying";
+pub(super) const CONFIRMED: &str = "confirmed";
+const RELEASED: &str = "released";
+const EXPIRED: &str = "expired";
+
+/// Locks the rows of buyers, made if need be, in the order of the primary key: what a buyer does in one performance
+/// happens one after the other.
+pub(super) async fn lock_buyers(
+    tx: &DatabaseTransaction,
+    buyers: &BTreeSet<(PerformanceId, AccountId)>,
+) -> Result<(), Failure> {
+    if has_one_writer(tx) {
+        return Ok(());
+    }
+    let rows = buyers.iter().map(|(performance, account)| buyers::ActiveModel {
+        performance_id: Set(performance.uuid()),
+        account_id: Set(account.uuid()),
+    });
+    let key = [buyers::Column::PerformanceId, buyers::Column::AccountId];
+    // On MySQL this writes a row that is there over with itself, which locks it.
+    let on_conflict = OnConflict::columns(key).do_nothing_on(key).to_owned();
+    buyers::Entity::insert_many(rows).on_conflict(on_conflict).exec_without_returning(tx).await?;
+    Ok(())
+}
+
+/// Reads a reservation in order to change it: its buyer is locked first, then its own row.
+pub(super) async fn lock(tx: &DatabaseTransaction, id: ReservationId) -> Result<Option<Reservation>, Failure> {
+    if !has_one_writer(tx) {
+        let Some(model) = reservations::Entity::find_by_id(id.uuid()).one(tx).await? else { return Ok(None) };
+        let buyer = (PerformanceId::from_uuid(model.performance_id), AccountId::from_uuid(model.account_id));
+        lock_buyers(tx, &BTreeSet::from([buyer])).await?;
+    }
+    let model = reservations::Entity::find_by_id(id.uuid()).lock_exclusive().one(tx).await?;
+    Ok(load(tx, model.into_iter().collect()).await?.pop())
+}
+
+/// Reads reservations by their ids; in no order.
+pub(super) async fn find_all(
+    db: &impl ConnectionTrait,
+    ids: impl IntoIterator<Item = Uuid>,
+) -> Result<Vec<Reservation>, Failure> {
+    let models = reservations::Entity::find().filter(reservations::Column::Id.is_in(ids)).all(db).await?;
+    load(db, models).await
+}
+
+/// Completes reservations with their seats and tickets; in the order of the rows.
+pub(super) async fn load(
+    db: &impl ConnectionTrait,
+    models: Vec<reservations::Model>,
+) -> Result<Vec<Reservation>, Failure> {
+    let mut seats: HashMap<Uuid, Vec<ReservedSeat>> = HashMap::with_capacity(models.len());
+    let mut tickets: HashMap<Uuid, HashMap<SeatId, Ticket>> = HashMap::new();
+    for some in models.chunks(ROWS_PER_STATEMENT) {
+        let ids = some.iter().map(|model| model.id);
+        let rows = reservation_seats::Entity::find()
+            .filter(reservation_seats::Column::ReservationId.is_in(ids))
+            .order_by_asc(reservation_seats::Column::ReservationId)
+            .order_by_asc(reservation_seats::Column::Ordinal);
+        for row in rows.all(db).await? {
+            seats.entry(row.reservation_id).or_default().push(reserved_seat(row)?);
+        }
+        let confirmed: Vec<_> = some.iter().filter(|model| model.state == CONFIRMED).map(|model| model.id).collect();
+        if confirmed.is_empty() {
+            continue;
+        }
+        for row in sold::Entity::find().filter(sold::Column::ReservationId.is_in(confirmed)).all(db).await? {
+            let seat: SeatId = Row::new("sold", &row.seat).parse("seat", &row.seat)?;
+            let ticket = Ticket { id: TicketId::from_uuid(row.ticket_id), seat: seat.clone(), code: row.code };
+            tickets.entry(row.reservation_id).or_default().insert(seat, ticket);
+        }
+    }
+    let complete = models.into_iter().map(|model| {
+        let seats = seats.remove(&model.id).unwrap_or_default();
+        let tickets = tickets.remove(&model.id).unwrap_or_default();
+        reservation(model, seats, tickets)
+    });
+    Ok(complete.collect::<Result<_, _>>()?)
+}
+
+fn reserved_seat(model: reservation_seats::Model) -> Result<ReservedSeat, CorruptRow> {
+    let key = format!("({}, {})", model.reservation_id, model.ordinal);
+    let row = Row::new("reservation_seats", &key);
+    let price = row.money("price_amount", model.price_amount, &model.currency)?;
+    Ok(ReservedSeat { seat: row.parse("seat", &model.seat)?, grade: model.grade, price })
+}
+
+fn reservation(
+    model: reservations::Model,
+    seats: Vec<ReservedSeat>,
+    mut tickets: HashMap<SeatId, Ticket>,
+) -> Result<Reservation, CorruptRow> {
+    let row = Row::new("reservations", &model.id);
+    let n_seats: usize = row.number("n_seats", model.n_seats)?;
+    if seats.len() != n_seats {
+        return Err(row.corrupt("n_seats"));
+    }
+    let attempt = || row.known("attempt_id", model.attempt_id.map(AttemptId::from_uuid));
+    let state = match model.state.as_str() {
+        HELD => State::Held,
+        PAYING => {
+            let resolve_at = row.known("resolve_at", model.resolve_at.map(Timestamp::from_unix_ms))?;
+            State::Paying(Payment { attempt: attempt()?, resolve_at })
+        }
+        CONFIRMED => {
+            let at = row.known("confirmed_at", model.confirmed_at.map(Timestamp::from_unix_ms))?;
+            let tickets = seats.iter().map(|reserved| tickets.remove(&reserved.seat));
+            let tickets = row.known("state", tickets.collect())?;
+            State::Confirmed { attempt: attempt()?, at, tickets }
+        }
+        RELEASED => State::Released,
+        EXPIRED => State::Expired,
+        _ => return Err(row.corrupt("state")),
+    };
+    Ok(Reservation {
+        id: ReservationId::from_uuid(model.id),
+        performance: PerformanceId::from_uuid(model.performance_id),
+        account: AccountId::from_uuid(model.account_id),
+        pass: PassNumber(row.number("pass_number", model.pass_number)?),
+        seats,
+        total: row.money("total_amount", model.total_amount, &model.currency)?,
+        created_at: Timestamp::from_unix_ms(model.created_at),
+        held_until: Timestamp::from_unix_ms(model.held_until),
+        held_until_original: Timestamp::from_unix_ms(model.held_until_original),
+        declined: row.number("declined", model.declined)?,
+        version: row.number("version", model.version)?,
+        state,
+    })
+}
+
+/// Stores new reservations with their seats.
+pub(super) async fn insert(tx: &DatabaseTransaction, new: &[Reservation]) -> Result<(), Failure> {
+    let rows = new.iter().map(|reservation| {
+        Ok(reservations::ActiveModel {
+            id: Set(reservation.id.uuid()),
+            performance_id: Set(reservation.performance.uuid()),
+            account_id: Set(reservation.account.uuid()),
+            pass_number: Set(pass_number(reservation)?),
+            n_seats: Set(small("n_seats", reservation, reservation.seats.len())?),
+            total_amount: Set(reservation.total.amount()),
+            currency: Set(reservation.total.currency().to_string()),
+            created_at: Set(reservation.created_at.unix_ms()),
+            held_until_original: Set(reservation.held_until_original.unix_ms()),
+            ..changeable(reservation)?
+        })
+    });
+    let rows: Vec<_> = rows.collect::<Result<_, CorruptRow>>()?;
+    for some in rows.chunks(ROWS_PER_STATEMENT) {
+        reservations::Entity::insert_many(some.to_vec()).exec_without_returning(tx).await?;
+    }
+    let seats = new.iter().flat_map(|reservation| {
+        reservation.seats.iter().zip(0..).map(|(reserved, ordinal)| reservation_seats::ActiveModel {
+            reservation_id: Set(reservation.id.uuid()),
+            ordinal: Set(ordinal),
+            seat: Set(reserved.seat.to_string()),
+            grade: Set(reserved.grade.clone()),
+            price_amount: Set(reserved.price.amount()),
+            currency: Set(reserved.price.currency().to_string()),
+        })
+    });
+    let seats: Vec<_> = seats.collect();
+    for some in seats.chunks(ROWS_PER_STATEMENT) {
+        reservation_seats::Entity::insert_many(some.to_vec()).exec_without_returning(tx).await?;
+    }
+    Ok(())
+}
+
+/// Stores a reservation that changed, if its row still has the version that the change was decided on.
+pub(super) async fn update(tx: &DatabaseTransaction, changed: &Reservation, read: u32) -> Result<(), Failure> {
+    let update = reservations::Entity::update_many()
+        .set(changeable(changed)?)
+        .filter(reservations::Column::Id.eq(changed.id.uuid()))
+        .filter(reservations::Column::Version.eq(i64::from(read)));
+    if update.exec(tx).await?.rows_affected == 1 { Ok(()) } else { Err(Failure::Conflict { table: "reservations" }) }
+}
+
+/// The pass of a reservation, as a column.
+pub(super) fn pass_number(reservation: &Reservation) -> Result<i64, CorruptRow> {
+    i64::try_from(reservation.pass.0).map_err(|_| CorruptRow::new("reservations", "pass_number", reservation.id))
+}
+
+/// What changes of a reservation in the course of its life.
+fn changeable(reservation: &Reservation) -> Result<reservations::ActiveModel, CorruptRow> {
+    let (state, attempt, resolve_at, confirmed_at) = match &reservation.state {
+        State::Held => (HELD, None, None, None),
+        State::Paying(payment) => (PAYING, Some(payment.attempt), Some(payment.resolve_at), None),
+        State::Confirmed { attempt, at, tickets: _ } => (CONFIRMED, Some(*attempt), None, Some(*at)),
+        State::Released => (RELEASED, None, None, None),
+        State::Expired => (EXPIRED, None, None, None),
+    };
+    Ok(reservations::ActiveModel {
+        held_until: Set(reservation.held_until.unix_ms()),
+        declined: Set(small("declined", reservation, reservation.declined)?),
+        version: Set(i64::from(reservation.version)),
+        state: Set(state.to_owned()),
+        attempt_id: Set(attempt.map(AttemptId::uuid)),
+        resolve_at: Set(resolve_at.map(Timestamp::unix_ms)),
+        confirmed_at: Set(confirmed_at.map(Timestamp::unix_ms)),
+        ..reservations::ActiveModel::default()
+    })
+}
+
+fn small<N>(column: &'static str, reservation: &Reservation, number: N) -> Result<i32, CorruptRow>
+where
+    i32: TryFrom<N>,
+{
+    i32::try_from(number).map_err(|_| CorruptRow::new("reservations", column, reservation.id))
+}

@@ -1,0 +1,40 @@
+//! The contract of [`CatalogueRepository`] on SQLite.
+
+use std::sync::Arc;
+
+use sea_orm::{ConnectionTrait, Statement};
+use usher_adapter_sql::SqlCatalogueRepository;
+use usher_concert::CatalogueRepository;
+use usher_contract_tests::catalogue_repository::Fixture;
+use usher_kernel::PerformanceId;
+use usher_reservation::SeatStatus;
+
+mod sqlite_file;
+
+use sqlite_file::SqliteFile;
+
+struct Sqlite(SqliteFile);
+
+impl Fixture for Sqlite {
+    async fn fresh() -> Self {
+        Self(SqliteFile::fresh().await)
+    }
+
+    fn repository(&self) -> Arc<dyn CatalogueRepository> {
+        Arc::new(SqlCatalogueRepository::new(self.0.database.clone()))
+    }
+
+    async fn seats(&self, performance: PerformanceId) -> Vec<(SeatStatus, u32)> {
+        let db = self.0.database.writer();
+        let sql = "SELECT status, version FROM seats WHERE performance_id = ? ORDER BY seat_index";
+        let select = Statement::from_sql_and_values(db.get_database_backend(), sql, [performance.uuid().into()]);
+        let seat = |row: sea_orm::QueryResult| {
+            let status: String = row.try_get("", "status").unwrap();
+            let version: i64 = row.try_get("", "version").unwrap();
+            (SeatStatus::from_name(&status).unwrap(), u32::try_from(version).unwrap())
+        };
+        db.query_all_raw(select).await.unwrap().into_iter().map(seat).collect()
+    }
+}
+
+usher_contract_tests::catalogue_repository_contract!(Sqlite);

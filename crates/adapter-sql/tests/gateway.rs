@@ -1,0 +1,130 @@
+//! The contract of [`PaymentGateway`] on the simulated one. The numbers are those of the contract.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, Statement};
+use usher_adapter_sql::SqlSimulatedGateway;
+use usher_contract_tests::race::race;
+use usher_kernel::{AttemptId, Money, Timestamp};
+use usher_reservation::ports::{ChargeOutcome, ChargeStatus, PaymentGateway, PaymentToken};
+
+mod sqlite_file;
+
+use sqlite_file::SqliteFile;
+
+const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
+const ATTEMPT: AttemptId = AttemptId::from_bytes([1; 16]);
+
+fn token(name: &str) -> PaymentToken {
+    PaymentToken(name.into())
+}
+
+fn amount() -> Money {
+    Money::new(150_000, "KRW".parse().unwrap()).unwrap()
+}
+
+async fn fresh() -> (SqliteFile, Arc<SqlSimulatedGateway>) {
+    let file = SqliteFile::fresh().await;
+    let gateway = Arc::new(SqlSimulatedGateway::new(file.database.clone()));
+    (file, gateway)
+}
+
+async fn n_logged(file: &SqliteFile, condition: &str) -> i64 {
+    let db = file.database.writer();
+    let sql = format!("SELECT COUNT(*) FROM simulated_charges WHERE {condition}");
+    let count = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await.unwrap();
+    count.unwrap().try_get_by(0).unwrap()
+}
+
+#[tokio::test]
+async fn it_accepts_its_own_tokens_only() {
+    let (_file, gateway) = fresh().await;
+
+    for name in ["tok_ok", "tok_declined", "tok_slow", "tok_timeout_after_capture"] {
+        assert!(gateway.accepts(&token(name)), "{name}");
+    }
+    for name in ["", "tok", "tok_OK", "tok_ok "] {
+        assert!(!gateway.accepts(&token(name)), "{name}");
+    }
+}
+
+/// 1, as a race.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_often_an_attempt_is_charged_the_money_is_taken_once() {
+    let (file, gateway) = fresh().await;
+
+    let outcomes = race(|n| {
+        let gateway = Arc::clone(&gateway);
+        // Whatever the later ones say: the first answer is the answer.
+        let token = token(if n % 2 == 0 { "tok_ok" } else { "tok_declined" });
+        async move { gateway.charge(ATTEMPT, amount(), &token, NOW).await.unwrap() }
+    })
+    .await;
+
+    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "{outcomes:?}");
+    assert_eq!(n_logged(&file, "1 = 1").await, 1);
+}
+
+/// 2.
+#[tokio::test]
+async fn the_status_tells_what_became_of_an_attempt() {
+    let (_file, gateway) = fresh().await;
+    let other = AttemptId::from_bytes([2; 16]);
+
+    let captured = gateway.charge(ATTEMPT, amount(), &token("tok_ok"), NOW).await.unwrap();
+    let declined = gateway.charge(other, amount(), &token("tok_declined"), NOW).await.unwrap();
+
+    assert_eq!((captured, declined), (ChargeOutcome::Captured, ChargeOutcome::Declined));
+    assert_eq!(gateway.status(ATTEMPT).await.unwrap(), ChargeStatus::Ended(ChargeOutcome::Captured));
+    assert_eq!(gateway.status(other).await.unwrap(), ChargeStatus::Ended(ChargeOutcome::Declined));
+    assert_eq!(gateway.status(AttemptId::from_bytes([3; 16])).await.unwrap(), ChargeStatus::Unheard);
+}
+
+/// 2: the server that asks need not be the one that charged.
+#[tokio::test]
+async fn a_capture_whose_answer_was_lost_is_known_to_the_next_server() {
+    let (file, gateway) = fresh().await;
+
+    let lost = gateway.charge(ATTEMPT, amount(), &token("tok_timeout_after_capture"), NOW).await;
+
+    assert!(lost.is_err());
+    let next_server = SqlSimulatedGateway::new(file.database.clone());
+    assert_eq!(next_server.status(ATTEMPT).await.unwrap(), ChargeStatus::Ended(ChargeOutcome::Captured));
+}
+
+/// 2.
+#[tokio::test]
+async fn a_slow_gateway_answers_after_two_seconds_and_knows_meanwhile() {
+    let (_file, gateway) = fresh().await;
+    let slow = token("tok_slow");
+    let mut charge = Box::pin(gateway.charge(ATTEMPT, amount(), &slow, NOW));
+
+    let early = tokio::time::timeout(Duration::from_millis(1_900), &mut charge).await;
+
+    assert!(early.is_err(), "no answer yet");
+    assert_eq!(gateway.status(ATTEMPT).await.unwrap(), ChargeStatus::Ended(ChargeOutcome::Captured));
+    assert_eq!(charge.await.unwrap(), ChargeOutcome::Captured);
+}
+
+/// 3.
+#[tokio::test]
+async fn only_what_was_captured_is_given_back_and_only_once() {
+    let (file, gateway) = fresh().await;
+    let declined = AttemptId::from_bytes([2; 16]);
+    let outcomes = [
+        gateway.charge(ATTEMPT, amount(), &token("tok_ok"), NOW).await.unwrap(),
+        gateway.charge(declined, amount(), &token("tok_declined"), NOW).await.unwrap(),
+    ];
+    assert_eq!(outcomes, [ChargeOutcome::Captured, ChargeOutcome::Declined]);
+
+    gateway.refund(ATTEMPT, amount(), NOW).await.unwrap();
+    gateway.refund(ATTEMPT, amount(), NOW.plus(Duration::from_secs(1))).await.unwrap();
+
+    assert!(gateway.refund(declined, amount(), NOW).await.is_err());
+    assert!(gateway.refund(AttemptId::from_bytes([3; 16]), amount(), NOW).await.is_err());
+    assert_eq!(n_logged(&file, "refunded_at IS NOT NULL").await, 1);
+    assert_eq!(n_logged(&file, &format!("refunded_at = {}", NOW.unix_ms())).await, 1, "and it stays given back");
+}

@@ -1,0 +1,232 @@
+//! The contract of [`ReservationRepository`] on SQLite, and what only a database can show.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DbErr, SqlErr, Statement};
+use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlLineLedger, SqlReservationRepository};
+use usher_concert::{
+    AddOutcome, CatalogueRepository, Concert, Performance, ReplaceSeatsOutcome, SaleTimes, SeatMap, SectionPlan,
+};
+use usher_contract_tests::reservation_repository::Fixture;
+use usher_kernel::{
+    AccountId, AttemptId, Claim, ConcertId, Fingerprint, Money, PerformanceId, ReservationId, StoreError, TicketId,
+    Timestamp,
+};
+use usher_queue::PlaceNumber;
+use usher_queue::ports::LineLedger;
+use usher_reservation::model::PassNumber;
+use usher_reservation::ports::{
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationRepository, Settled, Verdict,
+};
+
+mod sqlite_file;
+
+use sqlite_file::SqliteFile;
+
+struct Sqlite(SqliteFile);
+
+impl Fixture for Sqlite {
+    async fn fresh() -> Self {
+        Self(SqliteFile::fresh().await)
+    }
+
+    fn repository(&self) -> Arc<dyn ReservationRepository> {
+        Arc::new(SqlReservationRepository::new(self.0.database.clone()))
+    }
+
+    async fn seed(&self, performance: PerformanceId, map: &SeatMap) {
+        let catalogue = SqlCatalogueRepository::new(self.0.database.clone());
+        let before_the_sale = Timestamp::EPOCH;
+        let concert = Concert {
+            id: ConcertId::from_uuid(performance.uuid()),
+            title: "Title".into(),
+            description: String::new(),
+            venue: "Venue".into(),
+            running_time_min: 90,
+        };
+        let claim = |key: &str| Claim {
+            account: AccountId::from_bytes([255; 16]),
+            key: format!("{key}-{performance}").parse().unwrap(),
+            fingerprint: Fingerprint([0; 32]),
+        };
+        let added = catalogue.add_concert(&concert, &claim("concert"), before_the_sale).await.unwrap();
+        assert_eq!(added, AddOutcome::Added);
+        let opens_at = before_the_sale.plus(Duration::from_millis(1));
+        let new = Performance {
+            id: performance,
+            concert: concert.id,
+            starts_at: Timestamp::from_unix_ms(i64::MAX),
+            sale: SaleTimes { opens_at, closes_at: Timestamp::from_unix_ms(i64::MAX) },
+            seat_limit_per_buyer: 4,
+            hold_ttl: Duration::from_secs(300),
+            map_version: 0,
+        };
+        let added = catalogue.add_performance(&new, &claim("performance"), before_the_sale).await.unwrap();
+        assert_eq!(added, AddOutcome::Added);
+        let replaced = catalogue.replace_seats(performance, map, before_the_sale).await.unwrap();
+        assert_eq!(replaced, ReplaceSeatsOutcome::Replaced { map_version: 1 });
+    }
+
+    async fn leave(&self, performance: PerformanceId, pass: PassNumber, now: Timestamp) {
+        let ledger = SqlLineLedger::new(self.0.database.clone());
+        ledger.end_pass(performance, PlaceNumber::new(pass.0), now).await.unwrap();
+    }
+}
+
+usher_contract_tests::reservation_repository_contract!(Sqlite);
+
+const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
+const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
+
+/// One performance with two seats, `A-1-1` and `A-1-2`.
+async fn two_seats() -> Sqlite {
+    let fixture = Sqlite::fresh().await;
+    let price = Money::new(100, "KRW".parse().unwrap()).unwrap();
+    let section = SectionPlan { name: "A".into(), rows: 1, seats_per_row: 2, grade: "R".into(), price };
+    fixture.seed(PERFORMANCE, &SeatMap::from_sections(&[section]).unwrap()).await;
+    fixture
+}
+
+fn wish(n: u8, seat: &str) -> HoldCommand {
+    HoldCommand {
+        id: ReservationId::from_bytes([n; 16]),
+        performance: PERFORMANCE,
+        account: AccountId::from_bytes([n; 16]),
+        pass: PassNumber(u64::from(n)),
+        seats: vec![seat.parse().unwrap()],
+        seat_limit: 4,
+        now: NOW,
+        held_until: NOW.plus(Duration::from_secs(300)),
+        claim: claim(n, "hold"),
+    }
+}
+
+async fn hold(fixture: &Sqlite, n: u8, seat: &str) -> Result<HoldOutcome, StoreError> {
+    fixture.repository().hold(&[wish(n, seat)]).await.map(|mut outcomes| outcomes.remove(0))
+}
+
+async fn pay(fixture: &Sqlite, n: u8) -> Result<Option<Settled>, StoreError> {
+    let attempt = AttemptId::from_bytes([n; 16]);
+    let command = PayCommand {
+        reservation: ReservationId::from_bytes([n; 16]),
+        account: AccountId::from_bytes([n; 16]),
+        attempt,
+        now: NOW,
+        resolve_at: NOW,
+        claim: claim(n, "confirm"),
+    };
+    let begun = fixture.repository().begin_payment(&command).await.unwrap();
+    assert!(matches!(begun, PayOutcome::Begun(_)), "{begun:?}");
+    let verdict = Verdict::Captured(vec![(TicketId::from_bytes([n; 16]), format!("CODE{n}"))]);
+    fixture.repository().settle(attempt, &verdict, NOW).await
+}
+
+fn claim(n: u8, key: &str) -> Claim {
+    Claim { account: AccountId::from_bytes([n; 16]), key: key.parse().unwrap(), fingerprint: Fingerprint([n; 32]) }
+}
+
+async fn execute(fixture: &Sqlite, sql: &str) -> Result<u64, DbErr> {
+    let db = fixture.0.database.writer();
+    let statement = Statement::from_string(db.get_database_backend(), sql);
+    Ok(db.execute_raw(statement).await?.rows_affected())
+}
+
+#[tokio::test]
+async fn a_second_sale_of_a_seat_is_refused_by_the_database_itself() {
+    let fixture = two_seats().await;
+    assert!(matches!(hold(&fixture, 1, "A-1-1").await.unwrap(), HoldOutcome::Held(_)));
+    assert!(matches!(pay(&fixture, 1).await.unwrap(), Some(Settled::Confirmed(_))));
+
+    let around_the_service = "INSERT INTO sold (performance_id, seat, reservation_id, ticket_id, code, sold_at) \
+                              SELECT performance_id, seat, reservation_id, x'00', 'CODE', sold_at FROM sold";
+    let refused = execute(&fixture, around_the_service).await.unwrap_err();
+
+    assert!(matches!(refused.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))), "{refused}");
+}
+
+#[tokio::test]
+async fn a_seat_that_was_freed_behind_the_services_back_is_not_sold_again() {
+    let fixture = two_seats().await;
+    assert!(matches!(hold(&fixture, 1, "A-1-1").await.unwrap(), HoldOutcome::Held(_)));
+    assert!(matches!(pay(&fixture, 1).await.unwrap(), Some(Settled::Confirmed(_))));
+    let freed = "UPDATE seats SET status = 'available', reservation_id = NULL WHERE seat = 'A-1-1'";
+    assert_eq!(execute(&fixture, freed).await.unwrap(), 1);
+    assert!(matches!(hold(&fixture, 2, "A-1-1").await.unwrap(), HoldOutcome::Held(_)));
+
+    let second = pay(&fixture, 2).await;
+
+    assert!(matches!(second, Err(StoreError::Corrupt { operation: "reservation.settle", .. })), "{second:?}");
+    let history = fixture.repository().history(PERFORMANCE).await.unwrap();
+    assert_eq!(history.sales.len(), 1);
+    assert_eq!(history.sales[0].reservation, ReservationId::from_bytes([1; 16]));
+    assert!(!usher_reservation::audit::check(&history).contradictions.is_empty(), "and the audit says so");
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_named_by_table_column_and_key() {
+    let fixture = two_seats().await;
+    assert_eq!(execute(&fixture, "UPDATE seats SET status = 'gone' WHERE seat = 'A-1-2'").await.unwrap(), 1);
+
+    let error = hold(&fixture, 1, "A-1-2").await.unwrap_err();
+
+    let StoreError::Corrupt { operation: "reservation.hold", source } = error else { panic!("{error:?}") };
+    let expected = format!("column `status` of `seats`, row ({PERFORMANCE}, A-1-2), cannot be read");
+    assert_eq!(source.to_string(), expected);
+    assert!(matches!(hold(&fixture, 1, "A-1-1").await.unwrap(), HoldOutcome::Held(_)), "other seats are not harmed");
+}
+
+/// From now on, updates of this seat change nothing: as if another server were always first.
+async fn always_change_first(fixture: &Sqlite, seat: &str) {
+    let trigger =
+        format!("CREATE TRIGGER rival BEFORE UPDATE ON seats WHEN OLD.seat = '{seat}' BEGIN SELECT RAISE(IGNORE); END");
+    execute(fixture, &trigger).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hold_whose_seat_changes_under_it_is_rolled_back_whole() {
+    let fixture = two_seats().await;
+    always_change_first(&fixture, "A-1-2").await;
+    let wish = HoldCommand { seats: vec!["A-1-1".parse().unwrap(), "A-1-2".parse().unwrap()], ..wish(1, "A-1-1") };
+
+    let error = fixture.repository().hold(std::slice::from_ref(&wish)).await.unwrap_err();
+
+    assert!(matches!(error, StoreError::Unavailable { operation: "reservation.hold", .. }), "{error:?}");
+    let history = fixture.repository().history(PERFORMANCE).await.unwrap();
+    assert_eq!((history.events, history.reservations), (vec![], vec![]));
+    execute(&fixture, "DROP TRIGGER rival").await.unwrap();
+    let outcomes = fixture.repository().hold(&[wish]).await.unwrap();
+    assert!(matches!(outcomes[..], [HoldOutcome::Held(_)]), "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn a_batch_that_keeps_losing_races_goes_one_by_one() {
+    let fixture = two_seats().await;
+    always_change_first(&fixture, "A-1-2").await;
+
+    let error = fixture.repository().hold(&[wish(1, "A-1-1"), wish(2, "A-1-2")]).await.unwrap_err();
+
+    // The first is held, so nobody may believe that nothing happened.
+    assert!(matches!(error, StoreError::Timeout { operation: "reservation.hold", .. }), "{error:?}");
+    let held = fixture.repository().find_hold(&claim(1, "hold"), NOW).await.unwrap();
+    assert!(matches!(held, Some(HoldOutcome::Replayed(_))), "{held:?}");
+    assert_eq!(fixture.repository().find_hold(&claim(2, "hold"), NOW).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_when_the_file_is_opened_again() {
+    let fixture = two_seats().await;
+    assert!(matches!(hold(&fixture, 1, "A-1-1").await.unwrap(), HoldOutcome::Held(_)));
+    let Some(Settled::Confirmed(confirmed)) = pay(&fixture, 1).await.unwrap() else { panic!("it is confirmed") };
+
+    let db = fixture.0.database.writer();
+    let list = Statement::from_string(db.get_database_backend(), "PRAGMA database_list");
+    let file: String = db.query_one_raw(list).await.unwrap().unwrap().try_get("", "file").unwrap();
+    fixture.0.database.close().await.unwrap();
+    let reopened = Database::open(&Settings { url: format!("sqlite://{file}"), max_connections: 1 }).await.unwrap();
+
+    let repository = SqlReservationRepository::new(reopened);
+    assert_eq!(repository.find(confirmed.id, confirmed.account, NOW).await.unwrap(), Some(confirmed));
+}

@@ -1,0 +1,317 @@
+//! The command line.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use usher_account::{Password, Role, SignUp};
+use usher_adapter_sql::{Database, SqlAccountRepository, SqlCatalogueRepository, SqlReservationRepository};
+use usher_concert::Page;
+use usher_concert::ports::CatalogueRepository as _;
+use usher_kernel::{AccountId, Clock, IdGenerator, PerformanceId, StoreError};
+use usher_reservation::audit;
+use usher_reservation::ports::ReservationRepository as _;
+
+use crate::composition::{Application, StartError};
+use crate::config::{ConfigError, Secret, Settings};
+use crate::demo;
+use crate::identity::{Bearer, Identity, SigningError};
+use crate::ids::{RandomIds, SystemClock};
+use crate::openapi::Document;
+use crate::password::Argon2Hasher;
+use crate::schema::{self, SchemaError};
+use crate::telemetry;
+
+/// A waiting room and seats for concerts.
+#[derive(Debug, Parser)]
+#[command(name = "usher", version)]
+struct Cli {
+    /// A file whose values replace the defaults; the environment (USHER__SECTION__KEY) replaces both.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves, until SIGTERM or Ctrl-C.
+    Serve {
+        /// Adds one concert with one open performance of 50 seats, and an operator account.
+        #[arg(long)]
+        demo: bool,
+    },
+    /// Changes the schema of the database, or shows it.
+    #[command(subcommand)]
+    Migrate(Migrate),
+    /// Manages operators.
+    #[command(subcommand)]
+    Operator(Operator),
+    /// Manages access tokens.
+    #[command(subcommand)]
+    Token(Token),
+    /// Replays what happened to the seats, and compares it with seats, sales and payments.
+    Verify {
+        /// Only of this performance; otherwise of all.
+        #[arg(long, value_name = "ID")]
+        performance: Option<PerformanceId>,
+    },
+    /// Prints the OpenAPI document.
+    Openapi,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Migrate {
+    /// Applies every migration that is not applied.
+    Up,
+    /// Takes the latest migration back.
+    Down,
+    /// Lists the migrations.
+    Status,
+}
+
+#[derive(Debug, Subcommand)]
+enum Operator {
+    /// Makes an operator account; the password is read from standard input.
+    Create {
+        /// Its mail address.
+        #[arg(long)]
+        email: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Token {
+    /// Prints access tokens of made-up buyers, one a line.
+    Mint {
+        /// How many.
+        #[arg(long, default_value_t = 1)]
+        count: u64,
+    },
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Account(#[from] usher_account::Error),
+    #[error("{0}")]
+    Refused(String),
+    #[error("the password hasher cannot be set up")]
+    Hasher(#[from] usher_account::HashingError),
+    #[error(transparent)]
+    Signing(#[from] SigningError),
+    #[error("input or output failed")]
+    Io(#[from] io::Error),
+}
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says in one line what went wrong, with its causes.
+fn complain(error: &CommandError) {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    // A transparent error says the same as its cause.
+    let mut causes: Vec<String> = causes.map(ToString::to_string).collect();
+    causes.dedup();
+    // With standard error gone there is nobody left to tell.
+    drop(writeln!(io::stderr(), "usher: {}", causes.join(": ")));
+}
+
+fn run(cli: Cli) -> Result<ExitCode, CommandError> {
+    if matches!(cli.command, Command::Openapi) {
+        io::stdout().write_all(Document::new().text().as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let settings = Settings::load(cli.config.as_deref())?;
+    telemetry::init(&settings.log)?;
+    tokio::runtime::Runtime::new()?.block_on(run_with(cli.command, &settings))
+}
+
+async fn run_with(command: Command, settings: &Settings) -> Result<ExitCode, CommandError> {
+    match command {
+        Command::Serve { demo } => serve(settings, demo).await?,
+        Command::Migrate(direction) => migrate(settings, direction).await?,
+        Command::Operator(Operator::Create { email }) => create_operator(settings, &email).await?,
+        Command::Token(Token::Mint { count }) => mint(settings, count)?,
+        Command::Verify { performance } => return verify(settings, performance).await,
+        // Answered before any configuration was read.
+        Command::Openapi => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(settings: &Settings, with_demo: bool) -> Result<(), CommandError> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let application = Box::pin(Application::build(settings, with_demo)).await?;
+    tracing::info!(address = %application.address(), "listening");
+    if let Some(demo) = application.demo() {
+        let mut out = io::stdout();
+        writeln!(out, "demo: performance {}", demo.performance)?;
+        if let Some(password) = &demo.operator_password {
+            writeln!(out, "demo: operator {} with password {password}", demo::OPERATOR_EMAIL)?;
+        }
+    }
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    application.run_until_stopped(stop).await?;
+    Ok(())
+}
+
+async fn migrate(settings: &Settings, direction: Migrate) -> Result<(), CommandError> {
+    let database = Database::open(&settings.database()).await?;
+    let mut out = io::stdout();
+    match direction {
+        Migrate::Up => {
+            for name in schema::up(&database).await? {
+                writeln!(out, "applied {name}")?;
+            }
+        }
+        Migrate::Down => match schema::down(&database).await? {
+            Some(name) => writeln!(out, "took back {name}")?,
+            None => writeln!(out, "nothing to take back")?,
+        },
+        Migrate::Status => {
+            for name in schema::applied(&database).await? {
+                writeln!(out, "applied {name}")?;
+            }
+            for name in schema::pending(&database).await? {
+                writeln!(out, "pending {name}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn create_operator(settings: &Settings, email: &str) -> Result<(), CommandError> {
+    let mut password = String::new();
+    io::stdin().read_line(&mut password)?;
+    let password = Password::new(password.trim_end_matches(['\r', '\n']));
+    let wish = SignUp::new(email, password, "Operator").map_err(|violations| {
+        let reasons: Vec<_> = violations.iter().map(|it| format!("{} {}", it.field, it.message)).collect();
+        CommandError::Refused(reasons.join("; "))
+    })?;
+    let database = Database::open(&settings.database()).await?;
+    schema::bring_up_to_date(&database).await?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let accounts = usher_account::Service::new(
+        Arc::new(SqlAccountRepository::new(database)),
+        Arc::new(Argon2Hasher::new(1, 0)?),
+        Arc::clone(&clock),
+        Arc::new(RandomIds::new(clock)),
+    );
+    let account = accounts.sign_up(wish, Role::Operator).await?;
+    writeln!(io::stdout(), "{}", account.id)?;
+    Ok(())
+}
+
+fn mint(settings: &Settings, count: u64) -> Result<(), CommandError> {
+    let (secret, clock) = (settings.secret()?, Arc::new(SystemClock::new()));
+    let previous = settings.secret_previous().map(Secret::expose);
+    let identity = Identity::new(secret.expose(), previous, settings.token_ttl());
+    let ids = RandomIds::new(clock.clone());
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    for _ in 0..count {
+        let bearer = Bearer { account: AccountId::from_uuid(ids.next_uuid()), role: Role::Buyer };
+        writeln!(out, "{}", identity.sign(bearer, clock.now())?)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Prints what was checked, performance by performance, and every contradiction.
+async fn verify(settings: &Settings, performance: Option<PerformanceId>) -> Result<ExitCode, CommandError> {
+    let database = Database::open(&settings.database()).await?;
+    schema::bring_up_to_date(&database).await?;
+    let catalogue = SqlCatalogueRepository::new(database.clone());
+    let reservations = SqlReservationRepository::new(database);
+    let performances = match performance {
+        Some(id) => match catalogue.performance(id).await? {
+            Some(_) => vec![id],
+            None => return Err(CommandError::Refused(format!("there is no performance {id}"))),
+        },
+        None => all_performances(&catalogue).await?,
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut n_contradictions = 0;
+    for &performance in &performances {
+        let audit::Findings { n_seats, n_events, n_sales, n_captures, contradictions } =
+            audit::check(&reservations.history(performance).await?);
+        writeln!(
+            out,
+            "performance {performance}: {n_seats} seats, {n_events} events, {n_sales} sales, {n_captures} payments: \
+             {} contradictions",
+            contradictions.len(),
+        )?;
+        for contradiction in &contradictions {
+            writeln!(out, "  {contradiction}")?;
+        }
+        n_contradictions += contradictions.len();
+    }
+    writeln!(out, "checked {} performances: {n_contradictions} contradictions", performances.len())?;
+    out.flush()?;
+    Ok(if n_contradictions == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn all_performances(catalogue: &SqlCatalogueRepository) -> Result<Vec<PerformanceId>, StoreError> {
+    let mut all = Vec::new();
+    let mut after_concert = None;
+    loop {
+        let concerts = catalogue.concerts(Page { after: after_concert, limit: Page::<()>::LIMIT_MAX }).await?;
+        let Some(last) = concerts.last() else { return Ok(all) };
+        after_concert = Some(last.id);
+        for concert in &concerts {
+            let mut after = None;
+            loop {
+                let page = Page { after, limit: Page::<()>::LIMIT_MAX };
+                let performances = catalogue.performances(concert.id, page).await?;
+                let Some(last) = performances.last() else { break };
+                after = Some(last.id);
+                all.extend(performances.iter().map(|performance| performance.id));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_configuration_file_is_named_before_or_after_the_command() {
+        for arguments in [["usher", "--config", "x", "serve"], ["usher", "serve", "--config", "x"]] {
+            assert_eq!(Cli::try_parse_from(arguments).unwrap().config, Some("x".into()));
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Puts the server together: reads top to bottom what there is and what depends on what.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::{HttpServer, web};
+use async_trait::async_trait;
+use tokio::runtime::Handle;
+use usher_account::ports::{AccountRepository, HashingError};
+use usher_adapter_memory::MemoryLineStore;
+use usher_adapter_sql::{
+    Database, SqlAccountRepository, SqlCatalogueRepository, SqlLineLedger, SqlPolicyRepository,
+    SqlReservationRepository, SqlSimulatedGateway,
+};
+use usher_concert::ports::CatalogueRepository;
+use usher_kernel::{Clock, IdGenerator, StoreError};
+use usher_queue::ports::{LineLedger, LineStore, PolicyRepository};
+use usher_queue::{TokenKeys, pace};
+use usher_reservation::ports::ReservationRepository;
+
+use crate::background::Background;
+use crate::bridge::{CatalogueCalendar, CatalogueDesk, LineGate};
+use crate::config::{self, ConfigError, Secret, Settings};
+use crate::demo::{self, Demo, DemoError};
+use crate::group_commit::GroupCommit;
+use crate::http::system::Readiness;
+use crate::http::{self, Detached, Edge, MetricsRoute, Services};
+use crate::identity::Identity;
+use crate::ids::{RandomIds, SystemClock};
+use crate::metrics::Metrics;
+use crate::observed::Observed;
+use crate::password::Argon2Hasher;
+use crate::schema::{self, SchemaError};
+
+/// How often lapsed holds are freed and unanswered payments looked after.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a server learns of new sales, changed policies and the last seat.
+const CALENDAR_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a payment may take before anybody asks the gateway; longer than any gateway answers.
+const RESOLVE_PAYMENTS_AFTER: Duration = Duration::from_secs(10);
+
+/// Why the server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database cannot be opened.
+    #[error("the database cannot be opened")]
+    Database(#[from] StoreError),
+    /// The schema is not as this binary needs it.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// The configuration names a secret that cannot be had.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The password hasher cannot be set up.
+    #[error("the password hasher cannot be set up")]
+    Hasher(#[from] HashingError),
+    /// The lines cannot be opened.
+    #[error("the lines cannot be opened")]
+    Line(#[from] usher_queue::Error),
+    /// The demo cannot be set up.
+    #[error("the demo cannot be set up")]
+    Demo(#[from] DemoError),
+    /// Two metrics have one name.
+    #[error("the metrics contradict each other")]
+    Metrics(#[from] prometheus::Error),
+    /// The address is in use, or not ours.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A server that listens and is ready to run.
+pub struct Application {
+    server: Server,
+    metrics_server: Option<Server>,
+    address: SocketAddr,
+    demo: Option<Demo>,
+    background: Background,
+    shutdown_timeout: Duration,
+}
+
+impl Application {
+    /// Builds the server: opens the store, brings its schema up to date where it is the embedded one, opens the lines,
+    /// and binds the sockets. When this returns, the first request finds everything ready.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn build(settings: &Settings, with_demo: bool) -> Result<Self, StartError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let ids: Arc<dyn IdGenerator> = Arc::new(RandomIds::new(Arc::clone(&clock)));
+        let metrics = Arc::new(Metrics::new()?);
+        let background = Background::default();
+        let tick = Duration::from_millis(settings.line.tick_ms);
+        let secret = settings.secret()?;
+        let previous = settings.secret_previous().map(Secret::expose);
+
+        let database = Database::open(&settings.database()).await?;
+        schema::bring_up_to_date(&database).await?;
+
+        let accounts: Arc<dyn AccountRepository> = Arc::new(SqlAccountRepository::new(database.clone()));
+        let catalogue: Arc<dyn CatalogueRepository> = Arc::new(SqlCatalogueRepository::new(database.clone()));
+        let ledger: Arc<dyn LineLedger> = Arc::new(SqlLineLedger::new(database.clone()));
+        let policies: Arc<dyn PolicyRepository> = Arc::new(SqlPolicyRepository::new(database.clone()));
+        let reservations: Arc<dyn ReservationRepository> = Arc::new(SqlReservationRepository::new(database.clone()));
+        let store: Arc<dyn LineStore> = Arc::new(MemoryLineStore::new());
+        let payments = Arc::new(SqlSimulatedGateway::new(database.clone()));
+
+        let accounts: Arc<dyn AccountRepository> = Arc::new(Observed::new(accounts, Arc::clone(&metrics)));
+        let catalogue: Arc<dyn CatalogueRepository> = Arc::new(Observed::new(catalogue, Arc::clone(&metrics)));
+        let ledger: Arc<dyn LineLedger> = Arc::new(Observed::new(ledger, Arc::clone(&metrics)));
+        let policies: Arc<dyn PolicyRepository> = Arc::new(Observed::new(policies, Arc::clone(&metrics)));
+        let store: Arc<dyn LineStore> = Arc::new(Observed::new(store, Arc::clone(&metrics)));
+        // Observed inside, so that a batch is timed as the one transaction that it is.
+        let reservations: Arc<dyn ReservationRepository> = Arc::new(Observed::new(reservations, Arc::clone(&metrics)));
+        let reservations: Arc<dyn ReservationRepository> = if settings.store.group_commit {
+            Arc::new(GroupCommit::new(reservations, &background))
+        } else {
+            reservations
+        };
+
+        let line = usher_queue::Service::new(
+            usher_queue::Ports {
+                store,
+                ledger,
+                policies,
+                calendar: Arc::new(CatalogueCalendar {
+                    catalogue: Arc::clone(&catalogue),
+                    reservations: Arc::clone(&reservations),
+                }),
+                clock: Arc::clone(&clock),
+            },
+            TokenKeys::new(secret.expose(), previous),
+            settings.line_service(),
+        );
+        let reservations = usher_reservation::Service::new(
+            usher_reservation::Ports {
+                reservations,
+                payments,
+                sales: Arc::new(CatalogueDesk::new(Arc::clone(&catalogue), line.clone())),
+                gate: Arc::new(LineGate(line.clone())),
+                clock: Arc::clone(&clock),
+                ids: Arc::clone(&ids),
+            },
+            usher_reservation::Settings { resolve_payments_after: RESOLVE_PAYMENTS_AFTER },
+        );
+        let hasher = Arc::new(Argon2Hasher::new(settings.auth.hash_threads, settings.auth.hash_queue)?);
+        let accounts = usher_account::Service::new(accounts, hasher, Arc::clone(&clock), Arc::clone(&ids));
+
+        let demo = match with_demo {
+            true => Some(demo::set_up(&catalogue, &accounts, &clock, &ids).await?),
+            false => None,
+        };
+        line.refresh_calendar().await?;
+        line.tick().await?;
+        start_background(&background, &line, &reservations, &metrics, tick);
+
+        let services = web::Data::new(Services {
+            accounts,
+            catalogue: usher_concert::Service::new(catalogue, Arc::clone(&clock), Arc::clone(&ids)),
+            line,
+            reservations,
+            identity: Arc::new(Identity::new(secret.expose(), previous, settings.token_ttl())),
+            clock,
+            ids,
+            metrics,
+            readiness: Arc::new(Stores { database }),
+            detached: Detached::new(background.tasks().clone(), Handle::current()),
+            edge: Edge::new(&settings.http),
+            sale_defaults: settings.sale_defaults(),
+        });
+        let (server, address) = listen(services.clone(), settings)?;
+        let metrics_server = listen_for_metrics(services, settings)?;
+        let shutdown_timeout = Duration::from_secs(settings.http.shutdown_timeout_s);
+        Ok(Self { server, metrics_server, address, demo, background, shutdown_timeout })
+    }
+
+    /// Where the server listens; with port 0 configured, the port that it was given.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The demo, if there is one.
+    #[must_use]
+    pub const fn demo(&self) -> Option<&Demo> {
+        self.demo.as_ref()
+    }
+
+    /// Serves until `stop` completes, then answers what is under way, finishes the background steps, and ends: all
+    /// within the shutdown timeout and two seconds.
+    ///
+    /// # Errors
+    /// If the server's sockets fail.
+    pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), std::io::Error> {
+        let Self { server, metrics_server, background, shutdown_timeout, .. } = self;
+        let metrics_handle = metrics_server.as_ref().map(Server::handle);
+        let handle = server.handle();
+        let running = async {
+            match metrics_server {
+                Some(metrics_server) => futures_util::future::try_join(server, metrics_server).await.map(|_| ()),
+                None => server.await,
+            }
+        };
+        let stopping = async {
+            stop.await;
+            tracing::info!("stopping: answering what is under way");
+            stop_gracefully(&handle, metrics_handle.as_ref()).await;
+        };
+        let (result, ()) = futures_util::future::join(running, stopping).await;
+        background.stop(shutdown_timeout.min(Duration::from_secs(2))).await;
+        tracing::info!("stopped");
+        result
+    }
+}
+
+async fn stop_gracefully(server: &ServerHandle, metrics: Option<&ServerHandle>) {
+    server.stop(true).await;
+    if let Some(metrics) = metrics {
+        metrics.stop(true).await;
+    }
+}
+
+fn start_background(
+    background: &Background,
+    line: &usher_queue::Service,
+    reservations: &usher_reservation::Service,
+    metrics: &Arc<Metrics>,
+    tick: Duration,
+) {
+    let (service, metrics) = (line.clone(), Arc::clone(metrics));
+    background.every("admission", tick, move || {
+        let (service, metrics) = (service.clone(), Arc::clone(&metrics));
+        async move {
+            let result = service.tick().await;
+            metrics.observe_lines(service.stats_of_all().iter().map(|(_, stats)| stats));
+            result
+        }
+    });
+    let service = line.clone();
+    background.every("calendar", CALENDAR_INTERVAL, move || {
+        let service = service.clone();
+        async move { service.refresh_calendar().await }
+    });
+    let service = line.clone();
+    background.every("presence", pace::MERGE_INTERVAL, move || {
+        let service = service.clone();
+        async move { service.merge_presence().await }
+    });
+    let service = reservations.clone();
+    background.every("sweep", SWEEP_INTERVAL, move || {
+        let service = service.clone();
+        async move { service.sweep().await.map(|_| ()) }
+    });
+}
+
+fn listen(services: web::Data<Services>, settings: &Settings) -> Result<(Server, SocketAddr), StartError> {
+    let metrics = if settings.metrics.bind.is_some() { MetricsRoute::Elsewhere } else { MetricsRoute::Here };
+    let config::Http { bind, workers, max_connections, head_timeout_ms, shutdown_timeout_s, .. } = settings.http;
+    let mut server = HttpServer::new(move || http::app(services.clone(), metrics))
+        // The command listens for signals, so that whoever embeds the server decides when it stops.
+        .disable_signals()
+        .client_request_timeout(Duration::from_millis(head_timeout_ms))
+        .shutdown_timeout(shutdown_timeout_s);
+    if workers > 0 {
+        server = server.workers(workers);
+    }
+    // The framework counts connections by worker.
+    let n_workers = if workers > 0 { workers } else { std::thread::available_parallelism().map_or(1, usize::from) };
+    let server = server.max_connections(max_connections.div_ceil(n_workers)).bind(bind);
+    let server = server.map_err(|source| StartError::Bind { address: bind.to_string(), source })?;
+    let address = server.addrs().first().copied().unwrap_or(bind);
+    Ok((server.run(), address))
+}
+
+fn listen_for_metrics(services: web::Data<Services>, settings: &Settings) -> Result<Option<Server>, StartError> {
+    let Some(bind) = settings.metrics.bind else { return Ok(None) };
+    let server = HttpServer::new(move || http::metrics_app(services.clone())).disable_signals().workers(1).bind(bind);
+    let server = server.map_err(|source| StartError::Bind { address: bind.to_string(), source })?;
+    Ok(Some(server.run()))
+}
+
+struct Stores {
+    database: Database,
+}
+
+#[async_trait]
+impl Readiness for Stores {
+    async fn check(&self) -> Vec<(&'static str, Result<(), StoreError>)> {
+        vec![("store", self.database.ping().await)]
+    }
+}

@@ -1,0 +1,131 @@
+//! Sign-up, log-in, and who one is.
+
+use actix_web::web::{Data, Json};
+use paperclip::actix::web::{ServiceConfig, get, post, resource};
+use paperclip::actix::{Apiv2Schema, CreatedJson, api_v2_operation};
+use serde::{Deserialize, Serialize};
+use usher_account::{Account, Credentials, Password, Role, SignUp};
+
+use super::bearer::LoggedIn;
+use super::reading::JsonBody;
+use super::values::Id;
+use super::{Refusals, Services};
+use crate::identity::Bearer;
+use crate::problem::{Problem, ProblemCode};
+
+pub(super) const REFUSALS: Refusals = &[
+    ("accounts.sign_up", &[ProblemCode::EmailTaken, ProblemCode::StoreUnavailable]),
+    ("accounts.log_in", &[ProblemCode::InvalidCredentials, ProblemCode::StoreUnavailable]),
+    ("accounts.me", &[ProblemCode::NotFound, ProblemCode::StoreUnavailable]),
+];
+
+pub(super) fn routes(config: &mut ServiceConfig<'_>) {
+    config
+        .service(resource("/auth/signup").route(post().to(sign_up)))
+        .service(resource("/auth/login").route(post().to(log_in)))
+        .service(resource("/members/me").route(get().to(me)));
+}
+
+/// A wish for an account.
+#[derive(Deserialize, Apiv2Schema)]
+#[openapi(rename = "SignUp")]
+#[serde(deny_unknown_fields)]
+struct SignUpWish {
+    /// A mail address nobody else signed up with.
+    email: String,
+    /// 8 to 128 characters.
+    password: String,
+    /// 1 to 100 characters.
+    name: String,
+}
+
+/// What one logs in with.
+#[derive(Deserialize, Apiv2Schema)]
+#[openapi(rename = "LogIn")]
+#[serde(deny_unknown_fields)]
+struct LogInWish {
+    /// The mail address of the account.
+    email: String,
+    /// Its password.
+    password: String,
+}
+
+/// A new account.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Account")]
+struct AccountView {
+    /// The account's id.
+    id: Id,
+    /// Its mail address.
+    email: String,
+    /// What to call its owner.
+    name: String,
+}
+
+/// An access token.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "AccessToken")]
+struct TokenView {
+    /// To be sent as `Authorization: Bearer ...`.
+    access_token: String,
+    /// `Bearer`.
+    token_type: &'static str,
+    /// How long it is good.
+    expires_in_s: u64,
+}
+
+/// An account, and what it may do.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Member")]
+struct MemberView {
+    /// The account's id.
+    id: Id,
+    /// Its mail address.
+    email: String,
+    /// What to call its owner.
+    name: String,
+    /// `buyer` or `operator`.
+    role: &'static str,
+}
+
+impl From<Account> for AccountView {
+    fn from(account: Account) -> Self {
+        Self { id: Id(account.id.uuid()), email: account.email.as_str().into(), name: account.name }
+    }
+}
+
+impl From<Account> for MemberView {
+    fn from(account: Account) -> Self {
+        let role = account.role.as_str();
+        let AccountView { id, email, name } = account.into();
+        Self { id, email, name, role }
+    }
+}
+
+/// Makes an account.
+#[api_v2_operation(tags("accounts"), operation_id = "accounts.sign_up")]
+async fn sign_up(services: Data<Services>, wish: JsonBody<SignUpWish>) -> Result<CreatedJson<AccountView>, Problem> {
+    let SignUpWish { email, password, name } = wish.value;
+    let wish = SignUp::new(&email, Password::new(password), &name).map_err(Problem::invalid)?;
+    let accounts = services.accounts.clone();
+    let made = services.detached.run(async move { Ok(accounts.sign_up(wish, Role::Buyer).await?) });
+    Ok(CreatedJson(made.await?.into()))
+}
+
+/// Gives out an access token.
+#[api_v2_operation(tags("accounts"), operation_id = "accounts.log_in")]
+async fn log_in(services: Data<Services>, wish: JsonBody<LogInWish>) -> Result<Json<TokenView>, Problem> {
+    let LogInWish { email, password } = wish.value;
+    let account = services.accounts.log_in(Credentials { email, password: Password::new(password) }).await?;
+    let bearer = Bearer { account: account.id, role: account.role };
+    let access_token =
+        services.identity.sign(bearer, services.clock.now()).map_err(|error| Problem::internal(&error))?;
+    let expires_in_s = services.identity.token_ttl().as_secs();
+    Ok(Json(TokenView { access_token, token_type: "Bearer", expires_in_s }))
+}
+
+/// Tells who the bearer is.
+#[api_v2_operation(tags("accounts"), operation_id = "accounts.me")]
+async fn me(services: Data<Services>, LoggedIn(bearer): LoggedIn) -> Result<Json<MemberView>, Problem> {
+    Ok(Json(services.accounts.find(bearer.account).await?.into()))
+}

@@ -1,0 +1,54 @@
+//! Who asks: the access token of a request, and what its bearer may do.
+
+use actix_web::dev::Payload;
+use actix_web::http::header;
+use actix_web::web::Data;
+use actix_web::{FromRequest, HttpRequest};
+use futures_util::future::{Ready, ready};
+use paperclip::actix::Apiv2Security;
+use usher_account::Role;
+
+use super::Services;
+use crate::identity::Bearer;
+use crate::problem::{Problem, ProblemCode};
+
+/// Anyone with a valid access token.
+#[derive(Clone, Copy, Debug, Apiv2Security)]
+#[openapi(apiKey, alias = "bearer", in = "header", name = "Authorization", description = "An access token.")]
+pub(super) struct LoggedIn(pub Bearer);
+
+/// An operator.
+#[derive(Clone, Copy, Debug, Apiv2Security)]
+#[openapi(apiKey, alias = "operator", in = "header", name = "Authorization", description = "An operator's access token.")]
+pub(super) struct Operator(pub Bearer);
+
+fn bearer(request: &HttpRequest) -> Result<Bearer, Problem> {
+    let verify = || {
+        let services = request.app_data::<Data<Services>>()?;
+        let (scheme, token) = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+        let token = Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"))?;
+        services.identity.verify(token, services.clock.now())
+    };
+    verify().ok_or_else(|| Problem::of(ProblemCode::Unauthenticated))
+}
+
+impl FromRequest for LoggedIn {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(bearer(request).map(Self))
+    }
+}
+
+impl FromRequest for Operator {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(bearer(request).and_then(|bearer| match bearer.role {
+            Role::Operator => Ok(Self(bearer)),
+            Role::Buyer => Err(Problem::of(ProblemCode::Forbidden)),
+        }))
+    }
+}

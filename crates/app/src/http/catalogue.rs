@@ -1,0 +1,410 @@
+//! Browsing: concerts, performances, seats. Public, and made to be cached.
+
+use actix_web::middleware::Compress;
+use actix_web::web::Data;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use paperclip::actix::web::{ServiceConfig, get, resource};
+use paperclip::actix::{Apiv2Schema, api_v2_operation};
+use serde::{Deserialize, Serialize};
+use usher_concert::{Concert, Page, Performance, SaleTimes, SeatPlan, VersionedSeatMap};
+use usher_kernel::{ConcertId, PerformanceId};
+use usher_reservation::model::Availability;
+use usher_reservation::ports::SeatFilter;
+use usher_reservation::{Seat, SeatCounts, SeatStatus};
+
+use super::answers::Cacheable;
+use super::paging::{List, PageQuery};
+use super::reading::{PathId, Query};
+use super::values::{Id, Instant, MoneyView};
+use super::{Refusals, Services};
+use crate::problem::{Problem, ProblemCode};
+
+/// Titles and venues hardly change.
+const CONCERT_MAX_AGE_S: u32 = 10;
+/// A sale's state and the number of seats left change all the time; a second keeps a crowd off the store.
+const SALE_MAX_AGE_S: u32 = 1;
+/// Immutable by version, and locked from the opening of the sale on.
+const SEAT_MAP_MAX_AGE_S: u32 = 60;
+
+pub(super) const REFUSALS: Refusals = &[
+    ("catalogue.concerts", &[ProblemCode::StoreUnavailable]),
+    ("catalogue.concert", &[ProblemCode::StoreUnavailable]),
+    ("catalogue.performances", &[ProblemCode::StoreUnavailable]),
+    ("catalogue.performance", &[ProblemCode::StoreUnavailable]),
+    ("catalogue.seats", &[ProblemCode::StoreUnavailable]),
+    ("catalogue.seat_map", &[ProblemCode::StoreUnavailable]),
+    ("catalogue.availability", &[ProblemCode::StoreUnavailable]),
+];
+
+// Only these answers are compressed: they are long, they are the same for all, and they hold no secret that their
+// compressed length could tell (BREACH).
+pub(super) fn routes(config: &mut ServiceConfig<'_>) {
+    config
+        .service(resource("/concerts").route(get().to(concerts)).wrap(Compress::default()))
+        .service(resource("/concerts/{concert_id}").route(get().to(concert)).wrap(Compress::default()))
+        .service(resource("/concerts/{concert_id}/performances").route(get().to(performances)).wrap(Compress::default()))
+        .service(resource("/performances/{performance_id}").route(get().to(performance)).wrap(Compress::default()))
+        .service(resource("/performances/{performance_id}/seats").route(get().to(seats)).wrap(Compress::default()))
+        .service(resource("/performances/{performance_id}/seat-map").route(get().to(seat_map)).wrap(Compress::default()))
+        .service(
+            resource("/performances/{performance_id}/availability").route(get().to(availability)).wrap(Compress::default()),
+        );
+}
+
+/// A show.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Concert")]
+pub(super) struct ConcertView {
+    /// The concert's id.
+    id: Id,
+    /// Its title.
+    title: String,
+    /// What it is about; may be empty.
+    description: String,
+    /// Where it takes place.
+    venue: String,
+    /// How long it runs.
+    running_time_min: u32,
+}
+
+impl From<Concert> for ConcertView {
+    fn from(concert: Concert) -> Self {
+        let Concert { id, title, description, venue, running_time_min } = concert;
+        Self { id: Id(id.uuid()), title, description, venue, running_time_min }
+    }
+}
+
+/// One date of a concert.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Performance")]
+pub(super) struct PerformanceView {
+    /// The performance's id.
+    id: Id,
+    /// The concert it is a date of.
+    concert_id: Id,
+    /// When the music starts.
+    starts_at: Instant,
+    /// The first moment of the sale.
+    sale_opens_at: Instant,
+    /// The first moment after the sale.
+    sale_closes_at: Instant,
+    /// `scheduled`, `open`, `paused`, `closed` or `sold_out`.
+    sale_state: &'static str,
+}
+
+impl PerformanceView {
+    /// The performance, and the state of its sale now.
+    pub(super) fn of(performance: &Performance, services: &Services) -> Self {
+        let Performance { id, concert, starts_at, sale: SaleTimes { opens_at, closes_at }, .. } = *performance;
+        Self {
+            id: Id(id.uuid()),
+            concert_id: Id(concert.uuid()),
+            starts_at: Instant(starts_at),
+            sale_opens_at: Instant(opens_at),
+            sale_closes_at: Instant(closes_at),
+            sale_state: services.line.sale_state(id, opens_at, closes_at).as_str(),
+        }
+    }
+}
+
+/// One date of a concert, and its seats in numbers.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "PerformanceWithSeats")]
+struct PerformanceWithSeatsView {
+    #[serde(flatten)]
+    performance: PerformanceView,
+    /// Its seats in numbers.
+    seats: SeatCountsView,
+}
+
+/// Seats in numbers.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "SeatCounts")]
+pub(super) struct SeatCountsView {
+    /// All.
+    total: u64,
+    /// Nobody has them.
+    available: u64,
+    /// Somebody has them for some minutes.
+    held: u64,
+    /// Somebody owns them.
+    sold: u64,
+}
+
+impl From<SeatCounts> for SeatCountsView {
+    fn from(counts: SeatCounts) -> Self {
+        let SeatCounts { total, available, held, sold } = counts;
+        Self { total, available, held, sold }
+    }
+}
+
+/// Which seats to list.
+#[derive(Deserialize, Apiv2Schema)]
+struct SeatQuery {
+    /// Only of this status: `available`, `held` or `sold`.
+    status: Option<String>,
+    /// Only of this grade.
+    grade: Option<String>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// How many entries at most: 1 to 200, otherwise 50.
+    limit: Option<u64>,
+}
+
+impl SeatQuery {
+    fn into_filter(self) -> Result<(SeatFilter, PageQuery), Problem> {
+        let Self { status, grade, cursor, limit } = self;
+        let unknown = || Problem::invalid_field("status", "must be available, held or sold");
+        let status = status.map(|name| SeatStatus::from_name(&name).ok_or_else(unknown)).transpose()?;
+        let page = PageQuery::new(cursor, limit);
+        let after = page.after()?.map(u32::from_be_bytes);
+        Ok((SeatFilter { status, grade, after, limit: page.limit_and_one()? }, page))
+    }
+}
+
+/// One seat.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Seat")]
+struct SeatView {
+    /// Its name: `SECTION-ROW-NUMBER`.
+    seat: String,
+    /// Its section.
+    section: String,
+    /// Its row.
+    row: u16,
+    /// Its number in the row.
+    number: u16,
+    /// Its grade.
+    grade: String,
+    /// Its price.
+    price: MoneyView,
+    /// `available`, `held` or `sold`.
+    status: &'static str,
+    /// +1 with each change of status or owner.
+    version: u32,
+}
+
+impl From<Seat> for SeatView {
+    fn from(seat: Seat) -> Self {
+        let Seat { seat, section, row, number, grade, price, status, version, .. } = seat;
+        Self { seat: seat.to_string(), section, row, number, grade, price: price.into(), status: status.as_str(), version }
+    }
+}
+
+/// Where all seats of a performance stand. Immutable per version.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "SeatMap")]
+struct SeatMapView {
+    /// +1 with each new map.
+    map_version: u32,
+    /// The sections, as their operator listed them. Seats are counted through all of them: the first has index 0.
+    sections: Vec<SectionView>,
+}
+
+/// One section of a seat map.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Section")]
+struct SectionView {
+    /// The section's name.
+    name: String,
+    /// Its rows, from the front.
+    rows: Vec<RowView>,
+}
+
+/// One row of a section.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Row")]
+struct RowView {
+    /// The row's number.
+    row: u16,
+    /// Its seats, in index order.
+    seats: Vec<PlannedSeatView>,
+}
+
+/// One seat of a map.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "PlannedSeat")]
+struct PlannedSeatView {
+    /// Its index, by which the availability counts.
+    index: usize,
+    /// Its name.
+    seat: String,
+    /// Its number in the row.
+    number: u16,
+    /// Across the hall, in half seats; 0 is the middle of the row.
+    x: i32,
+    /// Away from the stage, in rows.
+    y: i32,
+    /// Its grade.
+    grade: String,
+    /// Its price.
+    price: MoneyView,
+}
+
+impl From<VersionedSeatMap> for SeatMapView {
+    fn from(map: VersionedSeatMap) -> Self {
+        let mut sections: Vec<SectionView> = Vec::new();
+        let mut index = 0;
+        // Index order goes by section, then by row.
+        for row in map.map.seats().chunk_by(|a, b| a.section == b.section && a.row == b.row) {
+            let Some(first) = row.first() else { continue };
+            let seats = row.iter().zip(index..).map(planned_seat).collect();
+            index += row.len();
+            let row = RowView { row: first.row, seats };
+            match sections.last_mut().filter(|section| section.name == first.section) {
+                Some(section) => section.rows.push(row),
+                None => sections.push(SectionView { name: first.section.clone(), rows: vec![row] }),
+            }
+        }
+        Self { map_version: map.version, sections }
+    }
+}
+
+fn planned_seat((plan, index): (&SeatPlan, usize)) -> PlannedSeatView {
+    let SeatPlan { seat, number, grade, price, x, y, .. } = plan;
+    let (number, x, y) = (*number, *x, *y);
+    PlannedSeatView { index, seat: seat.to_string(), number, x, y, grade: grade.clone(), price: (*price).into() }
+}
+
+/// Which seats can be had, in two bits each.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Availability")]
+struct AvailabilityView {
+    /// Which seat map the indices belong to.
+    map_version: u32,
+    /// The point of the seats' history: every change up to it is in here.
+    sequence: u64,
+    /// Base64 of two bits a seat in index order, the first seat in the lowest bits of the first byte: 0 available,
+    /// 1 held, 2 sold.
+    seats: String,
+}
+
+impl From<Availability> for AvailabilityView {
+    fn from(availability: Availability) -> Self {
+        let Availability { map_version, sequence, seats } = availability;
+        let pack = |four: &[SeatStatus]| {
+            four.iter().zip([0, 2, 4, 6]).fold(0, |byte, (status, shift)| byte | (status.code() << shift))
+        };
+        let packed: Vec<u8> = seats.chunks(4).map(pack).collect();
+        Self { map_version, sequence, seats: STANDARD.encode(packed) }
+    }
+}
+
+/// Lists all concerts.
+#[api_v2_operation(tags("catalogue"), operation_id = "catalogue.concerts")]
+async fn concerts(
+    services: Data<Services>,
+    Query(query): Query<PageQuery>,
+) -> Result<Cacheable<List<ConcertView>>, Problem> {
+    let page = Page { after: query.after()?.map(ConcertId::from_bytes), limit: query.limit_and_one()? };
+    let found = services.catalogue.concerts(page).await?;
+    let list = List::page(&query, found, |concert| *concert.id.as_bytes(), ConcertView::from)?;
+    Ok(Cacheable::of(list, CONCERT_MAX_AGE_S))
+}
+
+/// Shows one concert.
+#[api_v2_operation(tags("catalogue"), operation_id = "catalogue.concert")]
+async fn concert(
+    services: Data<Services>,
+    PathId(concert): PathId<ConcertId>,
+) -> Result<Cacheable<ConcertView>, Problem> {
+    Ok(Cacheable::of(services.catalogue.concert(concert).await?.into(), CONCERT_MAX_AGE_S))
+}
+
+/// Lists the dates of a concert.
+#[api_v2_operation(tags("catalogue"), operation_id = "catalogue.performances")]
+async fn performances(
+    services: Data<Services>,
+    PathId(concert): PathId<ConcertId>,
+    Query(query): Query<PageQuery>,
+) -> Result<Cacheable<List<PerformanceView>>, Problem> {
+    let page = Page { after: query.after()?.map(PerformanceId::from_bytes), limit: query.limit_and_one()? };
+    let found = services.catalogue.performances(concert, page).await?;
+    let view = |performance: Performance| PerformanceView::of(&performance, &services);
+    let list = List::page(&query, found, |performance| *performance.id.as_bytes(), view)?;
+    Ok(Cacheable::of(list, SALE_MAX_AGE_S))
+}
+
+/// Shows one date of a concert, and how many seats are left.
+#[api_v2_operation(tags("catalogue"), operation_id = "catalogue.performance")]
+async fn performance(
+    services: Data<Services>,
+    PathId(id): PathId<PerformanceId>,
+) -> Result<Cacheable<PerformanceWithSeatsView>, Problem> {
+    let performance = PerformanceView::of(&services.catalogue.performance(id).await?, &services);
+    let seats = services.reservations.seat_counts(id).await?.into();
+    Ok(Cacheable::of(PerformanceWithSeatsView { performance, seats }, SALE_MAX_AGE_S))
+}
+
+/// Lists the seats of a performance.
+#[api_v2_operation(tags("catalogue"), operation_id = "catalogue.seats")]
+async fn seats(
+    services: Data<Services>,
+    PathId(performance): PathId<PerformanceId>,
+    Query(query): Query<SeatQuery>,
+) -> Result<Cacheable<List<SeatView>>, Problem> {
+    let (filter, page) = query.into_filter()?;
+    let found = services.reservations.seats(performance, &filter).await?;
+    let list = List::page(&page, found, |seat| seat.index.to_be_bytes(), SeatView::from)?;
+    Ok(Cacheable::of(list, SALE_MAX_AGE_S))
+}
+
+/// Shows where all seats of a performance stand.
+#[api_v2_operation(tags("catalogue"), operation_id = "catalogue.seat_map")]
+async fn seat_map(
+    services: Data<Services>,
+    PathId(performance): PathId<PerformanceId>,
+) -> Result<Cacheable<SeatMapView>, Problem> {
+    Ok(Cacheable::of(services.catalogue.seat_map(performance).await?.into(), SEAT_MAP_MAX_AGE_S))
+}
+
+/// Shows which seats of a performance can be had, as briefly as possible.
+#[api_v2_operation(tags("catalogue"), operation_id = "catalogue.availability")]
+async fn availability(
+    services: Data<Services>,
+    PathId(performance): PathId<PerformanceId>,
+) -> Result<Cacheable<AvailabilityView>, Problem> {
+    let availability: AvailabilityView = services.reservations.availability(performance).await?.into();
+    let sequence = availability.sequence;
+    Ok(Cacheable::tagged(availability, SALE_MAX_AGE_S, sequence))
+}
+
+#[cfg(test)]
+mod tests {
+    use usher_concert::{SeatMap, SectionPlan};
+
+    use super::*;
+
+    #[test]
+    fn two_bits_tell_the_state_of_each_seat_in_index_order() {
+        use SeatStatus::{Available, Held, Sold};
+        let availability =
+            Availability { map_version: 3, sequence: 9, seats: vec![Sold, Held, Available, Sold, Held] };
+
+        let view = AvailabilityView::from(availability);
+
+        assert_eq!(STANDARD.decode(view.seats).unwrap(), [0b10_00_01_10, 0b01]);
+    }
+
+    #[test]
+    fn a_map_counts_its_seats_through_sections_and_rows() {
+        let price = super::super::values::money(100, "KRW", "price").unwrap();
+        let section = |name: &str, rows, seats_per_row| SectionPlan {
+            name: name.into(),
+            rows,
+            seats_per_row,
+            grade: "R".into(),
+            price,
+        };
+        let map = SeatMap::from_sections(&[section("B", 2, 2), section("A", 1, 1)]).unwrap();
+
+        let view = SeatMapView::from(VersionedSeatMap { version: 1, map });
+
+        let names: Vec<_> = view.sections.iter().map(|section| (section.name.as_str(), section.rows.len())).collect();
+        let seats = view.sections.iter().flat_map(|section| &section.rows).flat_map(|row| &row.seats);
+        let seats: Vec<_> = seats.map(|seat| (seat.index, seat.seat.as_str())).collect();
+        assert_eq!(names, [("B", 2), ("A", 1)]);
+        assert_eq!(seats, [(0, "B-1-1"), (1, "B-1-2"), (2, "B-2-1"), (3, "B-2-2"), (4, "A-1-1")]);
+    }
+}

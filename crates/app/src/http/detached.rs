@@ -1,0 +1,106 @@
+//! Work that goes on when its client goes away. The framework drops the handler of a reset connection wherever it waits,
+//! which can leave a transaction half begun; a change is therefore made by a task of its own.
+
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use crate::problem::Problem;
+
+/// Runs changes to their end, whatever becomes of the client, on a runtime that outlives the HTTP server.
+#[derive(Clone, Debug)]
+pub struct Detached {
+    tasks: TaskTracker,
+    runtime: Handle,
+}
+
+impl Detached {
+    /// Runs work on `runtime`; who shuts down waits for `tasks`.
+    #[must_use]
+    pub const fn new(tasks: TaskTracker, runtime: Handle) -> Self {
+        Self { tasks, runtime }
+    }
+
+    /// Runs `work` to its end, and tells how it went if anyone still listens.
+    ///
+    /// # Errors
+    /// What `work` is refused with; an internal error if it panicked.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let task = self.tasks.spawn_on(work.in_current_span(), &self.runtime);
+        task.await.unwrap_or_else(|error| Err(Problem::internal(&error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::{Notify, oneshot};
+
+    use super::*;
+    use crate::problem::ProblemCode;
+
+    fn detached() -> (TaskTracker, Detached) {
+        let tasks = TaskTracker::new();
+        (tasks.clone(), Detached::new(tasks, Handle::current()))
+    }
+
+    #[tokio::test]
+    async fn work_goes_on_when_its_caller_is_dropped() {
+        let (_, detached) = detached();
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (done, is_done) = oneshot::channel();
+        let work = {
+            let (begun, go_on) = (Arc::clone(&begun), Arc::clone(&go_on));
+            async move {
+                begun.notify_one();
+                go_on.notified().await;
+                done.send(()).map_err(|()| Problem::overloaded())
+            }
+        };
+
+        tokio::select! {
+            biased;
+            _ = detached.run(work) => unreachable!("the work waits"),
+            () = begun.notified() => {}
+        }
+        go_on.notify_one();
+
+        assert_eq!(is_done.await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error() {
+        let (_, detached) = detached();
+
+        let outcome = detached.run::<()>(async { unreachable!("on purpose") }).await;
+
+        assert_eq!(outcome.unwrap_err().code(), ProblemCode::Internal);
+    }
+
+    #[tokio::test]
+    async fn whoever_shuts_down_can_wait_for_the_work() {
+        let (tasks, detached) = detached();
+        let go_on = Arc::new(Notify::new());
+        let work = {
+            let go_on = Arc::clone(&go_on);
+            async move {
+                go_on.notified().await;
+                Ok(())
+            }
+        };
+
+        let (outcome, ()) = tokio::join!(detached.run(work), async {
+            tokio::task::yield_now().await;
+            assert_eq!(tasks.len(), 1);
+            tasks.close();
+            go_on.notify_one();
+            tasks.wait().await;
+        });
+
+        assert!(outcome.is_ok());
+    }
+}

@@ -1,0 +1,336 @@
+//! What every request passes on its way in and every answer on its way out: the request's id and its span, limits before
+//! any work is done, one form for every refusal, and no panic that a client would see as a broken connection.
+
+// The framework runs a request on the thread that took its connection, so nothing here is sent to another.
+#![expect(clippy::future_not_send, reason = "middleware works on requests, which stay on their thread")]
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::Method;
+use actix_web::middleware::Next;
+use actix_web::web::{Bytes, Data};
+use actix_web::{Error, HttpMessage as _, HttpRequest};
+use futures_util::FutureExt as _;
+use ipnet::IpNet;
+use tracing::Instrument as _;
+use usher_kernel::AccountId;
+
+use super::Services;
+use super::reading::Unread;
+use super::throttle::{PerKey, PerPlace, network_of};
+use crate::config;
+use crate::metrics::Metrics;
+use crate::problem::{Occurrence, Problem};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_LEN_MAX: usize = 128;
+/// Answered however much there is to do: they say how the process is.
+const NEVER_SHED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+/// Holds and confirms of one account: generous for people, narrow for programs.
+const PURCHASES_PER_S: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
+const PURCHASES_BURST: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
+
+/// The limits that all requests share.
+pub struct Edge {
+    trusted_proxies: Vec<IpNet>,
+    max_in_flight: usize,
+    in_flight: AtomicUsize,
+    body_timeout: Duration,
+    addresses: Option<PerKey<IpAddr>>,
+    pub(super) purchases: PerKey<AccountId>,
+    pub(super) polls: PerPlace,
+}
+
+impl Edge {
+    /// The configured limits.
+    #[must_use]
+    pub fn new(http: &config::Http) -> Self {
+        let per_s = NonZeroU32::new(http.requests_per_address_per_s);
+        Self {
+            trusted_proxies: http.trusted_proxies.0.clone(),
+            max_in_flight: http.max_in_flight,
+            in_flight: AtomicUsize::new(0),
+            body_timeout: Duration::from_millis(http.body_timeout_ms),
+            // Two seconds' worth may come at once: a page loads many things.
+            addresses: per_s.map(|per_s| PerKey::new(per_s, per_s.saturating_mul(NonZeroU32::MIN.saturating_add(1)))),
+            purchases: PerKey::new(PURCHASES_PER_S, PURCHASES_BURST),
+            polls: PerPlace::new(),
+        }
+    }
+
+    /// How many requests are being answered.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) const fn body_timeout(&self) -> Duration {
+        self.body_timeout
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(&address.to_canonical()))
+    }
+
+    /// Who asks: the peer, or whom a trusted proxy names. The rightmost address that is not a trusted proxy's counts;
+    /// what stands before it, anyone can write.
+    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        if !self.trusts(peer) {
+            return peer;
+        }
+        let lines: Vec<_> = headers.get_all(header::X_FORWARDED_FOR).filter_map(|line| line.to_str().ok()).collect();
+        let hops = lines.iter().rev().flat_map(|line| line.rsplit(',')).map_while(|hop| hop.trim().parse().ok());
+        let mut client = peer;
+        for hop in hops {
+            client = hop;
+            if !self.trusts(hop) {
+                break;
+            }
+        }
+        client
+    }
+
+    /// Whether the client came by HTTPS, as far as a trusted proxy says so.
+    pub(super) fn is_https(&self, request: &HttpRequest) -> bool {
+        let peer_is_trusted = request.peer_addr().is_some_and(|peer| self.trusts(peer.ip()));
+        let scheme = request.headers().get(header::X_FORWARDED_PROTO).map(HeaderValue::as_bytes);
+        peer_is_trusted && scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"))
+    }
+
+    /// Lets a request in, unless its client is too fast or there is too much to do.
+    fn admit(&self, request: &ServiceRequest) -> Result<InFlight<'_>, Problem> {
+        let in_flight = InFlight::begin(&self.in_flight);
+        if NEVER_SHED.contains(&request.path()) {
+            return Ok(in_flight);
+        }
+        if let (Some(addresses), Some(peer)) = (&self.addresses, request.peer_addr()) {
+            addresses.check(&network_of(self.client(peer.ip(), request.headers())))?;
+        }
+        if in_flight.count > self.max_in_flight { Err(Problem::overloaded()) } else { Ok(in_flight) }
+    }
+}
+
+/// A request being answered.
+struct InFlight<'a> {
+    counter: &'a AtomicUsize,
+    count: usize,
+}
+
+impl<'a> InFlight<'a> {
+    fn begin(counter: &'a AtomicUsize) -> Self {
+        Self { counter, count: counter.fetch_add(1, Ordering::Relaxed) + 1 }
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The middleware.
+pub(super) async fn guard(
+    services: Data<Services>,
+    mut request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let begun = Metrics::instant();
+    let method = method_label(request.method());
+    let path = request.path().to_owned();
+    let request_id = request_id(&request, &services);
+    let span = tracing::info_span!("request", %request_id, method, path);
+    // A HEAD is a GET whose body the server leaves out (RFC 9110, 9.3.2).
+    if request.method() == Method::HEAD {
+        request.head_mut().method = Method::GET;
+    }
+    keep_body(&mut request);
+
+    let occurrence = Occurrence { path: &path, request_id: &request_id };
+    let outcome = match services.edge.admit(&request) {
+        Ok(_in_flight) => call(request, next, occurrence).instrument(span.clone()).await,
+        Err(problem) => Ok(request.into_response(problem.render(Some(occurrence)))),
+    };
+    let outcome = outcome.map(|answer| close_if_unread(finish(answer, occurrence)));
+
+    let route = outcome.as_ref().ok().and_then(|answer| answer.request().match_pattern());
+    let status = outcome.as_ref().map_or_else(|error| error.as_response_error().status_code(), ServiceResponse::status);
+    let elapsed = begun.elapsed();
+    services.metrics.observe_request(method, route.as_deref().unwrap_or("unmatched"), status.as_u16(), elapsed);
+    tracing::debug!(parent: &span, status = status.as_u16(), elapsed_ms = elapsed.as_secs_f64() * 1_000.0, "answered");
+    outcome
+}
+
+/// Answers a request; a panic is answered too.
+async fn call(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+    occurrence: Occurrence<'_>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+        Ok(outcome) => outcome.map(ServiceResponse::map_into_boxed_body),
+        // The request is gone with the panic, so this answer goes past the rest of the way out.
+        Err(_) => Err(internal(occurrence)),
+    }
+}
+
+/// The panic's own message was logged where it happened.
+fn internal(occurrence: Occurrence<'_>) -> Error {
+    let mut answer = Problem::internal(&Panicked).render(Some(occurrence));
+    label(answer.headers_mut(), occurrence.request_id);
+    actix_web::error::InternalError::from_response(Panicked, answer).into()
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a handler panicked")]
+struct Panicked;
+
+/// A closed set, for metrics: methods can be invented.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "OTHER",
+    }
+}
+
+fn request_id(request: &ServiceRequest, services: &Services) -> String {
+    let is_sane = |id: &&[u8]| (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
+    let given = request.headers().get(REQUEST_ID).map(HeaderValue::as_bytes).filter(is_sane);
+    given.map_or_else(|| services.ids.next_uuid().to_string(), |id| String::from_utf8_lossy(id).into_owned())
+}
+
+/// Puts the body where the one who reads it finds it, and where this finds it if nobody does.
+fn keep_body(request: &mut ServiceRequest) {
+    let body = request.take_payload();
+    if !matches!(body, Payload::None) {
+        request.extensions_mut().insert(Unread::new(body));
+    }
+}
+
+/// Gives an answer its common headers, and every refusal its common form.
+fn finish(answer: ServiceResponse<BoxBody>, occurrence: Occurrence<'_>) -> ServiceResponse<BoxBody> {
+    let mut answer = if answer.status().as_u16() >= 400 { refusal(answer, occurrence) } else { answer };
+    label(answer.headers_mut(), occurrence.request_id);
+    answer
+}
+
+fn label(headers: &mut HeaderMap, request_id: &str) {
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    // What may be kept says so itself; places, passes and reservations are nobody else's.
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+}
+
+/// A refusal as RFC 9457 has it: a problem with its occurrence, or what the framework meant by an empty answer.
+fn refusal(answer: ServiceResponse<BoxBody>, occurrence: Occurrence<'_>) -> ServiceResponse<BoxBody> {
+    let problem = answer.response().error().and_then(Error::as_error::<Problem>);
+    let rendered = problem.map(|problem| problem.render(Some(occurrence)));
+    let is_bare = answer.response().error().is_some() || matches!(answer.response().body().size(), BodySize::None | BodySize::Sized(0));
+    let Some(mut rendered) = rendered.or_else(|| is_bare.then(|| Problem::of_bare(answer.status()).render(Some(occurrence))))
+    else {
+        return answer;
+    };
+    if let Some(methods) = answer.headers().get(header::ALLOW) {
+        rendered.headers_mut().insert(header::ALLOW, methods.clone());
+    }
+    answer.into_response(rendered)
+}
+
+/// Lets go of a connection whose request was answered before its body was read.
+fn close_if_unread(answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+    let unread = answer.request().extensions_mut().remove::<Unread>();
+    match unread {
+        Some(unread) => answer.map_body(|_, body| BoxBody::new(WithUnread { body, _unread: unread })),
+        None => answer,
+    }
+}
+
+/// A body that holds on to the unread body of its request: as long as that lives, the framework knows that it was not
+/// read, and closes the connection instead of waiting for the rest.
+struct WithUnread {
+    body: BoxBody,
+    _unread: Unread,
+}
+
+impl MessageBody for WithUnread {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::X_FORWARDED_FOR;
+    use actix_web::test::TestRequest;
+
+    use super::*;
+    use crate::config::Settings;
+
+    fn edge(trusted_proxies: &[&str]) -> Edge {
+        let mut http = Settings::load(None).unwrap().http;
+        http.trusted_proxies = config::Networks(trusted_proxies.iter().map(|text| text.parse().unwrap()).collect());
+        http.max_in_flight = 2;
+        Edge::new(&http)
+    }
+
+    fn client(edge: &Edge, peer: &str, forwarded: &[&str]) -> String {
+        let mut headers = HeaderMap::new();
+        for line in forwarded {
+            headers.append(X_FORWARDED_FOR, line.parse().unwrap());
+        }
+        edge.client(peer.parse().unwrap(), &headers).to_string()
+    }
+
+    #[test]
+    fn only_trusted_proxies_say_who_the_client_is() {
+        let edge = edge(&["10.0.0.0/8"]);
+
+        assert_eq!(client(&edge, "192.0.2.1", &["198.51.100.1"]), "192.0.2.1");
+        assert_eq!(client(&edge, "10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
+        assert_eq!(client(&edge, "10.0.0.1", &["203.0.113.9, 198.51.100.1", "10.0.0.2"]), "198.51.100.1");
+        assert_eq!(client(&edge, "10.0.0.1", &["nonsense"]), "10.0.0.1");
+        assert_eq!(client(&edge, "10.0.0.1", &[]), "10.0.0.1");
+    }
+
+    #[test]
+    fn more_than_the_limit_are_refused_before_any_work_and_health_is_always_told() {
+        let edge = edge(&[]);
+        let request = |path: &str| TestRequest::with_uri(path).to_srv_request();
+
+        let (first, second) = (edge.admit(&request("/a")), edge.admit(&request("/a")));
+        let third = edge.admit(&request("/a")).is_ok();
+        let health = edge.admit(&request("/healthz")).is_ok();
+        drop(first);
+
+        assert!(second.is_ok() && !third && health);
+        assert!(edge.admit(&request("/a")).is_ok());
+    }
+
+    #[test]
+    fn invented_methods_are_one_label() {
+        assert_eq!(method_label(&Method::from_bytes(b"BREW").unwrap()), "OTHER");
+    }
+}

@@ -1,0 +1,255 @@
+//! The line: joining, polling, leaving, and the gate for what stands behind it.
+
+use actix_web::body::BoxBody;
+use actix_web::cookie::time::Duration as CookieDuration;
+use actix_web::cookie::{Cookie, SameSite};
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Json};
+use actix_web::{HttpRequest, HttpResponse, Responder};
+use paperclip::actix::web::{ServiceConfig, delete, get, post, resource};
+use paperclip::actix::{Apiv2Schema, CreatedJson, NoContent, OperationModifier, api_v2_operation};
+use paperclip::v2::models::{DefaultOperationRaw, DefaultSchemaRaw};
+use paperclip::v2::schema::Apiv2Schema;
+use serde::Serialize;
+use usher_kernel::{PerformanceId, Timestamp};
+use usher_queue::service::{PassToken, PlaceStatus};
+
+use super::bearer::LoggedIn;
+use super::reading::{GatePass, PathId, PlaceHeader};
+use super::values::Instant;
+use super::{Refusals, Services};
+use crate::problem::{Problem, ProblemCode};
+
+pub(super) const REFUSALS: Refusals = &[
+    (
+        "line.join",
+        &[
+            ProblemCode::SaleNotOpen,
+            ProblemCode::SaleClosed,
+            ProblemCode::LineUnavailable,
+            ProblemCode::StoreUnavailable,
+        ],
+    ),
+    (
+        "line.poll",
+        &[
+            ProblemCode::PlaceInvalid,
+            ProblemCode::PassMismatch,
+            ProblemCode::SaleNotOpen,
+            ProblemCode::SaleClosed,
+            ProblemCode::LineUnavailable,
+            ProblemCode::StoreUnavailable,
+        ],
+    ),
+    (
+        "line.leave",
+        &[
+            ProblemCode::PlaceInvalid,
+            ProblemCode::PassMismatch,
+            ProblemCode::SaleNotOpen,
+            ProblemCode::LineUnavailable,
+            ProblemCode::StoreUnavailable,
+        ],
+    ),
+    ("line.gate", &[ProblemCode::PassInvalid, ProblemCode::LineUnavailable, ProblemCode::StoreUnavailable]),
+];
+
+/// The operation that answers all refusals alike.
+pub(super) const GATE: &str = "line.gate";
+
+pub(super) fn routes(config: &mut ServiceConfig<'_>) {
+    let queue = resource("/performances/{performance_id}/queue");
+    config
+        .service(queue.route(post().to(join)).route(get().to(poll)).route(delete().to(leave)))
+        .service(resource("/performances/{performance_id}/gate").route(get().to(gate)));
+}
+
+/// A place in a line.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Place")]
+struct PlaceView {
+    /// The place token: to be kept, and sent as `Usher-Place`.
+    place: String,
+    /// The place's number: unique, increasing, never reused.
+    number: u64,
+    /// `waiting`, `admitted`, `done` (booked or left) or `expired` (the pass ran out unused).
+    state: &'static str,
+    /// 1 is next; 0 when admitted.
+    position: u64,
+    /// How many stand before it, those who came back included.
+    ahead: u64,
+    /// When to ask again.
+    poll_after_ms: u64,
+    /// How long the wait will be; null where that cannot be told.
+    eta_s: Option<EtaView>,
+    /// The pass of someone admitted; null for everybody else.
+    pass: Option<PassView>,
+    /// `scheduled`, `open`, `paused`, `closed` or `sold_out`.
+    sale_state: &'static str,
+}
+
+/// How long a wait will be, in seconds.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Eta")]
+struct EtaView {
+    /// Probably not sooner.
+    low: u64,
+    /// Probably not later.
+    high: u64,
+}
+
+/// The right to book.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Pass")]
+struct PassView {
+    /// To be sent as `Usher-Pass`.
+    token: String,
+    /// It is good until just before this.
+    expires_at: Instant,
+}
+
+impl From<PlaceStatus> for PlaceView {
+    fn from(status: PlaceStatus) -> Self {
+        Self {
+            place: status.place,
+            number: status.number.get(),
+            state: status.state.as_str(),
+            position: status.position,
+            ahead: status.ahead,
+            poll_after_ms: u64::try_from(status.poll_after.as_millis()).unwrap_or(u64::MAX),
+            eta_s: status.eta.map(|eta| EtaView { low: eta.low_s, high: eta.high_s }),
+            pass: status.pass.map(|PassToken { token, expires_at }| PassView { token, expires_at: Instant(expires_at) }),
+            sale_state: status.sale_state.as_str(),
+        }
+    }
+}
+
+/// A place as it is answered: a pass comes as a cookie too, for what stands behind the gate.
+struct PlaceAnswer {
+    place: PlaceView,
+    status: StatusCode,
+    now: Timestamp,
+}
+
+impl Responder for PlaceAnswer {
+    type Body = BoxBody;
+
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        let mut answer = HttpResponse::build(self.status);
+        if let Some(PassView { token, expires_at }) = &self.place.pass {
+            let lives_s = i64::try_from(expires_at.0.since(self.now).as_secs()).unwrap_or(i64::MAX);
+            let is_https = request.app_data::<Data<Services>>().is_some_and(|services| services.edge.is_https(request));
+            let cookie = Cookie::build(GatePass::COOKIE, token)
+                .path("/")
+                .max_age(CookieDuration::seconds(lives_s))
+                .http_only(true)
+                .same_site(SameSite::Lax)
+                .secure(is_https);
+            answer.cookie(cookie.finish());
+        }
+        answer.json(self.place)
+    }
+}
+
+impl Apiv2Schema for PlaceAnswer {
+    fn name() -> Option<String> {
+        PlaceView::name()
+    }
+
+    fn description() -> &'static str {
+        PlaceView::description()
+    }
+
+    fn raw_schema() -> DefaultSchemaRaw {
+        PlaceView::raw_schema()
+    }
+}
+
+impl OperationModifier for PlaceAnswer {
+    fn update_response(operation: &mut DefaultOperationRaw) {
+        Json::<PlaceView>::update_response(operation);
+    }
+}
+
+/// A place, new or had before.
+struct JoinAnswer(PlaceAnswer);
+
+impl Responder for JoinAnswer {
+    type Body = BoxBody;
+
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        self.0.respond_to(request)
+    }
+}
+
+impl Apiv2Schema for JoinAnswer {
+    fn name() -> Option<String> {
+        PlaceView::name()
+    }
+
+    fn description() -> &'static str {
+        PlaceView::description()
+    }
+
+    fn raw_schema() -> DefaultSchemaRaw {
+        PlaceView::raw_schema()
+    }
+}
+
+impl OperationModifier for JoinAnswer {
+    fn update_response(operation: &mut DefaultOperationRaw) {
+        Json::<PlaceView>::update_response(operation);
+        CreatedJson::<PlaceView>::update_response(operation);
+    }
+}
+
+/// Joins the line. Whoever has a place already is shown that one.
+#[api_v2_operation(tags("line"), operation_id = "line.join")]
+async fn join(
+    services: Data<Services>,
+    LoggedIn(bearer): LoggedIn,
+    PathId(performance): PathId<PerformanceId>,
+) -> Result<JoinAnswer, Problem> {
+    let line = services.line.clone();
+    let joining = services.detached.run(async move { Ok(line.join(performance, bearer.account).await?) });
+    let joined = joining.await?;
+    let status = if joined.is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(JoinAnswer(PlaceAnswer { place: joined.status.into(), status, now: services.clock.now() }))
+}
+
+/// Shows where a place stands.
+#[api_v2_operation(tags("line"), operation_id = "line.poll")]
+async fn poll(
+    services: Data<Services>,
+    PathId(performance): PathId<PerformanceId>,
+    PlaceHeader(place): PlaceHeader,
+) -> Result<PlaceAnswer, Problem> {
+    let now = services.clock.now();
+    services.edge.polls.check(&place, now)?;
+    let status = services.line.poll(performance, &place).await?;
+    Ok(PlaceAnswer { place: status.into(), status: StatusCode::OK, now })
+}
+
+/// Gives a place up: out of the line, or out of the sale.
+#[api_v2_operation(tags("line"), operation_id = "line.leave")]
+async fn leave(
+    services: Data<Services>,
+    PathId(performance): PathId<PerformanceId>,
+    PlaceHeader(place): PlaceHeader,
+) -> Result<NoContent, Problem> {
+    let line = services.line.clone();
+    services.detached.run(async move { Ok(line.leave(performance, &place).await?) }).await?;
+    Ok(NoContent)
+}
+
+/// Tells a proxy whether someone was admitted (nginx `auth_request`, Envoy `ext_authz`). Every refusal is a 401.
+#[api_v2_operation(tags("line"), operation_id = "line.gate")]
+async fn gate(
+    services: Data<Services>,
+    performance: Result<PathId<PerformanceId>, Problem>,
+    GatePass(pass): GatePass,
+) -> Result<NoContent, Problem> {
+    let PathId(performance) = performance.map_err(|_| Problem::of(ProblemCode::PassInvalid))?;
+    services.line.gate(performance, pass.as_deref()).await?;
+    Ok(NoContent)
+}

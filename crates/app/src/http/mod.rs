@@ -1,0 +1,151 @@
+//! The HTTP API: one file per resource, which turns requests into commands and domain values into JSON. What an answer
+//! costs or means is decided elsewhere.
+
+mod accounts;
+mod answers;
+mod bearer;
+mod catalogue;
+mod detached;
+mod edge;
+mod line;
+mod operator;
+mod paging;
+mod reading;
+mod reservations;
+pub mod system;
+mod throttle;
+pub(crate) mod values;
+
+use std::sync::Arc;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::middleware::from_fn;
+use actix_web::web::Data;
+use actix_web::{App, Error};
+use paperclip::actix::OpenApiExt as _;
+use paperclip::actix::web::{ServiceConfig, scope};
+use usher_concert::SaleDefaults;
+use usher_kernel::{Clock, IdGenerator};
+
+pub use self::detached::Detached;
+pub use self::edge::Edge;
+use self::system::Readiness;
+use crate::identity::Identity;
+use crate::metrics::Metrics;
+use crate::openapi::{self, Document};
+use crate::problem::ProblemCode;
+
+/// Everything that requests are answered with.
+pub struct Services {
+    /// Sign-up and log-in.
+    pub accounts: usher_account::Service,
+    /// Concerts and performances.
+    pub catalogue: usher_concert::Service,
+    /// The lines.
+    pub line: usher_queue::Service,
+    /// Seats.
+    pub reservations: usher_reservation::Service,
+    /// Access tokens.
+    pub identity: Arc<Identity>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Ids of requests.
+    pub ids: Arc<dyn IdGenerator>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether the server can do its work.
+    pub readiness: Arc<dyn Readiness>,
+    /// Runs what must not stop when its client goes away.
+    pub detached: Detached,
+    /// The limits that all requests share.
+    pub edge: Edge,
+    /// What performances get where their operator says nothing.
+    pub sale_defaults: SaleDefaults,
+}
+
+/// Where metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsRoute {
+    /// With everything else.
+    Here,
+    /// By [`metrics_app`], on a listener of their own.
+    Elsewhere,
+}
+
+/// What operations can be refused with, by operation id, beyond what shows from their parameters.
+pub(crate) type Refusals = &'static [(&'static str, &'static [ProblemCode])];
+
+/// The refusals of all operations.
+pub(crate) const REFUSALS: [Refusals; 6] = [
+    accounts::REFUSALS,
+    catalogue::REFUSALS,
+    line::REFUSALS,
+    reservations::REFUSALS,
+    operator::REFUSALS,
+    system::REFUSALS,
+];
+
+/// The operation that takes CSV as well as JSON.
+pub(crate) const CSV_UPLOAD: &str = operator::UPLOAD;
+/// The operation that answers all refusals alike.
+pub(crate) const GATE: &str = line::GATE;
+/// Where the API document is.
+const OPENAPI_PATH: &str = "/api/openapi.json";
+
+/// The operations of the API.
+pub(crate) fn api(config: &mut ServiceConfig<'_>) {
+    let version_1 = scope("/api/v1")
+        .configure(accounts::routes)
+        .configure(catalogue::routes)
+        .configure(line::routes)
+        .configure(reservations::routes)
+        .configure(operator::routes);
+    config.service(version_1);
+    system::routes(config);
+}
+
+/// The server's application, one for each of its threads.
+pub fn app(
+    services: Data<Services>,
+    metrics: MetricsRoute,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
+> {
+    App::new()
+        .app_data(services)
+        .app_data(Data::new(Document::new()))
+        .wrap(from_fn(edge::guard))
+        .configure(system::pages)
+        .configure(|config| match metrics {
+            MetricsRoute::Here => system::metrics_route(config),
+            MetricsRoute::Elsewhere => {}
+        })
+        .wrap_api_with_spec(openapi::outline())
+        .configure(api)
+        // Never asked, for the full document is served under the same path; but the next line needs to know the path.
+        .with_json_spec_v3_at(OPENAPI_PATH)
+        .with_swagger_ui_at(system::SWAGGER_UI)
+        .build()
+}
+
+/// The application of the metrics' own listener.
+pub fn metrics_app(
+    services: Data<Services>,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
+> {
+    App::new().app_data(services).configure(system::metrics_route)
+}

@@ -1,0 +1,425 @@
+//! Reading requests: ids in paths, queries, headers and bodies. Whatever cannot be read is refused with the name of what
+//! is wrong, and a body that does not arrive in time is not waited for.
+
+use std::cell::RefCell;
+use std::str::FromStr;
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::http::header;
+use actix_web::web::{Bytes, BytesMut, Data};
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
+use futures_util::StreamExt as _;
+use futures_util::future::{LocalBoxFuture, Ready, ready};
+use paperclip::actix::OperationModifier;
+use paperclip::v2::models::{DataTypeFormat, DefaultOperationRaw, DefaultSchemaRaw, Either, Parameter, ParameterIn};
+use paperclip::v2::schema::{Apiv2Schema, TypedData};
+use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
+use usher_kernel::{Claim, Fingerprint, IdempotencyKey, InvalidId, Violation};
+
+use super::Services;
+use crate::identity::Bearer;
+use crate::problem::{Problem, ProblemCode};
+
+/// The longest JSON body.
+const JSON_LEN_MAX: usize = 16 * 1024;
+/// The longest body of an operator's upload.
+const UPLOAD_LEN_MAX: usize = 8 * 1024 * 1024;
+
+/// The id in the path. What cannot be an id is not found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PathId<T>(pub T);
+
+impl<T: FromStr<Err = InvalidId>> FromRequest for PathId<T> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let id = request.match_info().iter().next().and_then(|(_, text)| text.parse().ok());
+        ready(id.map(Self).ok_or_else(|| Problem::of(ProblemCode::NotFound)))
+    }
+}
+
+impl<T> Apiv2Schema for PathId<T> {}
+
+impl<T> OperationModifier for PathId<T> {
+    fn update_parameter(operation: &mut DefaultOperationRaw) {
+        // The name is filled in from the route's path.
+        operation.parameters.push(Either::Right(Parameter {
+            in_: ParameterIn::Path,
+            required: true,
+            data_type: Some(String::data_type()),
+            format: Some(DataTypeFormat::Uuid),
+            ..Parameter::default()
+        }));
+    }
+}
+
+/// The query. Parameters that nobody asked for are left alone.
+#[derive(Debug)]
+pub(super) struct Query<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest for Query<T> {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(request.query_string().as_bytes()));
+        ready(serde_path_to_error::deserialize(pairs).map(Self).map_err(|error| Problem::invalid(vec![violation(&error)])))
+    }
+}
+
+impl<T> Apiv2Schema for Query<T> {}
+
+impl<T: Apiv2Schema> OperationModifier for Query<T> {
+    fn update_parameter(operation: &mut DefaultOperationRaw) {
+        actix_web::web::Query::<T>::update_parameter(operation);
+    }
+}
+
+/// Says which field a deserializer refused, and by which rule. The value is not repeated: it may be a secret.
+fn violation<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> Violation {
+    let message = error.inner().to_string();
+    let within = Some(error.path().to_string()).filter(|path| path != ".");
+    // Of a missing field, the path leads only to where it should be.
+    if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+        let field = within.map_or_else(|| field.to_owned(), |path| format!("{path}.{field}"));
+        return Violation::new(field, "is missing");
+    }
+    if message.starts_with("unknown field `") {
+        return Violation::new(within.unwrap_or_else(|| "body".into()), "is not known here");
+    }
+    let expected = message.rsplit_once("expected ").map(|(_, rest)| rest.split(" at line ").next().unwrap_or(rest));
+    let rule = expected.map_or_else(|| "cannot be read".into(), |expected| format!("must be {expected}"));
+    Violation::new(within.unwrap_or_else(|| "body".into()), rule)
+}
+
+/// A body that nobody has read yet. The framework would go on reading the rest of a chunked body for as long as its
+/// sender likes; while this is held, it closes the connection instead.
+pub(super) struct Unread(RefCell<Payload>);
+
+impl Unread {
+    /// Keeps a body for whoever reads it.
+    pub(super) const fn new(body: Payload) -> Self {
+        Self(RefCell::new(body))
+    }
+}
+
+/// A body as it was sent.
+#[derive(Debug)]
+pub(super) struct RawBody {
+    bytes: Bytes,
+    fingerprint: Fingerprint,
+}
+
+/// Reads a body of at most `len_max` bytes before the deadline.
+async fn read(request: HttpRequest, len_max: usize) -> Result<RawBody, Problem> {
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|len: u64| len > len_max as u64) {
+        return Err(Problem::of(ProblemCode::PayloadTooLarge));
+    }
+    let body = request.extensions_mut().remove::<Unread>();
+    let mut bytes = BytesMut::with_capacity(usize::try_from(announced.unwrap_or(0)).unwrap_or(0));
+    if let Some(Unread(body)) = body {
+        let mut body = body.into_inner();
+        let all = collect(&mut body, &mut bytes, len_max);
+        let outcome = tokio::time::timeout(body_timeout(&request), all).await;
+        if let Err(problem) = outcome.unwrap_or_else(|_| Err(Problem::of(ProblemCode::RequestTimeout))) {
+            request.extensions_mut().insert(Unread::new(body));
+            return Err(problem);
+        }
+    }
+    let fingerprint = fingerprint(request.method().as_str(), request.path(), &bytes);
+    Ok(RawBody { bytes: bytes.freeze(), fingerprint })
+}
+
+async fn collect(body: &mut Payload, bytes: &mut BytesMut, len_max: usize) -> Result<(), Problem> {
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|_| Problem::of(ProblemCode::MalformedRequest).because("The body broke off."))?;
+        if bytes.len() + chunk.len() > len_max {
+            return Err(Problem::of(ProblemCode::PayloadTooLarge));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(())
+}
+
+fn body_timeout(request: &HttpRequest) -> Duration {
+    request.app_data::<Data<Services>>().map_or(Duration::ZERO, |services| services.edge.body_timeout())
+}
+
+/// What an idempotency key is used for: method, path and body, told apart by their lengths.
+fn fingerprint(method: &str, path: &str, body: &[u8]) -> Fingerprint {
+    let mut digest = Sha256::new();
+    for part in [method.as_bytes(), path.as_bytes(), body] {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    Fingerprint(digest.finalize().into())
+}
+
+fn media_type(request: &HttpRequest) -> String {
+    let value = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Reads JSON strictly.
+pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        if error.inner().is_data() { Problem::invalid(vec![violation(&error)]) } else { not_json(error.inner()) }
+    })?;
+    json.end().map_err(|error| not_json(&error))?;
+    Ok(value)
+}
+
+fn not_json(error: &serde_json::Error) -> Problem {
+    let (line, column) = (error.line(), error.column());
+    Problem::of(ProblemCode::MalformedRequest)
+        .because(format!("The body is not JSON from line {line}, column {column} on."))
+}
+
+/// A JSON body, and what it is known by under an idempotency key.
+#[derive(Debug)]
+pub(super) struct JsonBody<T> {
+    /// What it says.
+    pub(super) value: T,
+    /// What it is known by.
+    pub(super) fingerprint: Fingerprint,
+}
+
+impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            if media_type(&request) != "application/json" {
+                return Err(Problem::of(ProblemCode::UnsupportedMediaType));
+            }
+            let body = read(request, JSON_LEN_MAX).await?;
+            Ok(Self { value: parse_json(&body.bytes)?, fingerprint: body.fingerprint })
+        })
+    }
+}
+
+impl<T> Apiv2Schema for JsonBody<T> {}
+
+impl<T: Apiv2Schema> OperationModifier for JsonBody<T> {
+    fn update_parameter(operation: &mut DefaultOperationRaw) {
+        actix_web::web::Json::<T>::update_parameter(operation);
+    }
+
+    fn update_definitions(definitions: &mut std::collections::BTreeMap<String, DefaultSchemaRaw>) {
+        actix_web::web::Json::<T>::update_definitions(definitions);
+    }
+}
+
+/// An operator's upload: JSON of type `T`, or CSV.
+#[derive(Debug)]
+pub(super) enum Upload<T> {
+    /// `application/json`.
+    Json(Bytes, std::marker::PhantomData<T>),
+    /// `text/csv`.
+    Csv(Bytes),
+}
+
+impl<T: 'static> FromRequest for Upload<T> {
+    type Error = Problem;
+    type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            match media_type(&request).as_str() {
+                "application/json" => Ok(Self::Json(read(request, UPLOAD_LEN_MAX).await?.bytes, std::marker::PhantomData)),
+                "text/csv" => Ok(Self::Csv(read(request, UPLOAD_LEN_MAX).await?.bytes)),
+                _ => Err(Problem::of(ProblemCode::UnsupportedMediaType)),
+            }
+        })
+    }
+}
+
+impl<T> Apiv2Schema for Upload<T> {}
+
+impl<T: Apiv2Schema> OperationModifier for Upload<T> {
+    fn update_parameter(operation: &mut DefaultOperationRaw) {
+        actix_web::web::Json::<T>::update_parameter(operation);
+    }
+
+    fn update_definitions(definitions: &mut std::collections::BTreeMap<String, DefaultSchemaRaw>) {
+        actix_web::web::Json::<T>::update_definitions(definitions);
+    }
+}
+
+fn header_text<'a>(request: &'a HttpRequest, name: &str) -> Option<&'a str> {
+    request.headers().get(name)?.to_str().ok()
+}
+
+macro_rules! header_parameters {
+    ($($type:ident: $name:literal, $required:literal, $description:literal;)*) => {$(
+        impl Apiv2Schema for $type {
+            fn header_parameter_schema() -> Vec<Parameter<DefaultSchemaRaw>> {
+                vec![Parameter {
+                    name: $name.into(),
+                    in_: ParameterIn::Header,
+                    description: Some($description.into()),
+                    data_type: Some(String::data_type()),
+                    required: $required,
+                    ..Parameter::default()
+                }]
+            }
+        }
+
+        impl OperationModifier for $type {}
+    )*};
+}
+
+header_parameters! {
+    IdempotencyHeader: "Idempotency-Key", true,
+        "Makes the call safe to repeat: 1 to 255 visible ASCII characters, new with each new wish.";
+    PlaceHeader: "Usher-Place", true, "The place token.";
+    PassHeader: "Usher-Pass", true, "The pass.";
+    GatePass: "Usher-Pass", false, "The pass; else the cookie `usher_pass`.";
+}
+
+/// The header `Idempotency-Key`.
+#[derive(Debug)]
+pub(super) struct IdempotencyHeader(IdempotencyKey);
+
+impl IdempotencyHeader {
+    /// The claim that a request with this fingerprint makes.
+    pub(super) fn claim(self, bearer: Bearer, fingerprint: Fingerprint) -> Claim {
+        Claim { account: bearer.account, key: self.0, fingerprint }
+    }
+}
+
+impl FromRequest for IdempotencyHeader {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        const NAME: &str = "Idempotency-Key";
+        let Some(value) = request.headers().get(NAME) else {
+            return ready(Err(Problem::of(ProblemCode::IdempotencyKeyMissing)));
+        };
+        let key = value.to_str().unwrap_or_default().parse();
+        ready(key.map(Self).map_err(|error: usher_kernel::idempotency::InvalidIdempotencyKey| {
+            Problem::invalid_field(NAME, error.to_string())
+        }))
+    }
+}
+
+/// The header `Usher-Place`. A missing token is as good as a wrong one.
+#[derive(Debug)]
+pub(super) struct PlaceHeader(pub String);
+
+impl FromRequest for PlaceHeader {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let token = header_text(request, "Usher-Place").map(str::to_owned);
+        ready(token.map(Self).ok_or_else(|| Problem::of(ProblemCode::PlaceInvalid)))
+    }
+}
+
+/// The header `Usher-Pass`. Never a cookie: a page elsewhere could make a browser send that.
+#[derive(Debug)]
+pub(super) struct PassHeader(pub Option<String>);
+
+impl FromRequest for PassHeader {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(Self(header_text(request, "Usher-Pass").map(str::to_owned))))
+    }
+}
+
+/// The pass that a gate is shown: the header `Usher-Pass`, or the cookie that browsers keep.
+#[derive(Debug)]
+pub(super) struct GatePass(pub Option<String>);
+
+impl GatePass {
+    /// The cookie's name.
+    pub(super) const COOKIE: &str = "usher_pass";
+}
+
+impl FromRequest for GatePass {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let in_header = header_text(request, "Usher-Pass").map(str::to_owned);
+        ready(Ok(Self(in_header.or_else(|| request.cookie(Self::COOKIE).map(|cookie| cookie.value().to_owned())))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wish {
+        #[expect(dead_code, reason = "only its reading is looked at")]
+        seats: Vec<Seat>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Seat {
+        #[expect(dead_code, reason = "only its reading is looked at")]
+        row: u16,
+    }
+
+    fn refusal(json: &str) -> (ProblemCode, String) {
+        let problem = parse_json::<Wish>(json.as_bytes()).unwrap_err();
+        (problem.code(), format!("{problem:?}"))
+    }
+
+    #[test]
+    fn the_fingerprint_tells_methods_paths_and_bodies_apart() {
+        let prints = [("POST", "/a", "b"), ("PUT", "/a", "b"), ("POST", "/ab", ""), ("POST", "/a", "c")];
+        let prints = prints.map(|(method, path, body)| fingerprint(method, path, body.as_bytes()));
+
+        for (i, a) in prints.iter().enumerate() {
+            assert!(prints[i + 1..].iter().all(|b| a != b), "{i}");
+        }
+        assert_eq!(prints[0], fingerprint("POST", "/a", b"b"));
+    }
+
+    #[test]
+    fn a_field_that_breaks_a_rule_is_named_with_the_rule() {
+        for (json, field, rule) in [
+            (r#"{"seats": [], "x": 1}"#, "\"x\"", "is not known here"),
+            (r#"{"seats": [{"row": 1}, {"row": 1, "x": 1}]}"#, "\"seats[1].x\"", "is not known here"),
+            (r"{}", "\"seats\"", "is missing"),
+            (r#"{"seats": [{}]}"#, "\"seats[0].row\"", "is missing"),
+            (r#"{"seats": [{"row": 70000}]}"#, "\"seats[0].row\"", "must be u16"),
+            (r#"{"seats": "all"}"#, "\"seats\"", "must be a sequence"),
+        ] {
+            let (code, shown) = refusal(json);
+
+            assert_eq!(code, ProblemCode::ValidationFailed, "{json}");
+            assert!(shown.contains(field) && shown.contains(rule), "{json}: {shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_json_is_malformed() {
+        for json in ["", "{", "{\"seats\": []} x", "seats"] {
+            assert_eq!(refusal(json).0, ProblemCode::MalformedRequest, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_refused_value_is_not_repeated() {
+        assert!(!refusal(r#"{"seats": [{"row": "hunter2"}]}"#).1.contains("hunter2"));
+    }
+}

@@ -1,0 +1,253 @@
+//! Seats: holding, paying, giving back, and looking at what one has.
+
+use actix_web::web::{Data, Json};
+use paperclip::actix::web::{ServiceConfig, get, post, resource};
+use paperclip::actix::{Apiv2Schema, CreatedJson, NoContent, api_v2_operation};
+use serde::{Deserialize, Serialize};
+use usher_kernel::{PerformanceId, ReservationId};
+use usher_reservation::ports::PaymentToken;
+use usher_reservation::service::HoldRequest;
+use usher_reservation::{Reservation, ReservedSeat, State, Ticket};
+
+use super::bearer::LoggedIn;
+use super::paging::{List, PageQuery};
+use super::reading::{IdempotencyHeader, JsonBody, PassHeader, PathId, Query};
+use super::values::{Id, Instant, MoneyView};
+use super::{Refusals, Services};
+use crate::problem::{Problem, ProblemCode};
+
+pub(super) const REFUSALS: Refusals = &[
+    (
+        "reservations.hold",
+        &[
+            ProblemCode::PassRequired,
+            ProblemCode::PassInvalid,
+            ProblemCode::PassExpired,
+            ProblemCode::PassUsed,
+            ProblemCode::PassMismatch,
+            ProblemCode::SeatTaken,
+            ProblemCode::LimitReached,
+            ProblemCode::SaleNotOpen,
+            ProblemCode::SaleClosed,
+            ProblemCode::ReservationState,
+            ProblemCode::IdempotencyInFlight,
+            ProblemCode::IdempotencyMismatch,
+            ProblemCode::StoreUnavailable,
+        ],
+    ),
+    ("reservations.list", &[ProblemCode::StoreUnavailable]),
+    ("reservations.find", &[ProblemCode::StoreUnavailable]),
+    (
+        "reservations.confirm",
+        &[
+            ProblemCode::PaymentDeclined,
+            ProblemCode::HoldExpired,
+            ProblemCode::ReservationState,
+            ProblemCode::IdempotencyInFlight,
+            ProblemCode::IdempotencyMismatch,
+            ProblemCode::PaymentUnavailable,
+            ProblemCode::StoreUnavailable,
+        ],
+    ),
+    (
+        "reservations.release",
+        &[ProblemCode::HoldExpired, ProblemCode::ReservationState, ProblemCode::StoreUnavailable],
+    ),
+];
+
+pub(super) fn routes(config: &mut ServiceConfig<'_>) {
+    let one = resource("/reservations/{reservation_id}");
+    config
+        .service(resource("/performances/{performance_id}/reservations").route(post().to(hold)))
+        .service(resource("/reservations").route(get().to(list)))
+        .service(one.route(get().to(find)).route(paperclip::actix::web::delete().to(release)))
+        .service(resource("/reservations/{reservation_id}/confirm").route(post().to(confirm)));
+}
+
+/// A wish to hold seats, all or none.
+#[derive(Deserialize, Apiv2Schema)]
+#[openapi(rename = "Hold")]
+#[serde(deny_unknown_fields)]
+struct HoldWish {
+    /// Their names, e.g. `A-12-7`.
+    seats: Vec<String>,
+}
+
+/// A wish to pay.
+#[derive(Deserialize, Apiv2Schema)]
+#[openapi(rename = "Confirm")]
+#[serde(deny_unknown_fields)]
+struct ConfirmWish {
+    /// How.
+    payment: PaymentWish,
+}
+
+/// How to pay.
+#[derive(Deserialize, Apiv2Schema)]
+#[openapi(rename = "Payment")]
+#[serde(deny_unknown_fields)]
+struct PaymentWish {
+    /// `simulated`.
+    method: PaymentMethod,
+    /// What the gateway gave out: `tok_ok`, `tok_declined`, `tok_slow`, `tok_timeout_after_capture`.
+    token: String,
+}
+
+/// Who takes the money.
+#[derive(Deserialize, Apiv2Schema)]
+#[serde(rename_all = "snake_case")]
+enum PaymentMethod {
+    /// A gateway that takes none.
+    Simulated,
+}
+
+/// One buyer's group of seats.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Reservation")]
+struct ReservationView {
+    /// The reservation's id.
+    id: Id,
+    /// Whose seats.
+    performance_id: Id,
+    /// `held`, `paying`, `confirmed`, `released` or `expired`.
+    status: &'static str,
+    /// The seats.
+    seats: Vec<ReservedSeatView>,
+    /// What they cost together.
+    total: MoneyView,
+    /// The seats are the buyer's own until just before this.
+    held_until: Instant,
+    /// When it was made.
+    created_at: Instant,
+    /// One per seat, once confirmed.
+    tickets: Vec<TicketView>,
+}
+
+/// A seat, at the price it had when it was held.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "ReservedSeat")]
+struct ReservedSeatView {
+    /// The seat's name.
+    seat: String,
+    /// Its grade.
+    grade: String,
+    /// Its price.
+    price: MoneyView,
+}
+
+/// The right to sit on one seat.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Ticket")]
+struct TicketView {
+    /// The ticket's id.
+    id: Id,
+    /// The seat it is for.
+    seat: String,
+    /// The secret that lets its owner in.
+    code: String,
+}
+
+impl From<Reservation> for ReservationView {
+    fn from(reservation: Reservation) -> Self {
+        let (status, tickets) = match reservation.state {
+            State::Held => ("held", Vec::new()),
+            State::Paying(_) => ("paying", Vec::new()),
+            State::Confirmed { tickets, .. } => ("confirmed", tickets),
+            State::Released => ("released", Vec::new()),
+            State::Expired => ("expired", Vec::new()),
+        };
+        Self {
+            id: Id(reservation.id.uuid()),
+            performance_id: Id(reservation.performance.uuid()),
+            status,
+            seats: reservation.seats.into_iter().map(ReservedSeatView::from).collect(),
+            total: reservation.total.into(),
+            held_until: Instant(reservation.held_until),
+            created_at: Instant(reservation.created_at),
+            tickets: tickets.into_iter().map(TicketView::from).collect(),
+        }
+    }
+}
+
+impl From<ReservedSeat> for ReservedSeatView {
+    fn from(ReservedSeat { seat, grade, price }: ReservedSeat) -> Self {
+        Self { seat: seat.to_string(), grade, price: price.into() }
+    }
+}
+
+impl From<Ticket> for TicketView {
+    fn from(Ticket { id, seat, code }: Ticket) -> Self {
+        Self { id: Id(id.uuid()), seat: seat.to_string(), code }
+    }
+}
+
+/// Holds seats, all or none.
+#[api_v2_operation(tags("reservations"), operation_id = "reservations.hold")]
+async fn hold(
+    services: Data<Services>,
+    LoggedIn(bearer): LoggedIn,
+    PathId(performance): PathId<PerformanceId>,
+    PassHeader(pass): PassHeader,
+    key: IdempotencyHeader,
+    wish: JsonBody<HoldWish>,
+) -> Result<CreatedJson<ReservationView>, Problem> {
+    services.edge.purchases.check(&bearer.account)?;
+    let claim = key.claim(bearer, wish.fingerprint);
+    let request = HoldRequest { performance, account: bearer.account, pass, seats: wish.value.seats, claim };
+    let reservations = services.reservations.clone();
+    let held = services.detached.run(async move { Ok(reservations.hold(request).await?) });
+    Ok(CreatedJson(held.await?.into()))
+}
+
+/// Lists the bearer's own reservations, oldest first.
+#[api_v2_operation(tags("reservations"), operation_id = "reservations.list")]
+async fn list(
+    services: Data<Services>,
+    LoggedIn(bearer): LoggedIn,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<List<ReservationView>>, Problem> {
+    let after = query.after()?.map(ReservationId::from_bytes);
+    let found = services.reservations.list(bearer.account, after, query.limit_and_one()?).await?;
+    Ok(Json(List::page(&query, found, |reservation| *reservation.id.as_bytes(), ReservationView::from)?))
+}
+
+/// Shows one of the bearer's own reservations.
+#[api_v2_operation(tags("reservations"), operation_id = "reservations.find")]
+async fn find(
+    services: Data<Services>,
+    LoggedIn(bearer): LoggedIn,
+    PathId(reservation): PathId<ReservationId>,
+) -> Result<Json<ReservationView>, Problem> {
+    Ok(Json(services.reservations.find(reservation, bearer.account).await?.into()))
+}
+
+/// Pays for a reservation, and gives out its tickets.
+#[api_v2_operation(tags("reservations"), operation_id = "reservations.confirm")]
+async fn confirm(
+    services: Data<Services>,
+    LoggedIn(bearer): LoggedIn,
+    PathId(reservation): PathId<ReservationId>,
+    key: IdempotencyHeader,
+    wish: JsonBody<ConfirmWish>,
+) -> Result<Json<ReservationView>, Problem> {
+    services.edge.purchases.check(&bearer.account)?;
+    let claim = key.claim(bearer, wish.fingerprint);
+    let PaymentWish { method: PaymentMethod::Simulated, token } = wish.value.payment;
+    let reservations = services.reservations.clone();
+    let confirmed = services.detached.run(async move {
+        Ok(reservations.confirm(reservation, bearer.account, PaymentToken(token), claim).await?)
+    });
+    Ok(Json(confirmed.await?.into()))
+}
+
+/// Gives the seats of a held reservation back.
+#[api_v2_operation(tags("reservations"), operation_id = "reservations.release")]
+async fn release(
+    services: Data<Services>,
+    LoggedIn(bearer): LoggedIn,
+    PathId(reservation): PathId<ReservationId>,
+) -> Result<NoContent, Problem> {
+    let reservations = services.reservations.clone();
+    services.detached.run(async move { Ok(reservations.release(reservation, bearer.account).await?) }).await?;
+    Ok(NoContent)
+}

@@ -1,0 +1,20 @@
+//! The server: HTTP in front, adapters behind, the domains between them. The only crate that knows HTTP, JSON and the
+//! environment.
+
+pub mod background;
+pub mod bridge;
+pub mod cli;
+pub mod composition;
+pub mod config;
+pub mod demo;
+pub mod group_commit;
+pub mod http;
+pub mod identity;
+pub mod ids;
+pub mod metrics;
+pub mod observed;
+pub mod openapi;
+pub mod password;
+pub mod problem;
+pub mod schema;
+pub mod telemetry;

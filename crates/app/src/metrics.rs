@@ -1,0 +1,162 @@
+//! What the server counts and times about itself, for Prometheus. Labels come from closed sets, never from ids, paths or
+//! people: the number of series is known when the server starts.
+
+use std::time::{Duration, Instant};
+
+use prometheus::{
+    Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
+use usher_kernel::StoreError;
+use usher_queue::Stats;
+use usher_reservation::ports::HoldOutcome;
+
+/// Seconds; a poll takes microseconds, a hold milliseconds, a slow gateway seconds.
+const BUCKETS_S: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// All metrics of one server.
+pub struct Metrics {
+    registry: Registry,
+    request_duration_seconds: HistogramVec,
+    store_duration_seconds: HistogramVec,
+    holds_total: IntCounterVec,
+    line_admitted_total: IntCounter,
+    line_live: IntGauge,
+    line_waiting: IntGauge,
+    line_away: IntGauge,
+    line_active: IntGauge,
+}
+
+impl Metrics {
+    /// Registers all metrics.
+    ///
+    /// # Errors
+    /// If two metrics have one name, which a start shows.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let histogram = |name, help, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
+            let options = HistogramOpts::new(name, help).buckets(BUCKETS_S.to_vec());
+            let histogram = HistogramVec::new(options, labels)?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok(histogram)
+        };
+        let gauge = |name, help| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let request_duration_seconds = histogram(
+            "usher_http_request_duration_seconds",
+            "Time from the request's head to the answer's head, by route pattern.",
+            &["method", "route", "status"],
+        )?;
+        let store_duration_seconds = histogram(
+            "usher_store_duration_seconds",
+            "Time that a port's method took, by result.",
+            &["port", "method", "result"],
+        )?;
+        let holds_total = IntCounterVec::new(Opts::new("usher_holds_total", "Wishes to hold seats, by outcome."), &["outcome"])?;
+        registry.register(Box::new(holds_total.clone()))?;
+        let line_admitted_total = IntCounter::new("usher_line_admitted_total", "People that this server admitted.")?;
+        registry.register(Box::new(line_admitted_total.clone()))?;
+        Ok(Self {
+            request_duration_seconds,
+            store_duration_seconds,
+            holds_total,
+            line_admitted_total,
+            line_live: gauge("usher_line_live", "Lines that people can join now.")?,
+            line_waiting: gauge("usher_line_waiting", "People who wait, over all live lines.")?,
+            line_away: gauge("usher_line_away", "People who are away, over all live lines.")?,
+            line_active: gauge("usher_line_active", "People who are inside, over all live lines.")?,
+            registry,
+        })
+    }
+
+    /// Notes an answered request. `route` is the route's pattern, never the path.
+    pub fn observe_request(&self, method: &str, route: &str, status: u16, elapsed: Duration) {
+        let status = status.to_string();
+        self.request_duration_seconds.with_label_values(&[method, route, &status]).observe(elapsed.as_secs_f64());
+    }
+
+    /// Times a port's method, and passes its result on.
+    ///
+    /// # Errors
+    /// The method's own.
+    pub async fn time<T>(
+        &self,
+        port: &str,
+        method: &str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let start = Self::instant();
+        let result = call.await;
+        let outcome = match &result {
+            Ok(_) => "ok",
+            Err(StoreError::Unavailable { .. }) => "unavailable",
+            Err(StoreError::Timeout { .. }) => "timeout",
+            Err(StoreError::Corrupt { .. }) => "corrupt",
+        };
+        self.store_duration_seconds
+            .with_label_values(&[port, method, outcome])
+            .observe(start.elapsed().as_secs_f64());
+        result
+    }
+
+    /// Notes what became of wishes to hold seats.
+    pub fn observe_holds(&self, outcomes: &[HoldOutcome]) {
+        for outcome in outcomes {
+            let outcome = match outcome {
+                HoldOutcome::Held(_) => "held",
+                HoldOutcome::Replayed(_) => "replayed",
+                HoldOutcome::KeyMismatch => "key_mismatch",
+                HoldOutcome::UnknownSeats(_) => "unknown_seats",
+                HoldOutcome::PassUsed => "pass_used",
+                HoldOutcome::PassBusy => "pass_busy",
+                HoldOutcome::Taken(_) => "taken",
+                HoldOutcome::LimitReached => "limit_reached",
+            };
+            self.holds_total.with_label_values(&[outcome]).inc();
+        }
+    }
+
+    /// Notes how many people were admitted.
+    pub fn observe_admitted(&self, count: usize) {
+        self.line_admitted_total.inc_by(count as u64);
+    }
+
+    /// Notes what the lines look like.
+    pub fn observe_lines<'a>(&self, lines: impl Iterator<Item = &'a Stats>) {
+        let (mut live, mut waiting, mut away, mut active) = (0, 0, 0, 0);
+        for Stats { counts, .. } in lines {
+            live += 1;
+            waiting += counts.waiting;
+            away += counts.away;
+            active += counts.active;
+        }
+        let sums = [
+            (&self.line_live, live),
+            (&self.line_waiting, waiting),
+            (&self.line_away, away),
+            (&self.line_active, active),
+        ];
+        for (gauge, sum) in sums {
+            gauge.set(i64::try_from(sum).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// All metrics in Prometheus' text format (version 0.0.4).
+    ///
+    /// # Errors
+    /// If a metric cannot be written, which would be a bug.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+
+    /// The start of a measurement.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "measuring is this module's work; nothing is decided by it")]
+    pub fn instant() -> Instant {
+        Instant::now()
+    }
+}

@@ -1,0 +1,222 @@
+//! The API document: what the routes' types say, and what they cannot say: every way in which an operation can be
+//! refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use paperclip::actix::{OpenApiExt as _, OperationModifier as _};
+use paperclip::v2::models::{DefaultApiRaw, Info, License, Tag};
+use serde_json::{Map, Value, json};
+
+use crate::http;
+use crate::problem::{ProblemBody, ProblemCode};
+
+const DESCRIPTION: &str = "\
+A waiting room and seats for concerts: join the line of a performance, wait, be admitted with a pass, hold seats, pay.
+
+Errors are `application/problem+json` (RFC 9457); each `type` is the address of a page that explains it. \
+Every answer has an `X-Request-Id`.";
+
+const TAGS: [(&str, &str); 6] = [
+    ("accounts", "Sign-up, log-in, and who one is."),
+    ("catalogue", "Concerts, performances and seats: public, cacheable, with ETags."),
+    ("line", "The waiting line of a performance."),
+    ("reservations", "Holding seats and paying for them."),
+    ("operators", "What operators do."),
+    ("system", "How the server is."),
+];
+
+/// The document in JSON, as it is served and printed.
+#[derive(Clone, Debug)]
+pub struct Document(String);
+
+impl Document {
+    /// The document of this binary.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(format!("{:#}\n", complete(of_routes())))
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Document {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What the document says before any route is known.
+pub(crate) fn outline() -> DefaultApiRaw {
+    let tag = |(name, description): (&str, &str)| Tag {
+        name: name.into(),
+        description: Some(description.into()),
+        external_docs: None,
+    };
+    let mut outline = DefaultApiRaw {
+        info: Info {
+            title: "Usher".into(),
+            version: "1".into(),
+            description: Some(DESCRIPTION.into()),
+            license: Some(License { name: Some("Apache-2.0".into()), ..License::default() }),
+            ..Info::default()
+        },
+        tags: TAGS.map(tag).into(),
+        ..DefaultApiRaw::default()
+    };
+    ProblemBody::update_definitions(&mut outline.definitions);
+    outline
+}
+
+/// What the routes' types say.
+fn of_routes() -> Value {
+    let mut document = Value::Null;
+    let app = actix_web::App::new().wrap_api_with_spec(outline()).configure(http::api);
+    let app = app.with_raw_json_spec_v3(|app, spec| {
+        document = spec;
+        app
+    });
+    drop(app.build());
+    document
+}
+
+fn complete(mut document: Value) -> Value {
+    let refusals: BTreeMap<_, _> = http::REFUSALS.into_iter().flatten().copied().collect();
+    let bearer = |description: &str| {
+        json!({"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": description})
+    };
+    document["components"]["securitySchemes"] =
+        json!({"bearer": bearer("An access token."), "operator": bearer("An operator's access token.")});
+    for operation in operations(&mut document) {
+        let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+        if id == http::CSV_UPLOAD {
+            operation["requestBody"]["content"]["text/csv"] = json!({"schema": {"type": "string"}});
+        }
+        let mut codes: BTreeSet<&ProblemCode> = refusals.get(id.as_str()).copied().unwrap_or_default().iter().collect();
+        codes.extend(shown_by_parameters(operation, &id));
+        declare(&mut operation["responses"], &codes);
+    }
+    document
+}
+
+fn operations(document: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let paths = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
+    let items = paths.filter_map(Value::as_object_mut).flat_map(Map::values_mut);
+    items.filter(|item| item.get("operationId").is_some())
+}
+
+/// What every operation with such parameters can be refused with.
+fn shown_by_parameters(operation: &Value, id: &str) -> Vec<&'static ProblemCode> {
+    let parameters = operation["parameters"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let has = |key: &str, value: &str| parameters.iter().any(|parameter| parameter[key] == value);
+    let security = operation["security"].to_string();
+    let mut codes = vec![&ProblemCode::Internal];
+    if operation["tags"][0] != "system" {
+        codes.extend([&ProblemCode::Overloaded, &ProblemCode::TooManyRequests]);
+    }
+    if operation.get("requestBody").is_some() {
+        codes.extend([
+            &ProblemCode::MalformedRequest,
+            &ProblemCode::ValidationFailed,
+            &ProblemCode::RequestTimeout,
+            &ProblemCode::PayloadTooLarge,
+            &ProblemCode::UnsupportedMediaType,
+        ]);
+    }
+    if has("in", "query") {
+        codes.push(&ProblemCode::ValidationFailed);
+    }
+    if has("name", "Idempotency-Key") {
+        codes.extend([&ProblemCode::IdempotencyKeyMissing, &ProblemCode::ValidationFailed]);
+    }
+    if has("in", "path") && id != http::GATE {
+        codes.push(&ProblemCode::NotFound);
+    }
+    if security.contains("bearer") || security.contains("operator") {
+        codes.push(&ProblemCode::Unauthenticated);
+    }
+    if security.contains("operator") {
+        codes.push(&ProblemCode::Forbidden);
+    }
+    codes
+}
+
+/// Adds an answer for each status, saying which problems it stands for.
+fn declare(responses: &mut Value, codes: &BTreeSet<&ProblemCode>) {
+    let mut by_status: BTreeMap<u16, Vec<String>> = BTreeMap::new();
+    for code in codes {
+        by_status.entry(code.status().as_u16()).or_default().push(format!("`{}`: {}", code.code(), code.title()));
+    }
+    for (status, problems) in by_status {
+        let status = status.to_string();
+        // Where success and failure share a status, the operation has said so itself.
+        if responses.get(&status).is_none() {
+            responses[status] = json!({
+                "description": problems.join("; "),
+                "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STORED: &str = include_str!("../../../docs/openapi.json");
+
+    fn document() -> Value {
+        serde_json::from_str(Document::new().text()).unwrap()
+    }
+
+    #[test]
+    fn the_stored_document_is_the_served_one() {
+        assert!(
+            Document::new().text() == STORED,
+            "docs/openapi.json is not what the server says; if the change is meant, run \
+             `cargo run -p usher-app --bin usher -- openapi > docs/openapi.json`",
+        );
+    }
+
+    #[test]
+    fn every_operation_has_an_id_a_tag_a_summary_and_says_how_it_is_refused() {
+        let mut document = document();
+        let known: BTreeSet<_> = http::REFUSALS.into_iter().flatten().map(|(id, _)| *id).collect();
+        let mut seen = BTreeSet::new();
+
+        for operation in operations(&mut document) {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(known.contains(id), "{id} does not say how it is refused");
+            assert!(operation["summary"].is_string() && operation["tags"][0].is_string(), "{id}");
+            assert!(operation["responses"]["500"].is_object(), "{id}");
+            assert!(seen.insert(id.to_owned()), "{id} is there twice");
+        }
+
+        assert_eq!(seen.len(), known.len(), "refusals of operations that are not there");
+    }
+
+    #[test]
+    fn every_item_of_every_path_is_an_operation_with_an_id() {
+        let mut document = document();
+        let items: usize = document["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len()).sum();
+
+        assert_eq!(operations(&mut document).count(), items);
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere() {
+        let document = document();
+        let text = document.to_string();
+        let names: BTreeSet<_> =
+            text.split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+
+        assert!(names.contains("Problem"));
+        for name in names {
+            assert!(document["components"]["schemas"][name].is_object(), "{name}");
+            assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{name}");
+        }
+    }
+}

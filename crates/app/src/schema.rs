@@ -1,0 +1,73 @@
+//! The store's schema: bringing it up to date, and finding out whether it is.
+
+use usher_adapter_sql::Database;
+use usher_migrations::{Migrator, MigratorTrait as _};
+
+/// Why a schema cannot be used or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// A shared database is behind this binary. Old servers may still use it, so its operator decides when.
+    #[error("the database lacks {} migration(s) ({}): run `usher migrate up` first", .0.len(), .0.join(", "))]
+    Pending(Vec<String>),
+    /// A migration failed.
+    #[error("the schema cannot be read or changed: {0}")]
+    Migration(String),
+}
+
+fn failed(error: impl std::fmt::Display) -> SchemaError {
+    SchemaError::Migration(error.to_string())
+}
+
+/// Brings an embedded database up to date; of a shared one, makes sure that it is.
+///
+/// # Errors
+/// See [`SchemaError`].
+pub async fn bring_up_to_date(database: &Database) -> Result<(), SchemaError> {
+    if database.is_embedded() {
+        return up(database).await.map(|_| ());
+    }
+    match pending(database).await? {
+        names if names.is_empty() => Ok(()),
+        names => Err(SchemaError::Pending(names)),
+    }
+}
+
+/// The names of the migrations that were not applied, oldest first.
+///
+/// # Errors
+/// See [`SchemaError`].
+pub async fn pending(database: &Database) -> Result<Vec<String>, SchemaError> {
+    let pending = Migrator::get_pending_migrations(database.writer()).await.map_err(failed)?;
+    Ok(pending.iter().map(|migration| migration.name().to_owned()).collect())
+}
+
+/// The names of the migrations that were applied, oldest first.
+///
+/// # Errors
+/// See [`SchemaError`].
+pub async fn applied(database: &Database) -> Result<Vec<String>, SchemaError> {
+    let applied = Migrator::get_applied_migrations(database.writer()).await.map_err(failed)?;
+    Ok(applied.iter().map(|migration| migration.name().to_owned()).collect())
+}
+
+/// Applies all pending migrations, and names them.
+///
+/// # Errors
+/// See [`SchemaError`].
+pub async fn up(database: &Database) -> Result<Vec<String>, SchemaError> {
+    let names = pending(database).await?;
+    Migrator::up(database.writer(), None).await.map_err(failed)?;
+    Ok(names)
+}
+
+/// Takes the latest migration back, and names it.
+///
+/// # Errors
+/// See [`SchemaError`].
+pub async fn down(database: &Database) -> Result<Option<String>, SchemaError> {
+    let latest = applied(database).await?.pop();
+    if latest.is_some() {
+        Migrator::down(database.writer(), Some(1)).await.map_err(failed)?;
+    }
+    Ok(latest)
+}

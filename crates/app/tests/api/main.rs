@@ -1,0 +1,30 @@
+//! The API over real HTTP: a server of its own for each test, on the embedded adapters, on a free port.
+
+#[cfg(test)]
+mod accounts;
+#[cfg(test)]
+mod app;
+#[cfg(test)]
+mod at_once;
+#[cfg(test)]
+mod catalogue;
+#[cfg(test)]
+mod documents;
+#[cfg(test)]
+mod edges;
+#[cfg(test)]
+mod line;
+#[cfg(test)]
+mod operators;
+#[cfg(test)]
+mod payments;
+#[cfg(test)]
+mod problems;
+#[cfg(test)]
+mod reservations;
+#[cfg(test)]
+mod restart;
+#[cfg(test)]
+mod rush;
+#[cfg(test)]
+mod store;

@@ -1,0 +1,184 @@
+//! Killed and started again, or stopped in the middle of a rush: what people were given stays theirs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::join_all;
+use futures_util::stream;
+use serde_json::{Value, json};
+
+use crate::app::{
+    Admitted, Api, SaleOptions, UsherProcess, eventually, id_of, json_of, new_key, section,
+};
+use crate::at_once::{Answer, at_once};
+use crate::store::{assert_verified, number};
+
+/// Asks for many places, some at a time. Answers in their order.
+async fn poll_all(api: &Api, performance: &str, places: &[Value]) -> Vec<Value> {
+    let polls = places.iter().map(async |place| {
+        json_of(api.poll(place["place"].as_str().unwrap(), performance).await, 200).await
+    });
+    stream::iter(polls).buffered(16).collect().await
+}
+
+async fn join_all_of(api: &Api, performance: &str, tokens: &[String]) -> Vec<Value> {
+    let path = format!("/api/v1/performances/{performance}/queue");
+    let answers = at_once(api.address(), tokens.iter().map(|token| api.post(&path).bearer_auth(token))).await;
+    assert!(answers.iter().all(|answer| answer.status == 201), "{answers:?}");
+    answers.iter().map(Answer::json).collect()
+}
+
+fn number_of(place: &Value) -> u64 {
+    place["number"].as_u64().unwrap()
+}
+
+/// What the server saved of its lines so far: how many wait, and how many passes it gave.
+async fn saved(folder: &Path) -> (i64, i64) {
+    let waiting = number(folder, "SELECT coalesce(sum(waiting), 0) FROM lines").await;
+    (waiting, number(folder, "SELECT count(*) FROM line_grants").await)
+}
+
+/// LESSONS L16, for the embedded line; L1: nobody is lost, L2: nobody is let in twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_finds_its_line_again_with_numbers_order_and_passes() {
+    const INSIDE: usize = 100;
+    const WAITING: usize = 1_000;
+    const NEW: usize = 20;
+    let variables = [("LINE__CAPACITY", "100"), ("LINE__PRESENCE_WINDOW_S", "20")];
+    let mut usher = UsherProcess::start_with(&variables).await;
+    let seats = [section("A", 2, 50, "VIP", 150_000), section("B", 1, 10, "R", 120_000)];
+    let performance = usher.performance(&seats, SaleOptions::default()).await;
+    let tokens: Vec<_> = (0..INSIDE + WAITING).map(|_| usher.buyer()).collect();
+    let joined = join_all_of(&usher, &performance, &tokens).await;
+    let mut people: Vec<_> = tokens.into_iter().zip(joined).collect();
+    people.sort_unstable_by_key(|(_, place)| number_of(place));
+    let (tokens, places): (Vec<_>, Vec<_>) = people.into_iter().unzip();
+    let before = poll_all(&usher, &performance, &places).await;
+    eventually("the line is saved", async || {
+        (saved(usher.folder()).await == (1_000, 100)).then_some(())
+    })
+    .await;
+
+    usher.restart().await;
+    // The newcomers come first, before anybody of before is back.
+    let new_tokens: Vec<_> = (0..NEW).map(|_| usher.buyer()).collect();
+    let newcomers = join_all_of(&usher, &performance, &new_tokens).await;
+    let after = poll_all(&usher, &performance, &places).await;
+
+    let last = before.iter().map(number_of).max().unwrap();
+    for newcomer in &newcomers {
+        assert_eq!(newcomer["state"], "waiting");
+        assert!(number_of(newcomer) > last, "{newcomer}");
+    }
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(number_of(after), number_of(before));
+        assert_eq!(after["state"], before["state"]);
+        assert_eq!(after["pass"], before["pass"], "the very same pass");
+        assert!(after["position"].as_u64() <= before["position"].as_u64(), "{before} {after}");
+    }
+    assert!(before[..INSIDE].iter().all(|place| place["state"] == "admitted"));
+    let positions: Vec<_> = after[INSIDE..].iter().map(|place| place["position"].as_u64().unwrap()).collect();
+    assert_eq!(positions, (1..=1_000).collect::<Vec<_>>());
+
+    // Half of those inside book, ten leave: the sixty who waited longest come next.
+    let inside: Vec<_> = after[..INSIDE].iter().zip(&tokens).map(|(place, token)| Admitted {
+        token: token.clone(),
+        performance: performance.clone(),
+        place: place["place"].as_str().unwrap().to_owned(),
+        pass: place["pass"]["token"].as_str().unwrap().to_owned(),
+    });
+    let inside: Vec<_> = inside.collect();
+    for (i, who) in inside[..50].iter().enumerate() {
+        let held = usher.held(who, &[format!("A-{}-{}", i / 50 + 1, i % 50 + 1).as_str()]).await;
+        usher.confirmed(&who.token, &id_of(&held)).await;
+    }
+    for who in &inside[50..60] {
+        assert_eq!(usher.leave(&who.place, &performance).await.status(), 204);
+    }
+    eventually("there are a hundred inside again", async || {
+        let stats = usher.stats(&performance).await;
+        assert!(stats["active"].as_u64().unwrap() <= 100, "{stats}");
+        // Those who wait are asked to be present meanwhile.
+        (stats["active"] == 100).then_some(())
+    })
+    .await;
+    let next = poll_all(&usher, &performance, &places[INSIDE..]).await;
+    let admitted: Vec<_> = next.iter().filter(|place| place["state"] == "admitted").map(number_of).collect();
+    assert_eq!(admitted, next[..60].iter().map(number_of).collect::<Vec<_>>(), "the lowest numbers");
+    for newcomer in poll_all(&usher, &performance, &newcomers).await {
+        assert_eq!(newcomer["state"], "waiting");
+    }
+    assert_verified(usher.folder()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reservations_tickets_accounts_and_tokens_survive_a_killed_server() {
+    let mut usher = UsherProcess::start().await;
+    let performance = usher.performance(&[section("A", 1, 10, "VIP", 150_000)], SaleOptions::default()).await;
+    let token = usher.sign_up_and_log_in("minji@example.com").await;
+    let me = usher.get("/api/v1/members/me").bearer_auth(&token).send().await.unwrap();
+    let me = json_of(me, 200).await;
+    let (minji, other) = (usher.admit(&token, &performance).await, usher.admitted(&performance).await);
+    let bought = usher.held(&minji, &["A-1-1", "A-1-2"]).await;
+    let bought = usher.confirmed(&token, &id_of(&bought)).await;
+    let key = new_key();
+    let wish = json!({"seats": ["A-1-3"]});
+    let held = Answer::of(usher.hold_request(&other, &key, &wish).send().await.unwrap()).await;
+
+    usher.restart().await;
+
+    let still_me = usher.get("/api/v1/members/me").bearer_auth(&token).send().await.unwrap();
+    assert_eq!(json_of(still_me, 200).await, me);
+    json_of(usher.log_in("minji@example.com", "correct horse").await, 200).await;
+    assert_eq!(usher.list("/api/v1/reservations", Some(&token), 50).await, [bought]);
+    assert_eq!(json_of(usher.poll(&minji.place, &performance).await, 200).await["state"], "done");
+    let repeated = Answer::of(usher.hold_request(&other, &key, &wish).send().await.unwrap()).await;
+    assert_eq!(repeated, held);
+    let confirmed = usher.confirmed(&other.token, &id_of(&held.json())).await;
+    assert_eq!(confirmed["tickets"][0]["seat"], "A-1-3");
+    assert_verified(usher.folder()).await;
+}
+
+/// A graceful stop answers what it has begun, in less than the ten seconds that containers are given (LESSONS E2), and
+/// what it answered is there after the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_graceful_stop_in_the_middle_of_a_rush_loses_no_acknowledged_hold() {
+    const N: usize = 200;
+    let mut usher = UsherProcess::start().await;
+    let performance = usher.performance(&[section("A", 4, 50, "VIP", 150_000)], SaleOptions::default()).await;
+    let people = usher.crowd(&performance, N).await;
+    let holds = people.iter().enumerate().map(|(i, who)| {
+        let wish = json!({"seats": [format!("A-{}-{}", i / 50 + 1, i % 50 + 1)]});
+        (i, usher.hold_request(who, &new_key(), &wish))
+    });
+    let holds = holds.map(|(i, request)| async move {
+        // No answer: the server had stopped listening.
+        let response = request.send().await.ok()?;
+        Some((i, Answer::of(response).await))
+    });
+    let holds = join_all(holds.collect::<Vec<_>>());
+    let folder = usher.folder().to_owned();
+    let stop = async {
+        eventually("the rush has begun", async || {
+            (number(&folder, "SELECT count(*) FROM reservations").await > 0).then_some(())
+        })
+        .await;
+        usher.terminate();
+        tokio::time::timeout(Duration::from_secs(10), usher.ended()).await.expect("it ends in less than ten seconds")
+    };
+
+    let (answers, ended) = tokio::join!(holds, stop);
+    usher.restart().await;
+
+    assert!(ended.success(), "{ended}");
+    let acknowledged: BTreeMap<_, _> = answers.into_iter().flatten().collect();
+    assert!(!acknowledged.is_empty());
+    for (i, answer) in &acknowledged {
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let held = answer.json();
+        assert_eq!(json_of(usher.reservation(&people[*i].token, &id_of(&held)).await, 200).await, held);
+    }
+    assert_verified(usher.folder()).await;
+}

@@ -1,0 +1,363 @@
+//! The line's service over the embedded adapters, with a clock that the tests move: what a restart keeps, what a poll
+//! costs, how numbers are reserved.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use usher_adapter_memory::MemoryLineStore;
+use usher_adapter_sql::{Database, SqlLineLedger, SqlPolicyRepository};
+use usher_app::metrics::Metrics;
+use usher_app::observed::Observed;
+use usher_app::schema;
+use usher_kernel::{AccountId, Clock, ManualClock, PerformanceId, StoreError, Timestamp};
+use usher_queue::policy::Sale;
+use usher_queue::ports::{LineStore, SaleCalendar};
+use usher_queue::{
+    AdmissionPolicy, Error, LineState, PassCheck, PlaceState, PlaceStatus, PolicyPatch, Ports, Service, Settings,
+    TokenKeys,
+};
+
+const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([7; 16]);
+const OPENS_AT: Timestamp = Timestamp::from_unix_ms(1_000_000_000_000);
+const TICK: Duration = Duration::from_millis(250);
+const PASS_TTL: Duration = Duration::from_secs(300);
+
+/// One sale, always.
+struct OneSale;
+
+#[async_trait]
+impl SaleCalendar for OneSale {
+    async fn live(&self, now: Timestamp, lobby: Duration) -> Result<Vec<(PerformanceId, Sale)>, StoreError> {
+        let sale = self.find(PERFORMANCE, now).await?;
+        let is_live = |sale: &Sale| sale.opens_at.minus(lobby) <= now && now < sale.closes_at;
+        Ok(sale.filter(is_live).map(|sale| (PERFORMANCE, sale)).into_iter().collect())
+    }
+
+    async fn find(&self, performance: PerformanceId, _now: Timestamp) -> Result<Option<Sale>, StoreError> {
+        let closes_at = OPENS_AT.plus(Duration::from_secs(86_400));
+        Ok((performance == PERFORMANCE).then_some(Sale { opens_at: OPENS_AT, closes_at, is_sold_out: false }))
+    }
+}
+
+/// A machine that servers are started on, one after the other: its clock and its disk outlive them.
+struct Machine {
+    clock: Arc<ManualClock>,
+    database: Database,
+    capacity: u32,
+    _folder: tempfile::TempDir,
+}
+
+/// One life of a server.
+struct Server {
+    service: Service,
+    metrics: Arc<Metrics>,
+    clock: Arc<ManualClock>,
+}
+
+impl Machine {
+    async fn new(capacity: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("usher.db").display());
+        let database = Database::open(&usher_adapter_sql::Settings { url, max_connections: 4 }).await.unwrap();
+        schema::up(&database).await.unwrap();
+        Self { clock: Arc::new(ManualClock::new(OPENS_AT)), database, capacity, _folder: folder }
+    }
+
+    async fn start(&self) -> Server {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let store: Arc<dyn LineStore> = Arc::new(MemoryLineStore::new());
+        let ports = Ports {
+            store: Arc::new(Observed::new(store, Arc::clone(&metrics))),
+            ledger: Arc::new(SqlLineLedger::new(self.database.clone())),
+            policies: Arc::new(SqlPolicyRepository::new(self.database.clone())),
+            calendar: Arc::new(OneSale),
+            clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
+        };
+        let default_policy = AdmissionPolicy {
+            capacity: self.capacity,
+            rate_per_s: 0,
+            pass_ttl: PASS_TTL,
+            presence_window: Duration::from_secs(90),
+            state: LineState::Open,
+        };
+        let settings = Settings { default_policy, lobby: Duration::from_secs(3_600), tick: TICK };
+        let keys = TokenKeys::new(b"a secret of at least 32 bytes, kept on disk", None);
+        let service = Service::new(ports, keys, settings);
+        service.refresh_calendar().await.unwrap();
+        service.tick().await.unwrap();
+        Server { service, metrics, clock: Arc::clone(&self.clock) }
+    }
+}
+
+impl Server {
+    async fn join(&self, person: u64) -> PlaceStatus {
+        self.service.join(PERFORMANCE, account(person)).await.unwrap().status
+    }
+
+    async fn poll(&self, place: &str) -> PlaceStatus {
+        self.service.poll(PERFORMANCE, place).await.unwrap()
+    }
+
+    /// Lets time go by as a running server does: ticks and merges.
+    async fn run_for(&self, span: Duration) {
+        let until = self.clock.now().plus(span);
+        while self.clock.now() < until {
+            self.clock.advance(TICK);
+            self.service.merge_presence().await.unwrap();
+            self.service.tick().await.unwrap();
+        }
+    }
+
+    fn store_calls(&self, method: &str) -> u64 {
+        let text = self.metrics.render().unwrap();
+        let prefix = format!("usher_store_duration_seconds_count{{method=\"{method}\",port=\"LineStore\"");
+        text.lines()
+            .filter(|line| line.starts_with(&prefix))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+            .sum()
+    }
+}
+
+fn account(person: u64) -> AccountId {
+    let mut bytes = [0; 16];
+    bytes[8..].copy_from_slice(&person.to_be_bytes());
+    AccountId::from_bytes(bytes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_numbers_order_and_passes() {
+    let machine = Machine::new(100).await;
+    let first = machine.start().await;
+    let mut before = Vec::new();
+    for person in 0..1_100 {
+        before.push(first.join(person).await);
+    }
+    first.run_for(TICK).await;
+    drop(first);
+    machine.clock.advance(Duration::from_secs(2));
+
+    let second = machine.start().await;
+    let newcomer = second.join(999_999).await;
+    let mut after = Vec::new();
+    for status in &before {
+        after.push(second.poll(&status.place).await);
+    }
+
+    for (person, (before, after)) in before.iter().zip(&after).enumerate() {
+        assert_eq!(after.number, before.number, "person {person}");
+        assert_eq!(after.state, before.state, "person {person}");
+        assert_eq!(after.pass, before.pass, "person {person} has the same pass, byte for byte");
+    }
+    let positions: Vec<_> = after[100..].iter().map(|status| status.position).collect();
+    assert_eq!(positions, (1..=1_000).collect::<Vec<_>>(), "the order is as before, and nobody is further back");
+    assert_eq!(newcomer.state, PlaceState::Waiting);
+    assert!(after.iter().all(|status| status.number < newcomer.number), "no number is used twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_new_gets_ahead_of_those_who_waited_before_a_restart() {
+    let machine = Machine::new(10).await;
+    let first = machine.start().await;
+    let mut waiting = Vec::new();
+    for person in 0..60 {
+        waiting.push(first.join(person).await);
+    }
+    first.run_for(TICK).await;
+    drop(first);
+
+    // The passes inside run out, so that there is room for everybody: order alone decides.
+    machine.clock.advance(PASS_TTL);
+    let second = machine.start().await;
+    let newcomer = second.join(1_000).await;
+    let held_back = second.poll(&newcomer.place).await;
+    for status in &waiting[10..] {
+        let _ = second.poll(&status.place).await;
+    }
+    second.run_for(Duration::from_secs(10)).await;
+
+    assert_eq!(newcomer.state, PlaceState::Waiting, "admission holds until those who waited could come back");
+    assert_eq!(held_back.state, PlaceState::Waiting);
+    let mut admitted = Vec::new();
+    for status in &waiting[10..] {
+        if second.poll(&status.place).await.state == PlaceState::Admitted {
+            admitted.push(status.number.get());
+        }
+    }
+    assert_eq!(admitted, (11..=20).collect::<Vec<_>>(), "the ten who waited longest are inside");
+    assert_eq!(second.poll(&newcomer.place).await.state, PlaceState::Waiting);
+    let stats = second.service.stats(PERFORMANCE).await.unwrap();
+    assert_eq!((stats.counts.active, stats.counts.waiting), (10, 41));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_nobody_waiting_admits_at_once() {
+    let machine = Machine::new(10).await;
+    let first = machine.start().await;
+    let inside = first.join(1).await;
+    first.run_for(TICK).await;
+    drop(first);
+
+    let second = machine.start().await;
+    let newcomer = second.join(2).await;
+
+    assert_eq!((inside.state, newcomer.state), (PlaceState::Admitted, PlaceState::Admitted));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_does_not_let_more_in_than_there_is_room() {
+    let machine = Machine::new(100).await;
+    let first = machine.start().await;
+    for person in 0..150 {
+        first.join(person).await;
+    }
+    first.run_for(TICK).await;
+    drop(first);
+
+    let second = machine.start().await;
+    for person in 1_000..1_200 {
+        second.join(person).await;
+    }
+    second.run_for(Duration::from_secs(60)).await;
+
+    let stats = second.service.stats(PERFORMANCE).await.unwrap();
+    assert_eq!(stats.counts.active, 100, "the 100 of before the restart are still inside");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_had_their_turn_before_a_restart_does_not_get_another() {
+    let machine = Machine::new(2).await;
+    let first = machine.start().await;
+    let (left, expired) = (first.join(1).await, first.join(2).await);
+    first.service.leave(PERFORMANCE, &left.place).await.unwrap();
+    first.run_for(TICK).await;
+    drop(first);
+    machine.clock.advance(PASS_TTL);
+
+    let second = machine.start().await;
+
+    assert_eq!(second.poll(&left.place).await.state, PlaceState::Done);
+    assert_eq!(second.poll(&expired.place).await.state, PlaceState::Expired);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_of_someone_not_called_yet_costs_the_store_nothing() {
+    let machine = Machine::new(1).await;
+    let server = machine.start().await;
+    server.join(0).await;
+    let mut places = Vec::new();
+    for person in 1..=100 {
+        places.push(server.join(person).await.place);
+    }
+    server.run_for(TICK).await;
+    let (resolved, joined) = (server.store_calls("resolve"), server.store_calls("join"));
+
+    for _ in 0..10 {
+        for place in &places {
+            assert_eq!(server.poll(place).await.state, PlaceState::Waiting);
+        }
+    }
+
+    assert_eq!(server.store_calls("resolve"), resolved, "a thousand polls, no call");
+    assert_eq!(joined, 101, "the counter counts");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn positions_never_rise_while_people_are_admitted_and_leave() {
+    let machine = Machine::new(5).await;
+    let server = machine.start().await;
+    let mut people = Vec::new();
+    for person in 0..200 {
+        let status = server.join(person).await;
+        people.push((status.place, status.position));
+    }
+
+    for round in 0..40 {
+        let leaver = (round * 7) % people.len();
+        server.service.leave(PERFORMANCE, &people[leaver].0).await.unwrap();
+        server.run_for(Duration::from_secs(1)).await;
+        for (place, position) in &mut people {
+            let status = server.poll(place).await;
+            assert!(status.position <= *position, "{} rose to {}", position, status.position);
+            *position = status.position;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_go_on_past_a_block_without_a_gap() {
+    let machine = Machine::new(0).await;
+    let server = machine.start().await;
+
+    let mut last = 0;
+    for person in 0..20_500 {
+        let number = server.join(person).await.number.get();
+        assert_eq!(number, last + 1);
+        last = number;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joins_of_a_new_line_at_once_open_it_once() {
+    let machine = Machine::new(0).await;
+    let server = machine.start().await;
+    let numbers = Arc::new(Mutex::new(Vec::new()));
+
+    let joins = (0..200).map(|person| {
+        let (service, numbers) = (server.service.clone(), Arc::clone(&numbers));
+        tokio::spawn(async move {
+            let joined = service.join(PERFORMANCE, account(person)).await.unwrap();
+            numbers.lock().unwrap().push(joined.status.number.get());
+        })
+    });
+    for join in joins.collect::<Vec<_>>() {
+        join.await.unwrap();
+    }
+
+    let mut numbers = numbers.lock().unwrap().clone();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=200).collect::<Vec<_>>());
+    assert_eq!(server.store_calls("open"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_opens_only_for_its_own_account_and_performance() {
+    let machine = Machine::new(1).await;
+    let server = machine.start().await;
+    let pass = server.join(1).await.pass.unwrap();
+    let other_performance = PerformanceId::from_bytes([8; 16]);
+    let check = |person, performance, now| server.service.check_pass(&pass.token, account(person), performance, now);
+
+    assert!(matches!(check(1, PERFORMANCE, OPENS_AT), PassCheck::Live(_)));
+    assert_eq!(check(2, PERFORMANCE, OPENS_AT), PassCheck::Mismatch);
+    assert_eq!(check(1, other_performance, OPENS_AT), PassCheck::Mismatch);
+    assert_eq!(check(2, other_performance, OPENS_AT), PassCheck::Mismatch);
+    assert!(matches!(check(1, PERFORMANCE, pass.expires_at), PassCheck::Expired(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patched_policy_holds_from_the_next_tick_on() {
+    let machine = Machine::new(0).await;
+    let server = machine.start().await;
+    let waiting = server.join(1).await;
+    let patch = PolicyPatch { capacity: Some(1), ..PolicyPatch::default() };
+
+    server.service.patch_policy(PERFORMANCE, &patch).await.unwrap();
+    server.run_for(TICK).await;
+
+    assert_eq!(server.poll(&waiting.place).await.state, PlaceState::Admitted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_line_takes_nobody_and_an_unknown_one_is_not_found() {
+    let machine = Machine::new(1).await;
+    let server = machine.start().await;
+    let patch = PolicyPatch { state: Some(LineState::Closed), ..PolicyPatch::default() };
+    server.service.patch_policy(PERFORMANCE, &patch).await.unwrap();
+
+    let closed = server.service.join(PERFORMANCE, account(1)).await;
+    let unknown = server.service.join(PerformanceId::from_bytes([8; 16]), account(1)).await;
+
+    assert!(matches!(closed, Err(Error::SaleClosed)));
+    assert!(matches!(unknown, Err(Error::NotFound)));
+}
