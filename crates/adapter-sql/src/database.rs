@@ -109,8 +109,9 @@ impl Database {
     /// the third time is the last.
     pub(crate) async fn write<T, F, U>(&self, operation: &'static str, unit: F) -> Result<T, StoreError>
     where
-        F: Fn(Transaction) -> U,
-        U: Future<Output = Result<T, Failure>>,
+        F: Fn(Transaction) -> U + Send + Sync,
+        U: Future<Output = Result<T, Failure>> + Send,
+        T: Send,
     {
         self.try_write(operation, TRIES_MAX, unit).await?.map_err(|failure| convert(operation, failure))
     }
@@ -123,8 +124,9 @@ impl Database {
         unit: F,
     ) -> Result<Result<T, Failure>, StoreError>
     where
-        F: Fn(Transaction) -> U,
-        U: Future<Output = Result<T, Failure>>,
+        F: Fn(Transaction) -> U + Send + Sync,
+        U: Future<Output = Result<T, Failure>> + Send,
+        T: Send,
     {
         let mut tries = 1;
         loop {

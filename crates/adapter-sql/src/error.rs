@@ -37,6 +37,7 @@ pub(crate) struct CorruptRow {
 
 impl CorruptRow {
     /// Says that `column` of the row with this primary key cannot be read.
+    #[expect(clippy::needless_pass_by_value, reason = "keys are small, and mostly made for this")]
     pub(crate) fn new(table: &'static str, column: &'static str, row: impl ToString) -> Self {
         Self { table, column, row: row.to_string() }
     }

@@ -1,7 +1,7 @@
 //! The [`ReservationRepository`] on SQL: each method is a unit of the database, all or nothing.
 //!
-//! Every unit takes its locks in one order: buyer, claims, reservation, seats, sold, events. On SQLite there is nothing
-//! to lock: its writers run one after the other.
+//! Every unit takes its locks in one order: buyer, reservation, seats; then it writes what nobody waits for long: claims,
+//! sold, events. On SQLite there is nothing to lock: its writers run one after the other.
 
 mod hold;
 mod lapse;

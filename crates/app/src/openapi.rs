@@ -90,6 +90,12 @@ fn complete(mut document: Value) -> Value {
     };
     document["components"]["securitySchemes"] =
         json!({"bearer": bearer("An access token."), "operator": bearer("An operator's access token.")});
+    for (name, schema) in document["components"]["schemas"].as_object_mut().into_iter().flatten() {
+        // A problem leaves out what it has nothing to say about; all other types say `null`.
+        if name != "Problem" {
+            say_what_may_be_null(schema);
+        }
+    }
     for operation in operations(&mut document) {
         let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
         if id == http::CSV_UPLOAD {
@@ -100,6 +106,22 @@ fn complete(mut document: Value) -> Value {
         declare(&mut operation["responses"], &codes);
     }
     document
+}
+
+/// What is not required may be null.
+fn say_what_may_be_null(schema: &mut Value) {
+    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+    let required: BTreeSet<String> = required.filter_map(|name| name.as_str().map(str::to_owned)).collect();
+    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+    for (name, property) in properties.into_iter().flatten() {
+        say_what_may_be_null(property);
+        if !required.contains(name) {
+            property["nullable"] = true.into();
+        }
+    }
+    if let Some(items) = schema.get_mut("items") {
+        say_what_may_be_null(items);
+    }
 }
 
 fn operations(document: &mut Value) -> impl Iterator<Item = &mut Value> {

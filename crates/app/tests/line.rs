@@ -4,7 +4,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use roaring::RoaringTreemap;
 use usher_adapter_memory::MemoryLineStore;
 use usher_adapter_sql::{Database, SqlLineLedger, SqlPolicyRepository};
 use usher_app::metrics::Metrics;
@@ -12,10 +14,13 @@ use usher_app::observed::Observed;
 use usher_app::schema;
 use usher_kernel::{AccountId, Clock, ManualClock, PerformanceId, StoreError, Timestamp};
 use usher_queue::policy::Sale;
-use usher_queue::ports::{LineStore, SaleCalendar};
+use usher_queue::ports::{
+    Admission, AdmitTerms, At, Contribution, Cursor, InEpoch, JoinOutcome, LeaveOutcome, LineChanges, LineStore,
+    ReEntry, Resolution, SaleCalendar,
+};
 use usher_queue::{
-    AdmissionPolicy, Error, LineState, PassCheck, PlaceState, PlaceStatus, PolicyPatch, Ports, Service, Settings,
-    TokenKeys,
+    AccountHash, AdmissionPolicy, Epoch, Error, LineState, PassCheck, Place, PlaceNumber, PlaceState, PlaceStatus,
+    PolicyPatch, Ports, Service, Settings, TokenKeys,
 };
 
 const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([7; 16]);
@@ -40,6 +45,39 @@ impl SaleCalendar for OneSale {
     }
 }
 
+/// A store that can be lost under a running server.
+#[derive(Default)]
+struct LosableStore(ArcSwap<MemoryLineStore>);
+
+impl LosableStore {
+    fn lose_everything(&self) {
+        self.0.store(Arc::default());
+    }
+}
+
+macro_rules! forward {
+    ($(fn $method:ident($($arg:ident: $type:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl LineStore for LosableStore {
+            $(async fn $method(&self, $($arg: $type),*) -> Result<$answer, StoreError> {
+                self.0.load_full().$method($($arg),*).await
+            })*
+        }
+    };
+}
+
+forward! {
+    fn open(at: At, contribution: &Contribution) -> ();
+    fn join(at: At, terms: &AdmitTerms, ceiling: PlaceNumber, accounts: &[AccountHash]) -> InEpoch<Vec<JoinOutcome>>;
+    fn resolve(at: At, places: &[Place]) -> InEpoch<Vec<Resolution>>;
+    fn re_enter(at: At, entries: &[ReEntry]) -> InEpoch<()>;
+    fn leave(at: At, place: Place) -> InEpoch<LeaveOutcome>;
+    fn end_pass(at: At, number: PlaceNumber) -> InEpoch<()>;
+    fn mark_present(at: At, presence_window: Duration, seen: &RoaringTreemap) -> InEpoch<()>;
+    fn admit(at: At, terms: &AdmitTerms, examine_max: u32) -> InEpoch<Admission>;
+    fn refresh(epoch: Epoch, now: Timestamp, lines: &[(PerformanceId, Cursor)]) -> Vec<InEpoch<LineChanges>>;
+}
+
 /// A machine that servers are started on, one after the other: its clock and its disk outlive them.
 struct Machine {
     clock: Arc<ManualClock>,
@@ -51,6 +89,7 @@ struct Machine {
 /// One life of a server.
 struct Server {
     service: Service,
+    store: Arc<LosableStore>,
     metrics: Arc<Metrics>,
     clock: Arc<ManualClock>,
 }
@@ -66,9 +105,10 @@ impl Machine {
 
     async fn start(&self) -> Server {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let store: Arc<dyn LineStore> = Arc::new(MemoryLineStore::new());
+        let store = Arc::new(LosableStore::default());
+        let observed: Arc<dyn LineStore> = Arc::clone(&store) as Arc<dyn LineStore>;
         let ports = Ports {
-            store: Arc::new(Observed::new(store, Arc::clone(&metrics))),
+            store: Arc::new(Observed::new(observed, Arc::clone(&metrics))),
             ledger: Arc::new(SqlLineLedger::new(self.database.clone())),
             policies: Arc::new(SqlPolicyRepository::new(self.database.clone())),
             calendar: Arc::new(OneSale),
@@ -86,7 +126,7 @@ impl Machine {
         let service = Service::new(ports, keys, settings);
         service.refresh_calendar().await.unwrap();
         service.tick().await.unwrap();
-        Server { service, metrics, clock: Arc::clone(&self.clock) }
+        Server { service, store, metrics, clock: Arc::clone(&self.clock) }
     }
 }
 
@@ -238,6 +278,54 @@ async fn whoever_had_their_turn_before_a_restart_does_not_get_another() {
 
     assert_eq!(second.poll(&left.place).await.state, PlaceState::Done);
     assert_eq!(second.poll(&expired.place).await.state, PlaceState::Expired);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_lost_under_a_running_server_comes_back_with_everybody_in_it() {
+    let machine = Machine::new(10).await;
+    let server = machine.start().await;
+    let mut before = Vec::new();
+    for person in 0..200 {
+        before.push(server.join(person).await);
+    }
+    server.service.leave(PERFORMANCE, &before[150].place).await.unwrap();
+    server.run_for(TICK).await;
+    for status in &mut before {
+        *status = server.poll(&status.place).await;
+    }
+
+    server.store.lose_everything();
+    let during = server.service.join(PERFORMANCE, account(500)).await;
+    // One tick sees the loss, the next one opens the line in the next epoch.
+    server.clock.advance(TICK);
+    let seen = server.service.tick().await;
+    server.run_for(TICK).await;
+    let newcomer = server.join(500).await;
+
+    assert!(matches!(during, Err(Error::LineUnavailable)), "nobody is told anything that is not so");
+    assert!(matches!(seen, Err(Error::LineUnavailable)));
+    for (person, before) in before.iter().enumerate() {
+        let after = server.poll(&before.place).await;
+        assert_eq!((after.number, after.state), (before.number, before.state), "person {person}");
+        assert_eq!(after.pass, before.pass, "person {person}");
+        assert!(after.position <= before.position, "person {person}: {} rose", before.position);
+        assert!(after.number < newcomer.number);
+    }
+    server.run_for(Duration::from_secs(30)).await;
+    assert_eq!(server.service.stats(PERFORMANCE).await.unwrap().counts.active, 10, "the same ten are inside");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_left_the_line_is_done_at_once_and_stays_so() {
+    let machine = Machine::new(0).await;
+    let server = machine.start().await;
+    let (_, leaver) = (server.join(1).await, server.join(2).await);
+
+    server.service.leave(PERFORMANCE, &leaver.place).await.unwrap();
+    let at_once = server.poll(&leaver.place).await.state;
+    server.run_for(TICK * 2).await;
+
+    assert_eq!((at_once, server.poll(&leaver.place).await.state), (PlaceState::Done, PlaceState::Done));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -220,7 +220,7 @@ impl Service {
     pub async fn poll(&self, performance: PerformanceId, place_token: &str) -> Result<PlaceStatus, Error> {
         let place = self.verified_place(performance, place_token)?;
         let (line, now) = (self.line(performance).await?, self.0.ports.clock.now());
-        if line.has_entered(place.number)
+        if line.knows(place.number)
             && let Some(status) = self.waiting_by_view(&line, place, now)
         {
             return Ok(status);
@@ -240,12 +240,16 @@ impl Service {
         // round, a pass that was given up would still open seats.
         self.0.ports.ledger.end_pass(performance, place.number, now).await?;
         match self.line(performance).await {
-            Ok(line) => match self.0.ports.store.leave(self.at(&line, now), place).await.map_err(Error::LineStore)? {
-                InEpoch::Current(LeaveOutcome::LeftTheLine | LeaveOutcome::EndedPass | LeaveOutcome::NotThere) => {
-                    Ok(())
+            Ok(line) => {
+                let left = self.0.ports.store.leave(self.at(&line, now), place).await.map_err(Error::LineStore)?;
+                line.note_left(place.number);
+                match left {
+                    InEpoch::Current(LeaveOutcome::LeftTheLine | LeaveOutcome::EndedPass | LeaveOutcome::NotThere) => {
+                        Ok(())
+                    }
+                    InEpoch::Lost => Err(Error::LineUnavailable),
                 }
-                InEpoch::Lost => Err(Error::LineUnavailable),
-            },
+            }
             Err(Error::SaleClosed) => Ok(()),
             Err(error) => Err(error),
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use sea_orm::prelude::Uuid;
 use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter};
 use usher_kernel::{
     AccountId, Claim, Fingerprint, IdempotencyKey, Money, PerformanceId, SeatId, StoreError, Timestamp,
@@ -77,7 +78,7 @@ struct Desk<'a> {
     buyers: HashMap<Buyer, Vec<Owned>>,
     ended: HashSet<(PerformanceId, u64)>,
     new: Vec<Reservation>,
-    kept: Vec<(&'a Claim, Reservation)>,
+    kept: Vec<(&'a Claim, Uuid, Timestamp)>,
     changes: Vec<Change>,
 }
 
@@ -238,7 +239,7 @@ impl<'a> Desk<'a> {
         });
         let kept = Kept::For(command.claim.fingerprint, Box::new(reservation.clone()));
         self.claims.insert((command.claim.account, &command.claim.key), kept);
-        self.kept.push((&command.claim, reservation.clone()));
+        self.kept.push((&command.claim, reservation.id.uuid(), command.now));
         self.new.push(reservation.clone());
     }
 
@@ -247,8 +248,7 @@ impl<'a> Desk<'a> {
         if self.new.is_empty() {
             return Ok(());
         }
-        let claims: Vec<_> = self.kept.iter().map(|(claim, made)| (*claim, made.id.uuid(), made.created_at)).collect();
-        idempotency::keep_all(tx, Operation::Hold, &claims).await?;
+        idempotency::keep_all(tx, Operation::Hold, &self.kept).await?;
         rows::insert(tx, &self.new).await?;
         seats::write(tx, &self.changes).await
     }

@@ -74,7 +74,7 @@ async fn expire_all(tx: &DatabaseTransaction, ids: &[Uuid], now: Timestamp) -> R
         .order_by_asc(Column::Id)
         .lock_exclusive();
     let mut expired = Vec::with_capacity(ids.len());
-    for held in rows::load(tx, still_held.all(tx).await?).await? {
+    for held in rows::load(tx, &still_held.all(tx).await?).await? {
         let (id, read) = (held.id, held.version);
         let one = held.expire(now).map_err(|_| CorruptRow::new("reservations", "state", id))?;
         rows::update(tx, &one, read).await?;

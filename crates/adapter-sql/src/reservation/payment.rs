@@ -187,10 +187,10 @@ async fn give_up(
     let attempt = AttemptId::from_uuid(row.id);
     let read = reservation.version;
     let held = reservation.give_up_payment(attempt).map_err(|_| not_paying(attempt))?;
-    idempotency::forget(tx, held.account, Operation::Confirm, row.id).await?;
     rows::update(tx, &held, read).await?;
     let states = seats::lock_of(tx, &held).await?;
     hold_until(tx, &held, states, now).await?;
+    idempotency::forget(tx, held.account, Operation::Confirm, row.id).await?;
     end_attempt(tx, row, UNHEARD, None, now).await?;
     Ok(Settled::GivenUp)
 }
@@ -297,7 +297,7 @@ pub(super) async fn unsettled(
         .filter(Column::ResolveAt.lte(now.unix_ms()))
         .order_by_asc(Column::ResolveAt)
         .limit(u64::from(limit.min(LIST_MAX)));
-    let due = rows::load(db, due.all(db).await?).await?;
+    let due = rows::load(db, &due.all(db).await?).await?;
     let due = due.into_iter().filter_map(|reservation| match reservation.state {
         State::Paying(payment) => Some(Unsettled { attempt: payment.attempt, n_seats: reservation.seats.len() }),
         State::Held | State::Confirmed { .. } | State::Released | State::Expired => None,

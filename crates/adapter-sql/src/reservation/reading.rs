@@ -49,7 +49,7 @@ pub(super) async fn list(
     if let Some(after) = after {
         page = page.filter(Column::Id.gt(after.uuid()));
     }
-    let page = rows::load(db, page.all(db).await?).await?;
+    let page = rows::load(db, &page.all(db).await?).await?;
     Ok(page.into_iter().map(|reservation| reservation.at(now)).collect())
 }
 
@@ -203,9 +203,9 @@ pub(super) async fn history(tx: &DatabaseTransaction, performance: PerformanceId
     let events = seat_events::Entity::find()
         .filter(seat_events::Column::PerformanceId.eq(of))
         .order_by_asc(seat_events::Column::Id);
-    let events = events.all(tx).await?.into_iter().map(event).collect::<Result<_, _>>()?;
+    let events = events.all(tx).await?.iter().map(event).collect::<Result<_, _>>()?;
     let records = seats::Entity::find().filter(seats::Column::PerformanceId.eq(of)).order_by_asc(seats::Column::Seat);
-    let records = records.all(tx).await?.into_iter().map(seat_record).collect::<Result<_, _>>()?;
+    let records = records.all(tx).await?.iter().map(seat_record).collect::<Result<_, _>>()?;
     let sales = sold::Entity::find().filter(sold::Column::PerformanceId.eq(of)).order_by_asc(sold::Column::Seat);
     let sales = sales.all(tx).await?.into_iter().map(|model| {
         let seat = Row::new("sold", &model.seat).parse("seat", &model.seat)?;
@@ -221,7 +221,7 @@ pub(super) async fn history(tx: &DatabaseTransaction, performance: PerformanceId
     })
 }
 
-fn event(model: seat_events::Model) -> Result<SeatEvent, CorruptRow> {
+fn event(model: &seat_events::Model) -> Result<SeatEvent, CorruptRow> {
     let row = Row::new("seat_events", &model.id);
     Ok(SeatEvent {
         id: row.number("id", model.id)?,
@@ -235,7 +235,7 @@ fn event(model: seat_events::Model) -> Result<SeatEvent, CorruptRow> {
     })
 }
 
-fn seat_record(model: seats::Model) -> Result<SeatRecord, CorruptRow> {
+fn seat_record(model: &seats::Model) -> Result<SeatRecord, CorruptRow> {
     let key = format!("({}, {})", model.performance_id, model.seat);
     let row = Row::new("seats", &key);
     Ok(SeatRecord {

@@ -51,7 +51,7 @@ pub(super) async fn lock(tx: &DatabaseTransaction, id: ReservationId) -> Result<
         lock_buyers(tx, &BTreeSet::from([buyer])).await?;
     }
     let model = reservations::Entity::find_by_id(id.uuid()).lock_exclusive().one(tx).await?;
-    Ok(load(tx, model.into_iter().collect()).await?.pop())
+    Ok(load(tx, model.as_slice()).await?.pop())
 }
 
 /// Reads reservations by their ids; in no order.
@@ -60,13 +60,13 @@ pub(super) async fn find_all(
     ids: impl IntoIterator<Item = Uuid>,
 ) -> Result<Vec<Reservation>, Failure> {
     let models = reservations::Entity::find().filter(reservations::Column::Id.is_in(ids)).all(db).await?;
-    load(db, models).await
+    load(db, &models).await
 }
 
 /// Completes reservations with their seats and tickets; in the order of the rows.
 pub(super) async fn load(
     db: &impl ConnectionTrait,
-    models: Vec<reservations::Model>,
+    models: &[reservations::Model],
 ) -> Result<Vec<Reservation>, Failure> {
     let mut seats: HashMap<Uuid, Vec<ReservedSeat>> = HashMap::with_capacity(models.len());
     let mut tickets: HashMap<Uuid, HashMap<SeatId, Ticket>> = HashMap::new();
@@ -89,7 +89,7 @@ pub(super) async fn load(
             tickets.entry(row.reservation_id).or_default().insert(seat, ticket);
         }
     }
-    let complete = models.into_iter().map(|model| {
+    let complete = models.iter().map(|model| {
         let seats = seats.remove(&model.id).unwrap_or_default();
         let tickets = tickets.remove(&model.id).unwrap_or_default();
         reservation(model, seats, tickets)
@@ -105,7 +105,7 @@ fn reserved_seat(model: reservation_seats::Model) -> Result<ReservedSeat, Corrup
 }
 
 fn reservation(
-    model: reservations::Model,
+    model: &reservations::Model,
     seats: Vec<ReservedSeat>,
     mut tickets: HashMap<SeatId, Ticket>,
 ) -> Result<Reservation, CorruptRow> {

@@ -46,9 +46,8 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
 struct ConcertWish {
     /// 1 to 200 characters.
     title: String,
-    /// At most 4,000 characters.
-    #[serde(default)]
-    description: String,
+    /// At most 4,000 characters; otherwise empty.
+    description: Option<String>,
     /// 1 to 200 characters.
     venue: String,
     /// 1 to 1,440.
@@ -266,7 +265,7 @@ async fn add_concert(
 ) -> Result<CreatedJson<ConcertView>, Problem> {
     let claim = key.claim(bearer, wish.fingerprint);
     let ConcertWish { title, description, venue, running_time_min } = wish.value;
-    let wish = NewConcert::new(&title, &description, &venue, running_time_min).map_err(Problem::invalid)?;
+    let wish = NewConcert::new(&title, &description.unwrap_or_default(), &venue, running_time_min).map_err(Problem::invalid)?;
     let catalogue = services.catalogue.clone();
     let added = services.detached.run(async move { Ok(catalogue.add_concert(wish, &claim).await?) });
     Ok(CreatedJson(added.await?.into()))

@@ -99,7 +99,7 @@ impl<T: Apiv2Schema> Apiv2Schema for List<T> {
                 ("items".to_owned(), Vec::<T>::raw_schema().into()),
                 ("next_cursor".to_owned(), cursor.into()),
             ]),
-            required: ["items".to_owned(), "next_cursor".to_owned()].into(),
+            required: ["items".to_owned()].into(),
             ..DefaultSchemaRaw::default()
         }
     }

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use usher_adapter_sql::Database;
 use usher_app::problem::ProblemCode;
 
-use crate::app::{Admitted, SaleOptions, TestApp, assert_problem, header, id_of, json_of, new_key, section};
+use crate::app::{
+    Admitted, SaleOptions, TestApp, assert_problem, eventually, header, id_of, json_of, new_key, section,
+};
+use crate::store;
 
 async fn document(app: &TestApp) -> Value {
     json_of(app.get("/api/openapi.json").send().await.unwrap(), 200).await
@@ -111,12 +114,8 @@ impl Tour<'_> {
 async fn every_operation_answers_as_the_document_says() {
     let app = TestApp::start().await;
     let performance = app.performance(&[section("A", 2, 5, "R", 100)], SaleOptions::default()).await;
-    let scheduled = app.scheduled_performance(
-        &[section("A", 1, 1, "R", 100)],
-        std::time::Duration::from_secs(86_400),
-        SaleOptions::default(),
-    );
-    let scheduled = scheduled.await;
+    let (one_seat, next_week) = ([section("A", 1, 1, "R", 100)], Duration::from_secs(7 * 86_400));
+    let scheduled = app.scheduled_performance(&one_seat, next_week, SaleOptions::default()).await;
     let mut tour = Tour { app: &app, document: document(&app).await, seen: BTreeMap::new() };
     let nothing = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -324,15 +323,12 @@ async fn health_and_readiness_are_told_in_plain_text() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_cannot_be_written_still_answers_readers() {
     let app = TestApp::start().await;
-    let settings = usher_adapter_sql::Settings { url: app.settings().store_url(), max_connections: 1 };
-    let other = Database::open(&settings).await.unwrap();
-    let lock = other.writer().get_sqlite_connection_pool().begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let _lock = store::lock(app.folder()).await;
 
     let listed = app.get("/api/v1/concerts").send().await.unwrap();
     let readiness = app.get("/readyz").send().await.unwrap();
 
     assert_eq!((listed.status().as_u16(), readiness.status().as_u16()), (200, 200));
-    lock.rollback().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -343,7 +339,7 @@ async fn metrics_are_told_in_the_format_of_prometheus() {
     app.held(&buyer, &["A-1-1"]).await;
     app.joined(&app.buyer(), &performance).await;
 
-    let metrics = crate::app::eventually("the line's numbers are measured", async || {
+    let metrics = eventually("the line's numbers are measured", async || {
         let response = app.get("/metrics").send().await.unwrap();
         assert_eq!(header(&response, "content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
         let text = response.text().await.unwrap();

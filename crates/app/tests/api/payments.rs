@@ -6,7 +6,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use usher_account::Role;
 use usher_account::ports::AccountRepository;
 use usher_adapter_sql::{
     Database, SqlAccountRepository, SqlCatalogueRepository, SqlReservationRepository, SqlSimulatedGateway,

@@ -6,14 +6,13 @@ use actix_web::body::MessageBody as _;
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use usher_account::{Account, AccountRepository as _, Email, PasswordHash, Role};
-use usher_adapter_sql::{Database, SqlAccountRepository};
 use usher_app::problem::{Occurrence, Problem, ProblemCode};
-use usher_kernel::{AccountId, StoreError};
+use usher_kernel::StoreError;
 
 use crate::app::{
-    Admitted, Answer, SaleOptions, TestApp, assert_problem, eventually, header, id_of, json_of, new_key, now, section,
+    Admitted, Answer, SaleOptions, TestApp, assert_problem, eventually, header, id_of, json_of, new_key, section,
 };
+use crate::store;
 
 /// Codes that no operation answers yet.
 const NOT_YET: [ProblemCode; 1] = [ProblemCode::NotEnoughSeats];
@@ -213,19 +212,11 @@ fn written(problem: &Problem) -> Answer {
     Answer { path: "/nowhere".into(), status, headers, text: String::from_utf8(body.to_vec()).unwrap() }
 }
 
-/// Logs in to an account whose row holds what cannot be: a password hash that is none.
+/// Logs in to an account whose row holds what cannot be.
 async fn damaged_account(app: &TestApp) -> reqwest::Response {
-    let settings = usher_adapter_sql::Settings { url: app.settings().store_url(), max_connections: 1 };
-    let accounts = SqlAccountRepository::new(Database::open(&settings).await.unwrap());
-    let account = Account {
-        id: AccountId::from_bytes(rand::random()),
-        email: Email::parse("damaged@example.com").unwrap(),
-        name: "Damaged".into(),
-        role: Role::Buyer,
-        created_at: now(),
-    };
-    let added = accounts.add(&account, &PasswordHash::new("a hash that is none")).await.unwrap();
-    assert_eq!(added, usher_account::AddAccountOutcome::Added);
+    json_of(app.sign_up("damaged@example.com", "correct horse").await, 201).await;
+    let damage = "UPDATE accounts SET role = 'emperor' WHERE email = 'damaged@example.com'";
+    assert_eq!(store::tamper(app.folder(), damage).await, 1);
     app.log_in("damaged@example.com", "correct horse").await
 }
 
@@ -243,14 +234,11 @@ async fn overloaded() -> Answer {
 /// Asks a server to write while somebody else keeps the database locked for longer than it waits.
 async fn locked_store() -> Answer {
     let app = TestApp::start().await;
-    let settings = usher_adapter_sql::Settings { url: app.settings().store_url(), max_connections: 1 };
-    let other = Database::open(&settings).await.unwrap();
-    let pool = other.writer().get_sqlite_connection_pool();
-    let lock = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let lock = store::lock(app.folder()).await;
 
     let answer = Answer::of(app.sign_up("late@example.com", "correct horse").await).await;
 
-    lock.rollback().await.unwrap();
+    drop(lock);
     json_of(app.sign_up("late@example.com", "correct horse").await, 201).await;
     answer
 }
@@ -304,7 +292,7 @@ async fn a_failure_inside_is_told_as_nothing_but_an_id() {
 
     let body = answer.problem(500, "internal");
     assert_eq!(body["detail"], ProblemCode::Internal.explanation());
-    for leak in ["hash", "account.verify", "accounts", "damaged", "argon"] {
+    for leak in ["emperor", "role", "accounts", "column", "sql"] {
         assert!(!answer.text.contains(leak), "{leak}: {}", answer.text);
     }
 }

@@ -27,6 +27,13 @@ pub(crate) async fn tamper(folder: &Path, statement: &'static str) -> u64 {
     done.rows_affected()
 }
 
+/// Keeps everybody else from writing, for as long as the answer lives.
+pub(crate) async fn lock(folder: &Path) -> SqliteConnection {
+    let mut connection = database(folder).connect().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
+    connection
+}
+
 /// How often the gateway took money.
 pub(crate) async fn captures(folder: &Path) -> i64 {
     number(folder, "SELECT count(*) FROM simulated_charges WHERE outcome = 'captured'").await
