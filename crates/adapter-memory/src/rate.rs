@@ -8,7 +8,8 @@ use usher_queue::ports::AdmitTerms;
 /// What one admission costs. A rate per second times milliseconds is thousandths, without rounding.
 const TOKEN_MILLI: u64 = 1_000;
 
-/// Starts full, holds max(1, rate x tick), and fills at the rate.
+/// Starts full, holds 1 + rate x tick, and fills at the rate. The one token beyond a tick's worth keeps the fraction that a
+/// tick leaves over: without it, 3 a second at four ticks a second would be 2 (docs/adr/0008).
 #[derive(Clone, Debug)]
 pub(crate) struct TokenBucket {
     /// `None` until first used: full, whatever its size will be.
@@ -37,7 +38,7 @@ impl TokenBucket {
         let milli_over = |span: Duration| {
             u64::try_from(span.as_millis()).unwrap_or(u64::MAX).saturating_mul(u64::from(terms.rate_per_s))
         };
-        let size_milli = milli_over(terms.tick).max(TOKEN_MILLI);
+        let size_milli = milli_over(terms.tick).saturating_add(TOKEN_MILLI);
         let level_milli =
             self.level_milli.map_or(size_milli, |level| level.saturating_add(milli_over(elapsed)).min(size_milli));
         self.level_milli = Some(level_milli);
@@ -92,7 +93,7 @@ mod tests {
             }
 
             let rate = u64::from(rate_per_s);
-            let size_milli = (rate * tick_ms).max(1_000);
+            let size_milli = rate * tick_ms + 1_000;
             for (first, (from, _)) in taken.iter().enumerate() {
                 let mut sum = 0;
                 for (until, n_taken) in &taken[first..] {

@@ -59,6 +59,7 @@ macro_rules! line_store_contract {
             admit_examines_no_more_places_than_told
             admit_says_more_only_if_another_call_would_find_work
             the_rate_holds_over_any_time
+            the_rate_is_used_in_full_whatever_a_tick_is_worth
             joins_and_admissions_share_the_rate
             the_rate_does_not_gather_while_the_gate_is_shut
             servers_whose_clocks_differ_gain_no_rate

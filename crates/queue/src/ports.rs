@@ -51,7 +51,7 @@ pub struct AdmitTerms {
     pub capacity: u32,
     /// The most people admitted in a second; 0 is no limit.
     pub rate_per_s: u32,
-    /// The token bucket of the rate holds max(1, rate x tick).
+    /// The token bucket of the rate holds 1 + rate x tick.
     pub tick: Duration,
     /// How long a pass is good.
     pub pass_ttl: Duration,
@@ -215,7 +215,8 @@ pub struct Contribution {
 ///    grants in the same step, and never lets more than `capacity` be inside, passes of before a loss included: those of
 ///    the `reserved` that were not shown again count as inside until `reserved_until`. It looks at no more than
 ///    `examine_max` places a call.
-/// 6. Over any time, `admit` and `join` together admit at most rate x time + max(1, rate x tick).
+/// 6. Over any time, `admit` and `join` together admit at most rate x time + 1 + rate x tick; and people
+///    who wait are admitted at the rate, whatever fraction of a person a tick is worth.
 /// 7. A pass is live while `now < expires_at`; then its room is free by itself. `leave` frees it at once. A pass that
 ///    ended either way is never granted again.
 /// 8. Someone away keeps the number, and is first when back (`join` or `resolve`).

@@ -242,7 +242,7 @@ impl Service {
         match self.line(performance).await {
             Ok(line) => {
                 let left = self.0.ports.store.leave(self.at(&line, now), place).await.map_err(Error::LineStore)?;
-                line.note_left(place.number);
+                line.note_settled(place.number);
                 match left {
                     InEpoch::Current(LeaveOutcome::LeftTheLine | LeaveOutcome::EndedPass | LeaveOutcome::NotThere) => {
                         Ok(())
@@ -602,6 +602,7 @@ impl Service {
 
     fn admitted(&self, line: &Line, grant: Grant, now: Timestamp) -> PlaceStatus {
         let place = Place { performance: line.performance, number: grant.number, account: grant.account };
+        line.note_settled(grant.number);
         let token = self.0.keys.sign_pass(line.performance, grant);
         let pass = Some(PassToken { token, expires_at: grant.expires_at });
         PlaceStatus { pass, ..self.over(line, place, PlaceState::Admitted, now) }

@@ -49,8 +49,8 @@ pub(super) struct Line {
     seen: Mutex<RoaringTreemap>,
     /// Which places of earlier epochs are known to be back in the store.
     entered: Mutex<RoaringTreemap>,
-    /// Who left through this server since the view was refreshed.
-    left: Mutex<RoaringTreemap>,
+    /// Who left through this server, or was told by it to be inside, while its view did not show that yet.
+    settled: Mutex<RoaringTreemap>,
     unsaved: Mutex<Unsaved>,
 }
 
@@ -71,7 +71,7 @@ impl Line {
             is_raising: AtomicBool::new(false),
             seen: Mutex::default(),
             entered: Mutex::default(),
-            left: Mutex::default(),
+            settled: Mutex::default(),
             unsaved: Mutex::default(),
         }
     }
@@ -139,9 +139,9 @@ impl Line {
 
     pub(super) fn apply(&self, changes: LineChanges, now: Timestamp) {
         let view = LineView::clone(&self.view.load()).with(changes, now);
-        let mut left = lock(&self.left);
-        *left -= view.gone();
-        left.remove_range(..=view.counts().serving.get());
+        let mut settled = lock(&self.settled);
+        *settled -= view.gone();
+        settled.remove_range(..=view.counts().serving.get());
         self.view.store(view.into());
     }
 
@@ -180,17 +180,21 @@ impl Line {
         }
     }
 
-    pub(super) fn note_left(&self, number: PlaceNumber) {
-        lock(&self.left).insert(number.get());
+    /// The place waits no more, whatever the view says until its next refresh.
+    pub(super) fn note_settled(&self, number: PlaceNumber) {
+        if number > self.view().counts().serving {
+            lock(&self.settled).insert(number.get());
+        }
     }
 
-    /// Whether the view alone tells where a place stands that was not called yet. Not of one that left (nor of one that
-    /// came back into a gap, which looks the same), and not of one from before a loss that was not seen again.
+    /// Whether the view alone tells where a place stands that was not called yet. Not of one that left or is inside (nor
+    /// of one that came back into a gap, which looks the same), and not of one from before a loss that was not seen
+    /// again.
     pub(super) fn knows(&self, number: PlaceNumber) -> bool {
         let view = self.view();
         let n = number.get();
         let has_entered = number > view.counts().inherited || lock(&self.entered).contains(n);
-        has_entered && !view.gone().contains(n) && !lock(&self.left).contains(n)
+        has_entered && !view.gone().contains(n) && !lock(&self.settled).contains(n)
     }
 
     pub(super) fn note_granted(&self, granted: &[Grant]) {
