@@ -21,6 +21,7 @@ run: ## Build and serve the demo on 127.0.0.1:8080
 
 .PHONY: test
 test: ## Run all tests: models, port contracts, HTTP, doc tests
+	@echo "backends: $$(grep -rhoE '_contract!\([A-Za-z]+\)' crates/*/tests | sed -E 's/.*\((.*)\)/\1/' | sort -u | paste -sd ' ')"
 	cargo test --locked --workspace --doc --quiet
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	    cargo nextest run --locked --workspace; \

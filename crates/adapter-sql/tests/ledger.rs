@@ -1,5 +1,7 @@
 //! The contract of [`LineLedger`] on SQLite.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+
 use std::sync::Arc;
 
 use usher_adapter_sql::SqlLineLedger;

@@ -12,9 +12,7 @@ use usher_queue::policy::{Sale, SaleState};
 use usher_queue::ports::SaleCalendar;
 use usher_queue::{PassCheck, PlaceNumber};
 use usher_reservation::model::PassNumber;
-use usher_reservation::ports::{
-    AdmissionGate, GateOutcome, ReservationRepository, SaleDesk, SalePhase, SaleTerms,
-};
+use usher_reservation::ports::{AdmissionGate, GateOutcome, ReservationRepository, SaleDesk, SalePhase, SaleTerms};
 
 /// Tells the line when sales are, from the catalogue and the seats.
 pub struct CatalogueCalendar {
@@ -25,7 +23,11 @@ pub struct CatalogueCalendar {
 }
 
 impl CatalogueCalendar {
-    async fn sales(&self, performances: &[Performance], now: Timestamp) -> Result<Vec<(PerformanceId, Sale)>, StoreError> {
+    async fn sales(
+        &self,
+        performances: &[Performance],
+        now: Timestamp,
+    ) -> Result<Vec<(PerformanceId, Sale)>, StoreError> {
         let ids: Vec<_> = performances.iter().map(|performance| performance.id).collect();
         let counts = self.reservations.seat_counts(&ids, now).await?;
         let sale = |(performance, counts): (&Performance, &usher_reservation::SeatCounts)| {

@@ -165,9 +165,10 @@ async fn run_with(command: Command, settings: &Settings) -> Result<ExitCode, Com
 async fn serve(settings: &Settings, with_demo: bool) -> Result<(), CommandError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let application = Box::pin(Application::build(settings, with_demo)).await?;
-    tracing::info!(address = %application.address(), "listening");
+    let mut out = io::stdout();
+    // Said whatever is logged: with port 0, nobody knows it otherwise.
+    writeln!(out, "listening on http://{}", application.address())?;
     if let Some(demo) = application.demo() {
-        let mut out = io::stdout();
         writeln!(out, "demo: performance {}", demo.performance)?;
         if let Some(password) = &demo.operator_password {
             writeln!(out, "demo: operator {} with password {password}", demo::OPERATOR_EMAIL)?;
@@ -256,7 +257,7 @@ async fn verify(settings: &Settings, performance: Option<PerformanceId>) -> Resu
         },
         None => all_performances(&catalogue).await?,
     };
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut out = io::BufWriter::new(io::stdout());
     let mut n_contradictions = 0;
     for &performance in &performances {
         let audit::Findings { n_seats, n_events, n_sales, n_captures, contradictions } =

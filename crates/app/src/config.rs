@@ -13,8 +13,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use config::{Config, Environment, File, FileFormat};
 use ipnet::IpNet;
 use rand::Rng as _;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use usher_concert::{NewPerformance, SaleDefaults};
 use usher_queue::{AdmissionPolicy, LineState};
 
@@ -228,7 +228,12 @@ impl<'de> Deserialize<'de> for Networks {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Networks, E> {
-                text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(network).collect::<Result<_, _>>().map(Networks)
+                text.split(',')
+                    .map(str::trim)
+                    .filter(|part| !part.is_empty())
+                    .map(network)
+                    .collect::<Result<_, _>>()
+                    .map(Networks)
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Networks, A::Error> {
@@ -391,8 +396,9 @@ impl Settings {
             return Ok(self.auth.secret.clone());
         }
         let path = self.data.dir.join(SECRET_FILE);
-        let secret = kept_secret(&path)
-            .map_err(|error| ConfigError::invalid("auth.secret", format!("not set, and {}: {error}", path.display())))?;
+        let secret = kept_secret(&path).map_err(|error| {
+            ConfigError::invalid("auth.secret", format!("not set, and {}: {error}", path.display()))
+        })?;
         secret.require_length(&path.display().to_string())?;
         Ok(secret)
     }

@@ -58,7 +58,7 @@ pub async fn set_up(
             venue: "Usher Hall".into(),
             running_time_min: 120,
         };
-        require_added(catalogue.add_concert(&concert, &claim("demo concert"), now).await?)?;
+        require_added(&catalogue.add_concert(&concert, &claim("demo concert"), now).await?)?;
     }
     let performances = catalogue.performances(CONCERT, Page { after: None, limit: 200 }).await?;
     let is_open = |performance: &&Performance| performance.sale.opens_at <= now && now < performance.sale.closes_at;
@@ -83,7 +83,7 @@ async fn add_performance(
         hold_ttl: Duration::from_secs(300),
         map_version: 0,
     };
-    require_added(catalogue.add_performance(&performance, &claim(&format!("demo performance {id}")), now).await?)?;
+    require_added(&catalogue.add_performance(&performance, &claim(&format!("demo performance {id}")), now).await?)?;
     // Seats are locked from the opening on, so the demo lays them out just before it.
     let before_opening = now.minus(Duration::from_millis(1));
     match catalogue.replace_seats(id, &seats()?, before_opening).await? {
@@ -126,7 +126,7 @@ fn claim(key: &str) -> Claim {
     Claim { account: AccountId::from_bytes([0; 16]), key, fingerprint: Fingerprint([0; 32]) }
 }
 
-fn require_added<T>(outcome: AddOutcome<T>) -> Result<(), DemoError> {
+fn require_added<T>(outcome: &AddOutcome<T>) -> Result<(), DemoError> {
     match outcome {
         AddOutcome::Added | AddOutcome::Replayed(_) => Ok(()),
         AddOutcome::KeyMismatch | AddOutcome::ParentMissing => Err(DemoError::Data("the catalogue refuses it".into())),

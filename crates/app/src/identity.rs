@@ -91,7 +91,8 @@ impl Identity {
     /// Who a token was signed for, if it is good at `now`.
     #[must_use]
     pub fn verify(&self, token: &str, now: Timestamp) -> Option<Bearer> {
-        let decoded = self.verifying.iter().find_map(|key| jsonwebtoken::decode::<Claims>(token, key, &self.validation).ok());
+        let decoded =
+            self.verifying.iter().find_map(|key| jsonwebtoken::decode::<Claims>(token, key, &self.validation).ok());
         let claims = decoded?.claims;
         if now.unix_ms() >= claims.exp.saturating_mul(1_000) {
             return None;

@@ -56,7 +56,8 @@ impl RandomIds {
     fn next_stamp(&self, order: u64) -> u64 {
         let now_ms = u64::try_from(self.clock.now().unix_ms()).unwrap_or(0);
         let fresh = (now_ms << ORDER_BITS) | order;
-        let before = self.latest.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |latest| Some(fresh.max(latest + 1)));
+        let before =
+            self.latest.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |latest| Some(fresh.max(latest + 1)));
         // The update never declines, so this is the stamp that it stored.
         fresh.max(before.unwrap_or_else(|latest| latest) + 1)
     }
@@ -112,7 +113,9 @@ mod tests {
         let codes: HashSet<_> = (0..1_000).map(|_| ids.next_code()).collect();
 
         assert_eq!(codes.len(), 1_000);
-        assert!(codes.iter().all(|code| code.len() == CODE_LEN && code.bytes().all(|byte| CODE_ALPHABET.contains(&byte))));
+        assert!(
+            codes.iter().all(|code| code.len() == CODE_LEN && code.bytes().all(|byte| CODE_ALPHABET.contains(&byte)))
+        );
     }
 
     #[test]

@@ -54,7 +54,8 @@ impl Metrics {
             "Time that a port's method took, by result.",
             &["port", "method", "result"],
         )?;
-        let holds_total = IntCounterVec::new(Opts::new("usher_holds_total", "Wishes to hold seats, by outcome."), &["outcome"])?;
+        let holds_total =
+            IntCounterVec::new(Opts::new("usher_holds_total", "Wishes to hold seats, by outcome."), &["outcome"])?;
         registry.register(Box::new(holds_total.clone()))?;
         let line_admitted_total = IntCounter::new("usher_line_admitted_total", "People that this server admitted.")?;
         registry.register(Box::new(line_admitted_total.clone()))?;
@@ -95,9 +96,7 @@ impl Metrics {
             Err(StoreError::Timeout { .. }) => "timeout",
             Err(StoreError::Corrupt { .. }) => "corrupt",
         };
-        self.store_duration_seconds
-            .with_label_values(&[port, method, outcome])
-            .observe(start.elapsed().as_secs_f64());
+        self.store_duration_seconds.with_label_values(&[port, method, outcome]).observe(start.elapsed().as_secs_f64());
         result
     }
 

@@ -85,9 +85,7 @@ fn of_routes() -> Value {
 
 fn complete(mut document: Value) -> Value {
     let refusals: BTreeMap<_, _> = http::REFUSALS.into_iter().flatten().copied().collect();
-    let bearer = |description: &str| {
-        json!({"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": description})
-    };
+    let bearer = |description: &str| json!({"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": description});
     document["components"]["securitySchemes"] =
         json!({"bearer": bearer("An access token."), "operator": bearer("An operator's access token.")});
     for (name, schema) in document["components"]["schemas"].as_object_mut().into_iter().flatten() {
@@ -223,7 +221,8 @@ mod tests {
     #[test]
     fn every_item_of_every_path_is_an_operation_with_an_id() {
         let mut document = document();
-        let items: usize = document["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len()).sum();
+        let items: usize =
+            document["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len()).sum();
 
         assert_eq!(operations(&mut document).count(), items);
     }

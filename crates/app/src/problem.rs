@@ -291,7 +291,9 @@ impl Problem {
             instance: occurrence.map(|it| it.path.to_owned()),
             code: self.code.code().into(),
             errors: some_if(errors, |errors: &Vec<_>| !errors.is_empty()),
-            conflicts: some_if(self.conflicts.iter().map(SeatId::to_string).collect(), |seats: &Vec<_>| !seats.is_empty()),
+            conflicts: some_if(self.conflicts.iter().map(SeatId::to_string).collect(), |seats: &Vec<_>| {
+                !seats.is_empty()
+            }),
             retry_after_ms: self.retry_after.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
             request_id: occurrence.filter(|_| status.is_server_error()).map(|it| it.request_id.to_owned()),
         }
@@ -303,7 +305,8 @@ fn some_if<T>(value: T, condition: impl FnOnce(&T) -> bool) -> Option<T> {
 }
 
 fn log_chain(code: ProblemCode, error: &(dyn StdError + 'static)) {
-    let causes: Vec<String> = std::iter::successors(Some(error), |&error| error.source()).map(ToString::to_string).collect();
+    let causes: Vec<String> =
+        std::iter::successors(Some(error), |&error| error.source()).map(ToString::to_string).collect();
     tracing::error!(code = code.code(), error = %causes.join(": "), "request failed");
 }
 

@@ -1,7 +1,8 @@
 //! What the process tells its operator: structured log lines on standard error.
 
+use std::io::{self, IsTerminal as _};
+
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::config::{self, ConfigError, LogFormat};
 
@@ -13,8 +14,8 @@ pub fn init(log: &config::Log) -> Result<(), ConfigError> {
     let filter = EnvFilter::try_new(&log.filter).map_err(|error| ConfigError::invalid("log.filter", error))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_span_events(FmtSpan::NONE)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     let first = match log.format {
         LogFormat::Pretty => lines.try_init(),

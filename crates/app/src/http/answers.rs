@@ -26,8 +26,8 @@ impl<T> Cacheable<T> {
     }
 
     /// May be kept for `max_age_s`, and is known by `tag`.
-    pub(super) fn tagged(body: T, max_age_s: u32, tag: impl ToString) -> Self {
-        Self { body, max_age_s, tag: Some(tag.to_string()) }
+    pub(super) const fn tagged(body: T, max_age_s: u32, tag: String) -> Self {
+        Self { body, max_age_s, tag: Some(tag) }
     }
 }
 
@@ -38,7 +38,10 @@ fn digest(bytes: &[u8]) -> String {
 /// Whether a client has the answer with this tag already (RFC 9110, 13.1.2: compared without the `W/`).
 fn has_already(request: &HttpRequest, tag: &str) -> bool {
     let lines = request.headers().get_all(header::IF_NONE_MATCH).filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim).any(|known| known == "*" || known.trim_start_matches("W/") == tag)
+    lines
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .any(|known| known == "*" || known.trim_start_matches("W/") == tag)
 }
 
 impl<T: Serialize> Responder for Cacheable<T> {
@@ -111,14 +114,17 @@ mod tests {
         let again = ask(Some(&format!("\"x\", W/{tag}")), Cacheable::of(7, 10));
         let changed = ask(Some(&tag), Cacheable::of(8, 10));
 
-        assert_eq!((first.status(), again.status(), changed.status()), (StatusCode::OK, StatusCode::NOT_MODIFIED, StatusCode::OK));
+        assert_eq!(
+            (first.status(), again.status(), changed.status()),
+            (StatusCode::OK, StatusCode::NOT_MODIFIED, StatusCode::OK)
+        );
         assert_eq!(first.headers().get(header::CACHE_CONTROL).unwrap(), "public, max-age=10");
         assert_eq!(to_bytes(again.into_body()).await.unwrap().len(), 0);
     }
 
     #[test]
     fn a_given_tag_is_used_as_it_is() {
-        let answer = ask(Some("\"42\""), Cacheable::tagged(7, 1, 42));
+        let answer = ask(Some("\"42\""), Cacheable::tagged(7, 1, "42".into()));
 
         assert_eq!(answer.status(), StatusCode::NOT_MODIFIED);
         assert_eq!(answer.headers().get(header::ETAG).unwrap(), "\"42\"");

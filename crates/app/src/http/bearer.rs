@@ -19,7 +19,13 @@ pub(super) struct LoggedIn(pub Bearer);
 
 /// An operator.
 #[derive(Clone, Copy, Debug, Apiv2Security)]
-#[openapi(apiKey, alias = "operator", in = "header", name = "Authorization", description = "An operator's access token.")]
+#[openapi(
+    apiKey,
+    alias = "operator",
+    in = "header",
+    name = "Authorization",
+    description = "An operator's access token."
+)]
 pub(super) struct Operator(pub Bearer);
 
 fn bearer(request: &HttpRequest) -> Result<Bearer, Problem> {

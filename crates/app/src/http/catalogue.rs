@@ -43,12 +43,18 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
     config
         .service(resource("/concerts").route(get().to(concerts)).wrap(Compress::default()))
         .service(resource("/concerts/{concert_id}").route(get().to(concert)).wrap(Compress::default()))
-        .service(resource("/concerts/{concert_id}/performances").route(get().to(performances)).wrap(Compress::default()))
+        .service(
+            resource("/concerts/{concert_id}/performances").route(get().to(performances)).wrap(Compress::default()),
+        )
         .service(resource("/performances/{performance_id}").route(get().to(performance)).wrap(Compress::default()))
         .service(resource("/performances/{performance_id}/seats").route(get().to(seats)).wrap(Compress::default()))
-        .service(resource("/performances/{performance_id}/seat-map").route(get().to(seat_map)).wrap(Compress::default()))
         .service(
-            resource("/performances/{performance_id}/availability").route(get().to(availability)).wrap(Compress::default()),
+            resource("/performances/{performance_id}/seat-map").route(get().to(seat_map)).wrap(Compress::default()),
+        )
+        .service(
+            resource("/performances/{performance_id}/availability")
+                .route(get().to(availability))
+                .wrap(Compress::default()),
         );
 }
 
@@ -188,7 +194,16 @@ struct SeatView {
 impl From<Seat> for SeatView {
     fn from(seat: Seat) -> Self {
         let Seat { seat, section, row, number, grade, price, status, version, .. } = seat;
-        Self { seat: seat.to_string(), section, row, number, grade, price: price.into(), status: status.as_str(), version }
+        Self {
+            seat: seat.to_string(),
+            section,
+            row,
+            number,
+            grade,
+            price: price.into(),
+            status: status.as_str(),
+            version,
+        }
     }
 }
 
@@ -366,7 +381,7 @@ async fn availability(
     PathId(performance): PathId<PerformanceId>,
 ) -> Result<Cacheable<AvailabilityView>, Problem> {
     let availability: AvailabilityView = services.reservations.availability(performance).await?.into();
-    let sequence = availability.sequence;
+    let sequence = availability.sequence.to_string();
     Ok(Cacheable::tagged(availability, SALE_MAX_AGE_S, sequence))
 }
 
@@ -379,8 +394,7 @@ mod tests {
     #[test]
     fn two_bits_tell_the_state_of_each_seat_in_index_order() {
         use SeatStatus::{Available, Held, Sold};
-        let availability =
-            Availability { map_version: 3, sequence: 9, seats: vec![Sold, Held, Available, Sold, Held] };
+        let availability = Availability { map_version: 3, sequence: 9, seats: vec![Sold, Held, Available, Sold, Held] };
 
         let view = AvailabilityView::from(availability);
 

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::Method;
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, Data};
 use actix_web::{Error, HttpMessage as _, HttpRequest};
@@ -242,8 +242,10 @@ fn label(headers: &mut HeaderMap, request_id: &str) {
 fn refusal(answer: ServiceResponse<BoxBody>, occurrence: Occurrence<'_>) -> ServiceResponse<BoxBody> {
     let problem = answer.response().error().and_then(Error::as_error::<Problem>);
     let rendered = problem.map(|problem| problem.render(Some(occurrence)));
-    let is_bare = answer.response().error().is_some() || matches!(answer.response().body().size(), BodySize::None | BodySize::Sized(0));
-    let Some(mut rendered) = rendered.or_else(|| is_bare.then(|| Problem::of_bare(answer.status()).render(Some(occurrence))))
+    let is_bare = answer.response().error().is_some()
+        || matches!(answer.response().body().size(), BodySize::None | BodySize::Sized(0));
+    let Some(mut rendered) =
+        rendered.or_else(|| is_bare.then(|| Problem::of_bare(answer.status()).render(Some(occurrence))))
     else {
         return answer;
     };
@@ -283,8 +285,12 @@ impl MessageBody for WithUnread {
 
 #[cfg(test)]
 mod tests {
+    use actix_web::body::to_bytes;
+    use actix_web::http::StatusCode;
     use actix_web::http::header::X_FORWARDED_FOR;
-    use actix_web::test::TestRequest;
+    use actix_web::middleware::from_fn;
+    use actix_web::test::{TestRequest, init_service, try_call_service};
+    use actix_web::{App, HttpResponse, web};
 
     use super::*;
     use crate::config::Settings;
@@ -327,6 +333,52 @@ mod tests {
 
         assert!(second.is_ok() && !third && health);
         assert!(edge.admit(&request("/a")).is_ok());
+    }
+
+    const HERE: Occurrence<'_> = Occurrence { path: "/here", request_id: "r-1" };
+
+    async fn body_of(answer: HttpResponse) -> serde_json::Value {
+        serde_json::from_slice(&to_bytes(answer.into_body()).await.unwrap()).unwrap()
+    }
+
+    #[actix_web::test]
+    async fn a_panic_is_answered_as_an_internal_error() {
+        let panicking = || async { unreachable!("on purpose") as HttpResponse };
+        let app =
+            App::new().wrap(from_fn(|request, next| call(request, next, HERE))).default_service(web::to(panicking));
+        let app = init_service(app).await;
+
+        let error = try_call_service(&app, TestRequest::default().to_request()).await.unwrap_err();
+
+        assert_eq!(error.as_response_error().status_code(), StatusCode::INTERNAL_SERVER_ERROR);
+        let answer = error.error_response();
+        assert_eq!(answer.headers().get(REQUEST_ID).unwrap(), "r-1");
+        assert_eq!(body_of(answer).await["request_id"], "r-1");
+    }
+
+    #[actix_web::test]
+    async fn every_refusal_has_one_form() {
+        let bare = HttpResponse::MethodNotAllowed().insert_header((header::ALLOW, "GET")).finish();
+        let problem = HttpResponse::from_error(Problem::overloaded());
+
+        for (refusal, code) in [(bare, "method-not-allowed"), (problem, "overloaded")] {
+            let allow = refusal.headers().get(header::ALLOW).cloned();
+            let answer = finish(TestRequest::default().to_srv_response(refusal), HERE).into_parts().1;
+
+            assert_eq!(answer.headers().get(header::CONTENT_TYPE).unwrap(), "application/problem+json");
+            assert_eq!(answer.headers().get(header::ALLOW).cloned(), allow);
+            assert_eq!(answer.headers().get(header::CACHE_CONTROL).unwrap(), "no-store");
+            assert_eq!(body_of(answer).await["code"], code);
+        }
+    }
+
+    #[actix_web::test]
+    async fn an_answer_that_says_enough_is_left_as_it_is() {
+        let text = HttpResponse::ServiceUnavailable().body("store: away");
+
+        let answer = finish(TestRequest::default().to_srv_response(text), HERE).into_parts().1;
+
+        assert_eq!(to_bytes(answer.into_body()).await.unwrap(), "store: away");
     }
 
     #[test]

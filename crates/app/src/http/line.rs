@@ -118,7 +118,9 @@ impl From<PlaceStatus> for PlaceView {
             ahead: status.ahead,
             poll_after_ms: u64::try_from(status.poll_after.as_millis()).unwrap_or(u64::MAX),
             eta_s: status.eta.map(|eta| EtaView { low: eta.low_s, high: eta.high_s }),
-            pass: status.pass.map(|PassToken { token, expires_at }| PassView { token, expires_at: Instant(expires_at) }),
+            pass: status
+                .pass
+                .map(|PassToken { token, expires_at }| PassView { token, expires_at: Instant(expires_at) }),
             sale_state: status.sale_state.as_str(),
         }
     }

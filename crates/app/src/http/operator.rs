@@ -229,8 +229,7 @@ fn read_csv(bytes: &[u8]) -> Result<SeatMap, Problem> {
             refuse(&format!("line {line}"), csv_rule(&error))
         })?;
         let origin = format!("line {}", record.position().map_or(0, csv::Position::line));
-        let read: CsvLine =
-            record.deserialize(Some(&names)).map_err(|error| refuse(&origin, csv_rule(&error)))?;
+        let read: CsvLine = record.deserialize(Some(&names)).map_err(|error| refuse(&origin, csv_rule(&error)))?;
         let CsvLine { section, row, number, grade, amount, currency } = read;
         let price = money(amount, &currency, &origin).map_err(|violation| Problem::invalid(vec![violation]))?;
         lines.push(SeatLine { origin, section, row, number, grade, price });
@@ -245,7 +244,9 @@ fn read_csv(bytes: &[u8]) -> Result<SeatMap, Problem> {
 /// The rule that a line breaks, without the file's own words.
 fn csv_rule(error: &csv::Error) -> String {
     match error.kind() {
-        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!("must have {expected_len} values, not {len}"),
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("must have {expected_len} values, not {len}")
+        }
         csv::ErrorKind::Utf8 { .. } => "must be UTF-8".into(),
         csv::ErrorKind::Deserialize { err, .. } => {
             let name = err.field().and_then(|i| CSV_NAMES.get(usize::try_from(i).ok()?)).unwrap_or(&"the line");
@@ -265,7 +266,8 @@ async fn add_concert(
 ) -> Result<CreatedJson<ConcertView>, Problem> {
     let claim = key.claim(bearer, wish.fingerprint);
     let ConcertWish { title, description, venue, running_time_min } = wish.value;
-    let wish = NewConcert::new(&title, &description.unwrap_or_default(), &venue, running_time_min).map_err(Problem::invalid)?;
+    let wish = NewConcert::new(&title, &description.unwrap_or_default(), &venue, running_time_min)
+        .map_err(Problem::invalid)?;
     let catalogue = services.catalogue.clone();
     let added = services.detached.run(async move { Ok(catalogue.add_concert(wish, &claim).await?) });
     Ok(CreatedJson(added.await?.into()))

@@ -1,7 +1,6 @@
 //! Reading requests: ids in paths, queries, headers and bodies. Whatever cannot be read is refused with the name of what
 //! is wrong, and a body that does not arrive in time is not waited for.
 
-use std::cell::RefCell;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -66,7 +65,11 @@ impl<T: DeserializeOwned> FromRequest for Query<T> {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(request.query_string().as_bytes()));
-        ready(serde_path_to_error::deserialize(pairs).map(Self).map_err(|error| Problem::invalid(vec![violation(&error)])))
+        ready(
+            serde_path_to_error::deserialize(pairs)
+                .map(Self)
+                .map_err(|error| Problem::invalid(vec![violation(&error)])),
+        )
     }
 }
 
@@ -97,12 +100,12 @@ fn violation<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> Vio
 
 /// A body that nobody has read yet. The framework would go on reading the rest of a chunked body for as long as its
 /// sender likes; while this is held, it closes the connection instead.
-pub(super) struct Unread(RefCell<Payload>);
+pub(super) struct Unread(Payload);
 
 impl Unread {
     /// Keeps a body for whoever reads it.
     pub(super) const fn new(body: Payload) -> Self {
-        Self(RefCell::new(body))
+        Self(body)
     }
 }
 
@@ -114,6 +117,7 @@ pub(super) struct RawBody {
 }
 
 /// Reads a body of at most `len_max` bytes before the deadline.
+#[expect(clippy::future_not_send, reason = "a request is read on the thread that took its connection")]
 async fn read(request: HttpRequest, len_max: usize) -> Result<RawBody, Problem> {
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if announced.is_some_and(|len: u64| len > len_max as u64) {
@@ -121,8 +125,7 @@ async fn read(request: HttpRequest, len_max: usize) -> Result<RawBody, Problem> 
     }
     let body = request.extensions_mut().remove::<Unread>();
     let mut bytes = BytesMut::with_capacity(usize::try_from(announced.unwrap_or(0)).unwrap_or(0));
-    if let Some(Unread(body)) = body {
-        let mut body = body.into_inner();
+    if let Some(Unread(mut body)) = body {
         let all = collect(&mut body, &mut bytes, len_max);
         let outcome = tokio::time::timeout(body_timeout(&request), all).await;
         if let Err(problem) = outcome.unwrap_or_else(|_| Err(Problem::of(ProblemCode::RequestTimeout))) {
@@ -134,6 +137,7 @@ async fn read(request: HttpRequest, len_max: usize) -> Result<RawBody, Problem> 
     Ok(RawBody { bytes: bytes.freeze(), fingerprint })
 }
 
+#[expect(clippy::future_not_send, reason = "a request is read on the thread that took its connection")]
 async fn collect(body: &mut Payload, bytes: &mut BytesMut, len_max: usize) -> Result<(), Problem> {
     while let Some(chunk) = body.next().await {
         let chunk = chunk.map_err(|_| Problem::of(ProblemCode::MalformedRequest).because("The body broke off."))?;
@@ -234,7 +238,9 @@ impl<T: 'static> FromRequest for Upload<T> {
         let request = request.clone();
         Box::pin(async move {
             match media_type(&request).as_str() {
-                "application/json" => Ok(Self::Json(read(request, UPLOAD_LEN_MAX).await?.bytes, std::marker::PhantomData)),
+                "application/json" => {
+                    Ok(Self::Json(read(request, UPLOAD_LEN_MAX).await?.bytes, std::marker::PhantomData))
+                }
                 "text/csv" => Ok(Self::Csv(read(request, UPLOAD_LEN_MAX).await?.bytes)),
                 _ => Err(Problem::of(ProblemCode::UnsupportedMediaType)),
             }

@@ -49,10 +49,7 @@ pub(super) const REFUSALS: Refusals = &[
             ProblemCode::StoreUnavailable,
         ],
     ),
-    (
-        "reservations.release",
-        &[ProblemCode::HoldExpired, ProblemCode::ReservationState, ProblemCode::StoreUnavailable],
-    ),
+    ("reservations.release", &[ProblemCode::HoldExpired, ProblemCode::ReservationState, ProblemCode::StoreUnavailable]),
 ];
 
 pub(super) fn routes(config: &mut ServiceConfig<'_>) {
@@ -234,9 +231,9 @@ async fn confirm(
     let claim = key.claim(bearer, wish.fingerprint);
     let PaymentWish { method: PaymentMethod::Simulated, token } = wish.value.payment;
     let reservations = services.reservations.clone();
-    let confirmed = services.detached.run(async move {
-        Ok(reservations.confirm(reservation, bearer.account, PaymentToken(token), claim).await?)
-    });
+    let confirmed = services
+        .detached
+        .run(async move { Ok(reservations.confirm(reservation, bearer.account, PaymentToken(token), claim).await?) });
     Ok(Json(confirmed.await?.into()))
 }
 

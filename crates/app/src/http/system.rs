@@ -42,9 +42,7 @@ const SWAGGER_FILES: [&str; 7] = [
 
 /// Routes of the API document's operations.
 pub(super) fn routes(config: &mut ServiceConfig<'_>) {
-    config
-        .service(resource("/healthz").route(get().to(healthz)))
-        .service(resource("/readyz").route(get().to(readyz)));
+    config.service(resource("/healthz").route(get().to(healthz))).service(resource("/readyz").route(get().to(readyz)));
 }
 
 /// Routes beside the API.
@@ -88,8 +86,7 @@ impl Responder for Report {
 
 fn text_response(operation: &mut DefaultOperationRaw, status: StatusCode, description: &str) {
     let schema = DefaultSchemaRaw { data_type: Some(DataType::String), ..DefaultSchemaRaw::default() };
-    let response =
-        Response { description: Some(description.into()), schema: Some(schema), ..Response::default() };
+    let response = Response { description: Some(description.into()), schema: Some(schema), ..Response::default() };
     operation.responses.insert(status.as_str().into(), Either::Right(response));
 }
 

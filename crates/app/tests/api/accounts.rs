@@ -63,8 +63,10 @@ async fn a_refused_log_in_does_not_tell_whether_there_is_an_account() {
     let app = TestApp::start().await;
     json_of(app.sign_up("minji@example.com", "correct horse").await, 201).await;
 
-    let wrong_password = assert_problem(app.log_in("minji@example.com", "wrong horse").await, 401, "invalid-credentials").await;
-    let no_account = assert_problem(app.log_in("nobody@example.com", "wrong horse").await, 401, "invalid-credentials").await;
+    let wrong_password =
+        assert_problem(app.log_in("minji@example.com", "wrong horse").await, 401, "invalid-credentials").await;
+    let no_account =
+        assert_problem(app.log_in("nobody@example.com", "wrong horse").await, 401, "invalid-credentials").await;
     let no_address = assert_problem(app.log_in("nobody", "wrong horse").await, 401, "invalid-credentials").await;
 
     assert_eq!(wrong_password, no_account);
@@ -90,7 +92,8 @@ async fn a_password_is_8_to_128_characters_long() {
     let app = TestApp::start().await;
 
     for (n, password) in ["x".repeat(7), "x".repeat(129)].iter().enumerate() {
-        let refused = assert_problem(app.sign_up(&format!("no{n}@example.com"), password).await, 400, "validation-failed").await;
+        let refused =
+            assert_problem(app.sign_up(&format!("no{n}@example.com"), password).await, 400, "validation-failed").await;
         assert_eq!(fields(&refused), ["password"]);
     }
     for (n, password) in ["x".repeat(8), "ü".repeat(128)].iter().enumerate() {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use futures_util::stream::{self, StreamExt as _};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -117,6 +117,21 @@ impl Answer {
             Some((name.parse().ok()?, value.parse().ok()?))
         };
         Some(Self { path: path.into(), status, headers: lines.filter_map(header).collect(), text: text.into() })
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The status, and the problem's code where it is one.
+    pub(crate) fn verdict(&self) -> (u16, String) {
+        let code = if self.status < 400 { String::new() } else { self.json()["code"].as_str().unwrap().to_owned() };
+        (self.status, code)
+    }
+
+    /// What a repeated request has to be answered with again.
+    pub(crate) fn said(&self) -> (u16, &str) {
+        (self.status, &self.text)
     }
 
     /// Insists on a refusal in the form of RFC 9457, and answers its body.
@@ -240,7 +255,10 @@ impl Api {
 
     /// A connection without any HTTP on it yet.
     pub(crate) async fn connect(&self) -> Wire {
-        Wire(TcpStream::connect(self.address).await.unwrap())
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        // What is written goes out at once.
+        stream.set_nodelay(true).unwrap();
+        Wire(stream)
     }
 
     /// A connection on which a request's head was sent, and the beginning of a body that should be 1,000 bytes long.
@@ -249,6 +267,20 @@ impl Api {
         let head = "Host: usher\r\nContent-Type: application/json\r\nContent-Length: 1000";
         wire.send(format!("POST {path} HTTP/1.1\r\n{head}\r\n\r\n{{\"email\":")).await;
         wire
+    }
+
+    /// Keeps a server busy that answers one request at a time, for as long as the wires live, and answers how another
+    /// request is refused meanwhile.
+    pub(crate) async fn keep_busy(&self) -> (Vec<Wire>, Answer) {
+        let mut wires = Vec::new();
+        let refusal = eventually("a request is refused while another is under way", async || {
+            // One that meets our own question is refused itself, so there may have to be another.
+            wires.push(self.begin_slow_request("/api/v1/auth/login").await);
+            let answer = Answer::of(self.get("/api/v1/concerts").send().await.unwrap()).await;
+            (answer.status != 200).then_some(answer)
+        })
+        .await;
+        (wires, refusal)
     }
 
     /// Any request. `path` begins with a slash, and may have a query.

@@ -8,9 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::app::{
-    SaleOptions, TestApp, assert_problem, eventually, header, id_of, json_of, now, section, timestamp,
-};
+use crate::app::{SaleOptions, TestApp, assert_problem, eventually, header, id_of, json_of, now, section, timestamp};
 
 const LONG: Duration = Duration::from_secs(3_600);
 
@@ -206,7 +204,8 @@ async fn a_seat_map_shows_where_every_seat_is() {
     json_of(app.put_seats(&performance, &[section("C", 1, 1, "S", 50)]).await, 200).await;
     let new_map = get(&app, &path).await;
 
-    let rows: Vec<_> = map["sections"].as_array().unwrap().iter().flat_map(|section| section["rows"].as_array().unwrap()).collect();
+    let rows: Vec<_> =
+        map["sections"].as_array().unwrap().iter().flat_map(|section| section["rows"].as_array().unwrap()).collect();
     let seats: Vec<_> = rows.iter().flat_map(|row| row["seats"].as_array().unwrap()).collect();
     let names: Vec<_> = seats.iter().map(|seat| seat["seat"].as_str().unwrap()).collect();
     assert_eq!(names, ["B-1-1", "B-1-2", "B-2-1", "B-2-2", "A-1-1", "A-1-2", "A-1-3"]);
@@ -247,7 +246,10 @@ async fn the_availability_says_in_two_bits_what_the_list_says_in_words() {
     let states: Vec<_> = (0..9).map(|i| names[&(bytes[i / 4] >> (2 * (i % 4)) & 3)]).collect();
     let statuses: Vec<_> = listed.iter().map(|seat| seat["status"].as_str().unwrap()).collect();
     assert_eq!(states, statuses);
-    assert_eq!(statuses, ["available", "held", "available", "available", "sold", "sold", "available", "available", "held"]);
+    assert_eq!(
+        statuses,
+        ["available", "held", "available", "available", "sold", "sold", "available", "available", "held"]
+    );
     let versions: Vec<_> = listed.iter().map(|seat| seat["version"].as_u64().unwrap()).collect();
     assert!(versions[1] > versions[0] && versions[4] > versions[1], "+1 with each change: {versions:?}");
 }

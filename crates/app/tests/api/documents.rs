@@ -127,11 +127,13 @@ async fn every_operation_answers_as_the_document_says() {
     tour.get("/healthz", "/healthz").await;
     tour.get("/readyz", "/readyz").await;
 
-    let operations = tour.document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+    let operations =
+        tour.document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
     for operation in operations.filter(|operation| operation.get("operationId").is_some()) {
         let id = operation["operationId"].as_str().unwrap();
         let seen = tour.seen.get(id).unwrap_or_else(|| panic!("{id} was not called"));
-        let successes = operation["responses"].as_object().unwrap().keys().filter_map(|status| status.parse::<u16>().ok());
+        let successes =
+            operation["responses"].as_object().unwrap().keys().filter_map(|status| status.parse::<u16>().ok());
         for success in successes.filter(|status| *status < 400 && *status != 304) {
             assert!(seen.contains(&success), "{id} never answered {success}: {seen:?}");
         }
@@ -220,7 +222,9 @@ async fn reservations(tour: &mut Tour<'_>, buyer: &Admitted, nothing: &str) {
     }
     let id = id_of(&held);
     let pay = |id: &str, token: &str| app.confirm_request(&buyer.token, id, &new_key(), token);
-    for (id, token) in [(id.as_str(), "tok_declined"), (nothing, "tok_ok"), (&id, "tok_free"), (&id, "tok_ok"), (&id, "tok_ok")] {
+    for (id, token) in
+        [(id.as_str(), "tok_declined"), (nothing, "tok_ok"), (&id, "tok_free"), (&id, "tok_ok"), (&id, "tok_ok")]
+    {
         tour.call(&Method::POST, confirm, pay(id, token)).await;
     }
     for (id, token) in [(id.as_str(), &buyer.token), (&id, &stranger.token), (nothing, &buyer.token)] {
@@ -294,10 +298,15 @@ async fn the_document_is_shown_to_people() {
     assert!(header(&page, "content-type").unwrap().starts_with("text/html"));
     let page = page.text().await.unwrap();
 
-    let files: Vec<_> = page.split(['"', '\'']).filter(|text| text.ends_with(".js") || text.ends_with(".css")).collect();
+    let files: Vec<_> =
+        page.split(['"', '\'']).filter(|text| text.ends_with(".js") || text.ends_with(".css")).collect();
     assert!(!files.is_empty(), "{page}");
     for file in files {
-        let path = if file.starts_with('/') { file.to_owned() } else { format!("/swagger-ui/{}", file.trim_start_matches("./")) };
+        let path = if file.starts_with('/') {
+            file.to_owned()
+        } else {
+            format!("/swagger-ui/{}", file.trim_start_matches("./"))
+        };
         assert_eq!(app.get(&path).send().await.unwrap().status(), 200, "{path}");
     }
     for unknown in ["nothing.js", "../Cargo.toml", "%2e%2e/Cargo.toml", "index.html/", "assets/x"] {

@@ -11,7 +11,7 @@ use reqwest::Method;
 use usher_app::config::Settings;
 
 use crate::app::{
-    Answer, SaleOptions, TestApp, UsherProcess, assert_problem, eventually, header, id_of, json_of, new_key, section,
+    SaleOptions, TestApp, UsherProcess, assert_problem, eventually, header, id_of, json_of, new_key, section,
 };
 
 const LOG_IN: &str = "/api/v1/auth/login";
@@ -107,10 +107,8 @@ async fn a_flood_of_log_ins_leaves_the_line_alone() {
         }
     }));
     let line = async {
-        eventually("the flood is more than the pool takes", async || {
-            (shed.load(Ordering::Relaxed) > 20).then_some(())
-        })
-        .await;
+        eventually("the flood is more than the pool takes", async || (shed.load(Ordering::Relaxed) > 20).then_some(()))
+            .await;
         for _ in 0..30 {
             let visit = async {
                 let joined = app.joined(&app.buyer(), &performance).await;
@@ -138,7 +136,9 @@ async fn random_paths_add_no_metric_series() {
     let app = TestApp::start().await;
     let visit = async |n: usize| {
         let id = format!("{n:08x}-0000-7000-8000-000000000000");
-        for path in [format!("/{n}"), format!("/api/v1/concerts/{id}"), format!("/api/v1/performances/{id}/queue?n={n}")] {
+        for path in
+            [format!("/{n}"), format!("/api/v1/concerts/{id}"), format!("/api/v1/performances/{id}/queue?n={n}")]
+        {
             app.get(&path).header("Usher-Place", n.to_string()).send().await.unwrap();
         }
         let method: Method = format!("BREW{n}").parse().unwrap();
@@ -210,12 +210,8 @@ async fn an_address_that_asks_too_fast_is_told_to_wait_and_the_others_are_not() 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_is_told_however_much_there_is_to_do() {
     let app = TestApp::start_with(|settings| settings.http.max_in_flight = 1).await;
-    let _busy = app.begin_slow_request(LOG_IN).await;
-    let shed = eventually("a request is shed", async || {
-        let answer = Answer::of(app.get("/api/v1/concerts").send().await.unwrap()).await;
-        (answer.status == 503).then_some(answer)
-    })
-    .await;
+
+    let (_busy, shed) = app.keep_busy().await;
 
     shed.problem(503, "overloaded");
     for path in ["/healthz", "/readyz", "/metrics"] {
@@ -241,7 +237,8 @@ async fn heads_without_end_are_cut_off() {
     let mut wire = app.connect().await;
     wire.send("GET /api/v1/concerts HTTP/1.1\r\nHost: usher\r\n").await;
 
-    let answer = wire.send_without_end("/api/v1/concerts", b"X-Filler: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n").await;
+    let answer =
+        wire.send_without_end("/api/v1/concerts", b"X-Filler: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n").await;
 
     assert!([400, 431].contains(&answer.status), "{answer:?}");
     json_of(app.get("/api/v1/concerts").send().await.unwrap(), 200).await;

@@ -5,9 +5,7 @@ use std::time::Duration;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-use crate::app::{
-    SaleOptions, TestApp, assert_problem, eventually, id_of, json_of, new_key, now, rfc3339, section,
-};
+use crate::app::{SaleOptions, TestApp, assert_problem, eventually, id_of, json_of, new_key, now, rfc3339, section};
 
 const LONG: Duration = Duration::from_secs(3_600);
 const CSV_HEAD: &str = "section,row,number,grade,amount,currency\n";
@@ -193,10 +191,12 @@ async fn a_policy_is_changed_in_parts_and_outlives_the_server() {
     let default = json!({
         "capacity": 1_000, "rate_per_s": 0, "pass_ttl_s": 300, "presence_window_s": 90, "state": "open",
     });
-    let policy = async |app: &TestApp| json_of(app.get(&path).bearer_auth(app.operator()).send().await.unwrap(), 200).await;
+    let policy =
+        async |app: &TestApp| json_of(app.get(&path).bearer_auth(app.operator()).send().await.unwrap(), 200).await;
 
     assert_eq!(policy(&app).await, default);
-    let patched = json_of(app.patch_admission(&performance, &json!({"capacity": 7, "state": "paused"})).await, 200).await;
+    let patched =
+        json_of(app.patch_admission(&performance, &json!({"capacity": 7, "state": "paused"})).await, 200).await;
     let refused = app.patch_admission(&performance, &json!({"rate_per_s": 5, "presence_window_s": 1})).await;
     assert_problem(refused, 400, "validation-failed").await;
     let app = app.restart().await;
@@ -231,7 +231,8 @@ async fn the_stats_count_people_and_seats() {
     })
     .await;
 
-    let counts = ["waiting", "present", "away", "active", "serving", "issued"].map(|name| stats[name].as_u64().unwrap());
+    let counts =
+        ["waiting", "present", "away", "active", "serving", "issued"].map(|name| stats[name].as_u64().unwrap());
     assert_eq!(counts, [3, 3, 0, 3, 4, 7], "{stats}");
     assert_eq!(stats["seats"], json!({"total": 10, "available": 7, "held": 2, "sold": 1}));
     assert!(stats["rate_per_s"].as_f64().is_some());

@@ -24,11 +24,10 @@ use usher_reservation::ports::{
 };
 use usher_reservation::{Error, HoldRequest, Ports, Reservation, Service, Settings, State, audit};
 
-use crate::app::{
-    Admitted, Api, SaleOptions, TestApp, UsherProcess, assert_problem, eventually, id_of, json_of, new_key, now,
+use crate::app::{Admitted, Answer, Api, SaleOptions, TestApp, UsherProcess, assert_problem, eventually, id_of, json_of, new_key, now,
     section, timestamp,
 };
-use crate::at_once::{Answer, at_once};
+use crate::at_once::at_once;
 use crate::store::{assert_verified, captures, number, refunds, sales};
 
 fn options(hold_ttl_s: u64) -> SaleOptions {
@@ -139,7 +138,7 @@ async fn a_slow_gateway_is_in_nobody_elses_way() {
     }
     let slow = people.iter().zip(&reservations);
     let slow = slow.map(|(who, reservation)| app.confirm_request(&who.token, reservation, &new_key(), "tok_slow"));
-    let slow = at_once(app.address(), slow);
+    let slow = at_once(&app, slow);
     let others = async {
         eventually("the slow ones are at the gateway", async || {
             (captures(app.folder()).await == i64::try_from(N_SLOW).unwrap()).then_some(())
@@ -270,7 +269,7 @@ async fn holds_that_were_under_way_when_the_server_was_killed_can_be_repeated() 
     };
     let (answered, ()) = tokio::join!(in_flight, kill);
     usher.restart().await;
-    let repeated = at_once(usher.address(), requests(&usher)).await;
+    let repeated = at_once(&usher, requests(&usher)).await;
 
     assert!(answered.iter().any(Option::is_none), "some got no answer");
     for (first, again) in answered.iter().zip(&repeated) {
@@ -295,7 +294,7 @@ async fn a_hold_that_is_paid_for_as_it_ends_is_either_paid_or_expired_and_never_
     let seat = |i: usize| format!("A-{}-{}", i / 50 + 1, i % 50 + 1);
     let holds = people.iter().enumerate();
     let holds = holds.map(|(i, who)| app.hold_request(who, &new_key(), &json!({"seats": [seat(i)]})));
-    let held: Vec<_> = at_once(app.address(), holds).await.iter().map(Answer::json).collect();
+    let held: Vec<_> = at_once(&app, holds).await.iter().map(Answer::json).collect();
     let attempt = async |i: usize| {
         let deadline = timestamp(&held[i]["held_until"]);
         // From 200 ms before to 50 ms after.
@@ -391,8 +390,7 @@ impl Machine {
     }
 
     fn start(&self) -> Server {
-        let repository: Arc<dyn ReservationRepository> =
-            Arc::new(SqlReservationRepository::new(self.database.clone()));
+        let repository: Arc<dyn ReservationRepository> = Arc::new(SqlReservationRepository::new(self.database.clone()));
         let ports = Ports {
             reservations: Arc::clone(&repository),
             payments: Arc::new(SqlSimulatedGateway::new(self.database.clone())),
@@ -431,7 +429,11 @@ fn account(buyer: u8) -> AccountId {
 }
 
 fn claim(buyer: u8, what: &str) -> Claim {
-    Claim { account: account(buyer), key: format!("{what}-{buyer}").parse().unwrap(), fingerprint: Fingerprint([1; 32]) }
+    Claim {
+        account: account(buyer),
+        key: format!("{what}-{buyer}").parse().unwrap(),
+        fingerprint: Fingerprint([1; 32]),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,10 +8,9 @@ use usher_account::Role;
 use usher_kernel::{AccountId, PerformanceId};
 use usher_queue::{AccountHash, Grant, PlaceNumber, TokenKeys};
 
-use crate::app::{
-    Admitted, Api, SaleOptions, TestApp, assert_problem, eventually, id_of, json_of, new_key, now, section, timestamp,
+use crate::app::{Admitted, Answer, Api, SaleOptions, TestApp, assert_problem, eventually, id_of, json_of, new_key, now, section, timestamp,
 };
-use crate::at_once::{Answer, at_once};
+use crate::at_once::at_once;
 use crate::store::{assert_verified, captures, number, tamper, verify};
 
 /// Ten seats in front, twenty behind.
@@ -20,8 +19,7 @@ fn hall() -> [Value; 2] {
 }
 
 /// Holds that lapse soon, and last long enough for a few requests.
-const SHORT: SaleOptions =
-    SaleOptions { lasts: Duration::from_secs(86_400), seats_per_buyer: 4, hold_ttl_s: 2 };
+const SHORT: SaleOptions = SaleOptions { lasts: Duration::from_secs(86_400), seats_per_buyer: 4, hold_ttl_s: 2 };
 
 fn seats_of(reservation: &Value) -> Vec<&str> {
     reservation["seats"].as_array().unwrap().iter().map(|seat| seat["seat"].as_str().unwrap()).collect()
@@ -300,7 +298,7 @@ async fn fifty_requests_of_one_buyer_at_once_never_get_more_seats_than_the_limit
         app.hold_request(&who, &new_key(), &json!({"seats": [format!("A-{}-{}", i / 20 + 1, i % 20 + 1)]}))
     });
 
-    let answers = at_once(app.address(), requests).await;
+    let answers = at_once(&app, requests).await;
 
     let (held, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 201);
     assert_eq!(held.len(), 4);
@@ -321,7 +319,7 @@ async fn fifty_requests_with_one_pass_at_once_make_one_reservation() {
         app.hold_request(&who, &new_key(), &wish)
     });
 
-    let answers = at_once(app.address(), requests).await;
+    let answers = at_once(&app, requests).await;
 
     let (held, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 201);
     assert_eq!(held.len(), 1);
@@ -391,7 +389,7 @@ async fn twenty_identical_holds_at_once_make_one_reservation_and_twenty_equal_an
     let (who, key) = (app.admitted(&performance).await, new_key());
     let requests = (0..20).map(|_| app.hold_request(&who, &key, &json!({"seats": ["A-1-1", "A-1-2"]})));
 
-    let answers = at_once(app.address(), requests).await;
+    let answers = at_once(&app, requests).await;
 
     assert_eq!(answers[0].status, 201, "{:?}", answers[0]);
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
@@ -407,7 +405,7 @@ async fn twenty_identical_confirms_at_once_charge_once() {
     let reservation = id_of(&app.held(&who, &["A-1-1", "A-1-2"]).await);
     let confirm = || app.confirm_request(&who.token, &reservation, &key, "tok_ok");
 
-    let answers = at_once(app.address(), (0..20).map(|_| confirm())).await;
+    let answers = at_once(&app, (0..20).map(|_| confirm())).await;
 
     let (paid, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
     assert!(refused.iter().all(|answer| answer.verdict() == (409, "idempotency-in-flight".into())), "{refused:?}");
@@ -427,7 +425,7 @@ async fn twenty_different_confirms_at_once_charge_once() {
     let reservation = id_of(&app.held(&who, &["A-1-1"]).await);
     let requests = (0..20).map(|_| app.confirm_request(&who.token, &reservation, &new_key(), "tok_ok"));
 
-    let answers = at_once(app.address(), requests).await;
+    let answers = at_once(&app, requests).await;
 
     let (paid, refused): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
     assert_eq!(paid.len(), 1, "{paid:?}");
