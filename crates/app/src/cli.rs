@@ -165,15 +165,7 @@ async fn run_with(command: Command, settings: &Settings) -> Result<ExitCode, Com
 async fn serve(settings: &Settings, with_demo: bool) -> Result<(), CommandError> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let application = Box::pin(Application::build(settings, with_demo)).await?;
-    let mut out = io::stdout();
-    // Said whatever is logged: with port 0, nobody knows it otherwise.
-    writeln!(out, "listening on http://{}", application.address())?;
-    if let Some(demo) = application.demo() {
-        writeln!(out, "demo: performance {}", demo.performance)?;
-        if let Some(password) = &demo.operator_password {
-            writeln!(out, "demo: operator {} with password {password}", demo::OPERATOR_EMAIL)?;
-        }
-    }
+    welcome(&application)?;
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -182,6 +174,22 @@ async fn serve(settings: &Settings, with_demo: bool) -> Result<(), CommandError>
     };
     application.run_until_stopped(stop).await?;
     Ok(())
+}
+
+/// Says where to look. It goes to standard output, whatever is logged: with port 0, nobody knows the address otherwise.
+fn welcome(application: &Application) -> io::Result<()> {
+    let (mut out, address) = (io::stdout(), application.address());
+    writeln!(out, "Usher is ready on http://{address}")?;
+    writeln!(out, "  every call, to try out   http://{address}/swagger-ui/")?;
+    if let Some(demo) = application.demo() {
+        let api = format!("http://{address}/api/v1/performances/{}", demo.performance);
+        writeln!(out, "  the demo's performance   {api}")?;
+        match &demo.operator_password {
+            Some(password) => writeln!(out, "  its operator, shown once {} {password}", demo::OPERATOR_EMAIL)?,
+            None => writeln!(out, "  its operator             {} (as printed the first time)", demo::OPERATOR_EMAIL)?,
+        }
+    }
+    writeln!(out, "Ctrl-C stops it.")
 }
 
 async fn migrate(settings: &Settings, direction: Migrate) -> Result<(), CommandError> {
@@ -247,7 +255,7 @@ fn mint(settings: &Settings, count: u64) -> Result<(), CommandError> {
 /// Prints what was checked, performance by performance, and every contradiction.
 async fn verify(settings: &Settings, performance: Option<PerformanceId>) -> Result<ExitCode, CommandError> {
     let database = Database::open(&settings.database()).await?;
-    schema::bring_up_to_date(&database).await?;
+    schema::require_up_to_date(&database).await?;
     let catalogue = SqlCatalogueRepository::new(database.clone());
     let reservations = SqlReservationRepository::new(database);
     let performances = match performance {

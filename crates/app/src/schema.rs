@@ -6,7 +6,7 @@ use usher_migrations::{Migrator, MigratorTrait as _};
 /// Why a schema cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// A shared database is behind this binary. Old servers may still use it, so its operator decides when.
+    /// The database is behind this binary. Old servers may still use a shared one, so its operator decides when.
     #[error("the database lacks {} migration(s) ({}): run `usher migrate up` first", .0.len(), .0.join(", "))]
     Pending(Vec<String>),
     /// A migration failed.
@@ -23,9 +23,14 @@ fn failed(error: impl std::fmt::Display) -> SchemaError {
 /// # Errors
 /// See [`SchemaError`].
 pub async fn bring_up_to_date(database: &Database) -> Result<(), SchemaError> {
-    if database.is_embedded() {
-        return up(database).await.map(|_| ());
-    }
+    if database.is_embedded() { up(database).await.map(|_| ()) } else { require_up_to_date(database).await }
+}
+
+/// Makes sure that nothing is pending, and changes nothing.
+///
+/// # Errors
+/// See [`SchemaError`].
+pub async fn require_up_to_date(database: &Database) -> Result<(), SchemaError> {
     match pending(database).await? {
         names if names.is_empty() => Ok(()),
         names => Err(SchemaError::Pending(names)),

@@ -1,12 +1,15 @@
 //! The line's service over the embedded adapters, with a clock that the tests move: what a restart keeps, what a poll
 //! costs, how numbers are reserved.
 
-use std::sync::{Arc, Mutex};
+#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use roaring::RoaringTreemap;
+use tokio::task::JoinSet;
 use usher_adapter_memory::MemoryLineStore;
 use usher_adapter_sql::{Database, SqlLineLedger, SqlPolicyRepository};
 use usher_app::metrics::Metrics;
@@ -389,20 +392,13 @@ async fn numbers_go_on_past_a_block_without_a_gap() {
 async fn joins_of_a_new_line_at_once_open_it_once() {
     let machine = Machine::new(0).await;
     let server = machine.start().await;
-    let numbers = Arc::new(Mutex::new(Vec::new()));
-
-    let joins = (0..200).map(|person| {
-        let (service, numbers) = (server.service.clone(), Arc::clone(&numbers));
-        tokio::spawn(async move {
-            let joined = service.join(PERFORMANCE, account(person)).await.unwrap();
-            numbers.lock().unwrap().push(joined.status.number.get());
-        })
-    });
-    for join in joins.collect::<Vec<_>>() {
-        join.await.unwrap();
+    let mut joins = JoinSet::new();
+    for person in 0..200 {
+        let service = server.service.clone();
+        joins.spawn(async move { service.join(PERFORMANCE, account(person)).await.unwrap().status.number.get() });
     }
+    let mut numbers = joins.join_all().await;
 
-    let mut numbers = numbers.lock().unwrap().clone();
     numbers.sort_unstable();
     assert_eq!(numbers, (1..=200).collect::<Vec<_>>());
     assert_eq!(server.store_calls("open"), 1);

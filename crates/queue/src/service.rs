@@ -670,7 +670,8 @@ impl Service {
             // Opened in this epoch and not there: lost. Whoever sees it first begins the next epoch.
             Some(InEpoch::Lost) | None => {
                 let next = ledger.begin_epoch(epoch).await?;
-                tracing::warn!(performance = %line.performance, epoch = next.get(), "the line's store was lost, rebuilding");
+                // After a restart of an in-process line that is how it goes; otherwise it is worth a look.
+                tracing::info!(performance = %line.performance, epoch = next.get(), "the line's store is empty, rebuilding the line");
                 self.adopt(next).await
             }
         }

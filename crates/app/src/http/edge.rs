@@ -29,10 +29,12 @@ use super::reading::Unread;
 use super::throttle::{PerKey, PerPlace, network_of};
 use crate::config;
 use crate::metrics::Metrics;
-use crate::problem::{Occurrence, Problem};
+use crate::problem::{Occurrence, Problem, ProblemCode};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_LEN_MAX: usize = 128;
+/// The longest head: as much as nginx lets through by default. The framework itself cuts off without a word at 128 KiB.
+const HEAD_LEN_MAX: usize = 32 * 1024;
 /// Answered however much there is to do: they say how the process is.
 const NEVER_SHED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 /// Holds and confirms of one account: generous for people, narrow for programs.
@@ -106,8 +108,11 @@ impl Edge {
         peer_is_trusted && scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"))
     }
 
-    /// Lets a request in, unless its client is too fast or there is too much to do.
+    /// Lets a request in, unless its head is too long, its client too fast, or there is too much to do.
     fn admit(&self, request: &ServiceRequest) -> Result<InFlight<'_>, Problem> {
+        if head_len(request) > HEAD_LEN_MAX {
+            return Err(Problem::of(ProblemCode::HeadersTooLarge));
+        }
         let in_flight = InFlight::begin(&self.in_flight);
         if NEVER_SHED.contains(&request.path()) {
             return Ok(in_flight);
@@ -117,6 +122,12 @@ impl Edge {
         }
         if in_flight.count > self.max_in_flight { Err(Problem::overloaded()) } else { Ok(in_flight) }
     }
+}
+
+/// How long a request's head is, but for its first line's words and its separators.
+fn head_len(request: &ServiceRequest) -> usize {
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    request.uri().path().len() + request.query_string().len() + headers.sum::<usize>()
 }
 
 /// A request being answered.

@@ -249,10 +249,6 @@ impl Api {
         Self { address, client, identity }
     }
 
-    pub(crate) const fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// A connection without any HTTP on it yet.
     pub(crate) async fn connect(&self) -> Wire {
         let stream = TcpStream::connect(self.address).await.unwrap();
@@ -452,11 +448,6 @@ impl Api {
             Some(json_of(response, 200).await).filter(|body| body["state"] == state)
         })
         .await
-    }
-
-    /// Joins the line, waits to be admitted, and answers the pass.
-    pub(crate) async fn pass(&self, token: &str, performance: &str) -> String {
-        self.admit(token, performance).await.pass
     }
 
     /// Joins the line and waits to be admitted.

@@ -40,7 +40,8 @@ impl Begun {
 /// The request as it goes over the wire (RFC 9112).
 fn to_bytes(request: &reqwest::Request) -> Vec<u8> {
     let (url, body) = (request.url(), request.body().and_then(Body::as_bytes).unwrap_or_default());
-    let mut bytes = format!("{} {} HTTP/1.1\r\nhost: {}\r\n", request.method(), url.path(), url.authority()).into_bytes();
+    let mut bytes =
+        format!("{} {} HTTP/1.1\r\nhost: {}\r\n", request.method(), url.path(), url.authority()).into_bytes();
     for (name, value) in request.headers() {
         bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }

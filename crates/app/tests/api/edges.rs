@@ -221,7 +221,7 @@ async fn health_is_told_however_much_there_is_to_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_does_not_arrive_is_not_waited_for() {
-    let app = TestApp::start_with(|settings| settings.http.head_timeout_ms = 300).await;
+    let app = TestApp::start_with(|settings| settings.http.head_timeout_ms = 1_500).await;
     let mut slow = app.connect().await;
     slow.send("GET /api/v1/concerts HTTP/1.1\r\nHost: ush").await;
 
@@ -240,6 +240,6 @@ async fn heads_without_end_are_cut_off() {
     let answer =
         wire.send_without_end("/api/v1/concerts", b"X-Filler: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\r\n").await;
 
-    assert!([400, 431].contains(&answer.status), "{answer:?}");
+    assert_eq!(answer.status, 431);
     json_of(app.get("/api/v1/concerts").send().await.unwrap(), 200).await;
 }

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use tokio::time::interval;
 use usher_kernel::Timestamp;
 
-use crate::app::{Admitted, Answer, Api, SaleOptions, TestApp, assert_problem, eventually, id_of, json_of, new_key, now, section, timestamp,
+use crate::app::{
+    Admitted, Answer, Api, SaleOptions, TestApp, assert_problem, eventually, id_of, json_of, new_key, now, section,
+    timestamp,
 };
 use crate::at_once::at_once;
 use crate::store::{assert_verified, captures};
@@ -242,6 +244,7 @@ async fn a_line_of_three_hundred_never_has_more_than_its_twenty_inside_and_lets_
         () = watch => unreachable!("it watches for ever"),
     };
 
+    eprintln!("ZZ most_at_once {} samples {}", most_at_once(&visits), n_samples.get());
     assert_eq!(most_active.get(), 20, "in {} samples", n_samples.get());
     assert!(most_at_once(&visits) <= 20, "{}", most_at_once(&visits));
     visits.sort_unstable_by_key(|visit| visit.number);
