@@ -17,13 +17,10 @@ use usher_queue::ports::{LineLedger, LineMark, Opening, PastGrant, Superseded};
 use usher_queue::{AccountHash, Epoch, Grant, PlaceNumber};
 
 use crate::Database;
-use crate::database::Transaction;
+use crate::database::{ROWS_PER_STATEMENT, Transaction};
 use crate::entities::{ended_passes, line_epoch, line_grants, lines};
 use crate::error::{CorruptRow, Failure, inserted_first};
 use crate::row::Row;
-
-/// How many rows are written or named by one statement: far fewer values than SQLite binds (32,766).
-const ROWS_PER_STATEMENT: usize = 1_000;
 
 /// The durable side of the lines in SQL.
 #[derive(Clone, Debug)]

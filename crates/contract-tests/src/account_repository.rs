@@ -154,10 +154,11 @@ mod tests {
     use usher_kernel::StoreError;
 
     use super::*;
+    use crate::race::Gap;
 
     /// Asks whether the address is free, and adds the account after others could ask too.
     #[derive(Default)]
-    struct CheckThenAct(Mutex<Vec<(Account, PasswordHash)>>);
+    struct CheckThenAct(Mutex<Vec<(Account, PasswordHash)>>, Gap);
 
     #[async_trait]
     impl AccountRepository for CheckThenAct {
@@ -165,7 +166,7 @@ mod tests {
             if self.find_by_email(&account.email).await?.is_some() {
                 return Ok(AddAccountOutcome::EmailTaken);
             }
-            tokio::task::yield_now().await;
+            self.1.wait_for_others().await;
             self.0.lock().unwrap().push((account.clone(), password_hash.clone()));
             Ok(AddAccountOutcome::Added)
         }

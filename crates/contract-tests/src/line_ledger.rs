@@ -362,6 +362,7 @@ mod tests {
     use usher_kernel::StoreError;
 
     use super::*;
+    use crate::race::Gap;
 
     #[derive(Clone, Default)]
     struct Line {
@@ -381,12 +382,12 @@ mod tests {
 
     /// Decides by what it saw, and acts after others could look too.
     #[derive(Default)]
-    struct CheckThenAct(Mutex<Contents>);
+    struct CheckThenAct(Mutex<Contents>, Gap);
 
     impl CheckThenAct {
         async fn look(&self) -> Contents {
             let seen = self.0.lock().unwrap().clone();
-            tokio::task::yield_now().await;
+            self.1.wait_for_others().await;
             seen
         }
 

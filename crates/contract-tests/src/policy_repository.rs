@@ -158,10 +158,11 @@ mod tests {
     use usher_kernel::{StoreError, Violation};
 
     use super::*;
+    use crate::race::Gap;
 
     /// Reads what was patched before, and writes it back after others could read it too.
     #[derive(Default)]
-    struct CheckThenAct(Mutex<HashMap<PerformanceId, PolicyPatch>>);
+    struct CheckThenAct(Mutex<HashMap<PerformanceId, PolicyPatch>>, Gap);
 
     impl CheckThenAct {
         fn patched(&self, performance: PerformanceId) -> PolicyPatch {
@@ -186,7 +187,7 @@ mod tests {
             patch: &PolicyPatch,
         ) -> Result<Result<AdmissionPolicy, Vec<Violation>>, StoreError> {
             let before = self.patched(performance);
-            tokio::task::yield_now().await;
+            self.1.wait_for_others().await;
             let after = PolicyPatch {
                 capacity: patch.capacity.or(before.capacity),
                 rate_per_s: patch.rate_per_s.or(before.rate_per_s),

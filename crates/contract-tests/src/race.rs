@@ -41,3 +41,27 @@ where
     }
     tasks.join_all().await
 }
+
+/// The gap between looking and acting that the suites' negative controls have. Whoever is in it stays until somebody
+/// else is there too, so that no lucky schedule hides the race.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Gap(std::sync::atomic::AtomicUsize);
+
+#[cfg(test)]
+impl Gap {
+    /// How often others are let run before a caller believes that it is alone.
+    const YIELDS_MAX: u32 = 100;
+
+    pub(crate) async fn wait_for_others(&self) {
+        use std::sync::atomic::Ordering::SeqCst;
+
+        let n_arrived = self.0.fetch_add(1, SeqCst) + 1;
+        for _ in 0..Self::YIELDS_MAX {
+            if self.0.load(SeqCst) > n_arrived {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1220,18 +1220,20 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::race::Gap;
 
     /// Looks whether the seat is free, and then takes it: what everybody writes first.
     #[derive(Default)]
     struct CheckThenAct {
         owner: Mutex<Option<ReservationId>>,
+        gap: Gap,
     }
 
     impl CheckThenAct {
         async fn hold(&self, command: HoldCommand) -> HoldOutcome {
             let is_free = self.owner.lock().unwrap().is_none();
             // The gap that an answer of a database leaves.
-            tokio::task::yield_now().await;
+            self.gap.wait_for_others().await;
             if !is_free {
                 return HoldOutcome::Taken(command.seats);
             }

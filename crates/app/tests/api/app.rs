@@ -737,7 +737,12 @@ async fn spawn_usher(variables: &[(String, String)]) -> (Child, SocketAddr) {
             }
         }
     });
-    let address = tokio::time::timeout(DEADLINE, address).await;
-    let address = address.expect("usher said where it listens").expect("usher did not end at once");
-    (child, address)
+    match tokio::time::timeout(DEADLINE, address).await {
+        Ok(Ok(address)) => (child, address),
+        outcome => {
+            // Nobody else would end it.
+            child.kill().unwrap_or_default();
+            panic!("usher did not say where it listens: {outcome:?}, {:?}", child.wait());
+        }
+    }
 }

@@ -271,7 +271,6 @@ async fn holds_that_were_under_way_when_the_server_was_killed_can_be_repeated() 
     usher.restart().await;
     let repeated = at_once(&usher, requests(&usher)).await;
 
-    eprintln!("ZZ answered {}", answered.iter().flatten().count());
     assert!(answered.iter().any(Option::is_none), "some got no answer");
     for (first, again) in answered.iter().zip(&repeated) {
         assert_eq!(again.status, 201, "{again:?}");
@@ -326,7 +325,6 @@ async fn a_hold_that_is_paid_for_as_it_ends_is_either_paid_or_expired_and_never_
             }
         }
     }
-    eprintln!("ZZ n_paid {n_paid}");
     assert!((1..N).contains(&n_paid), "both happened: {n_paid} were in time");
     let sold = app.seat_statuses(&performance).await.values().filter(|status| *status == "sold").count();
     assert_eq!(sold, n_paid);

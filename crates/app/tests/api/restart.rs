@@ -164,6 +164,7 @@ async fn change_their_mind(api: &Api, who: &Admitted, seat: &str) -> BTreeMap<St
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graceful_stop_in_the_middle_of_a_rush_loses_nothing_that_was_acknowledged() {
     const N: usize = 100;
+    const N_BEFORE: i64 = 500;
     let mut usher = UsherProcess::start().await;
     let performance = usher.performance(&[section("A", 2, 50, "VIP", 150_000)], SaleOptions::default()).await;
     let people = usher.crowd(&performance, N).await;
@@ -172,7 +173,7 @@ async fn a_graceful_stop_in_the_middle_of_a_rush_loses_nothing_that_was_acknowle
     let stop = async {
         eventually("the rush has begun", async || {
             let n_reservations = number(usher.folder(), "SELECT count(*) FROM reservations").await;
-            (n_reservations > i64::try_from(N).unwrap()).then_some(())
+            (n_reservations >= N_BEFORE).then_some(())
         })
         .await;
         usher.terminate();
@@ -184,7 +185,6 @@ async fn a_graceful_stop_in_the_middle_of_a_rush_loses_nothing_that_was_acknowle
     let took = now().since(asked_at);
     usher.restart().await;
 
-    eprintln!("ZZ took {took:?} told {:?}", told.iter().map(BTreeMap::len).sum::<usize>());
     assert!(ended.success(), "{ended}");
     assert!(took < Duration::from_secs(10), "{took:?}");
     for (who, told) in people.iter().zip(&told) {
@@ -196,6 +196,7 @@ async fn a_graceful_stop_in_the_middle_of_a_rush_loses_nothing_that_was_acknowle
             assert!(found[reservation] == *status || found[reservation] == "released", "{reservation}: {status}");
         }
     }
-    assert!(told.iter().map(BTreeMap::len).sum::<usize>() > N);
+    let n_told = told.iter().map(BTreeMap::len).sum::<usize>();
+    assert!(n_told > usize::try_from(N_BEFORE).unwrap() - N, "{n_told}");
     assert_verified(usher.folder()).await;
 }

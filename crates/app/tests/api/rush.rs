@@ -244,9 +244,8 @@ async fn a_line_of_three_hundred_never_has_more_than_its_twenty_inside_and_lets_
         () = watch => unreachable!("it watches for ever"),
     };
 
-    eprintln!("ZZ most_at_once {} samples {}", most_at_once(&visits), n_samples.get());
     assert_eq!(most_active.get(), 20, "in {} samples", n_samples.get());
-    assert!(most_at_once(&visits) <= 20, "{}", most_at_once(&visits));
+    assert!((10..=20).contains(&most_at_once(&visits)), "{}", most_at_once(&visits));
     visits.sort_unstable_by_key(|visit| visit.number);
     assert_eq!(visits.iter().map(|visit| visit.number).collect::<BTreeSet<_>>().len(), 300);
     for visit in visits.iter().filter(|visit| visit.plan != Plan::LoseTheirPatience) {

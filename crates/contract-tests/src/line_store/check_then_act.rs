@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::race::Gap;
 
 /// Just enough of a line for the races: no presence, no rate, no loss.
 #[derive(Clone, Default)]
@@ -86,8 +87,10 @@ impl NaiveLine {
 }
 
 /// Reads, lets others run, writes.
+#[derive(Default)]
 struct CheckThenAct {
     lines: Mutex<HashMap<PerformanceId, NaiveLine>>,
+    gap: Gap,
     /// Taken for a whole method, where callers take turns.
     turn: Option<tokio::sync::Mutex<()>>,
 }
@@ -104,7 +107,7 @@ impl CheckThenAct {
         if line.epoch != at.epoch {
             return Ok(InEpoch::Lost);
         }
-        tokio::task::yield_now().await;
+        self.gap.wait_for_others().await;
         let answer = act(&mut line);
         self.lines.lock().unwrap().insert(at.performance, line);
         Ok(InEpoch::Current(answer))
@@ -175,7 +178,7 @@ struct Racing;
 
 impl Fixture for Racing {
     async fn store() -> Arc<dyn LineStore> {
-        Arc::new(CheckThenAct { lines: Mutex::default(), turn: None })
+        Arc::new(CheckThenAct::default())
     }
 }
 
@@ -183,7 +186,7 @@ struct TakingTurns;
 
 impl Fixture for TakingTurns {
     async fn store() -> Arc<dyn LineStore> {
-        Arc::new(CheckThenAct { lines: Mutex::default(), turn: Some(tokio::sync::Mutex::default()) })
+        Arc::new(CheckThenAct { turn: Some(tokio::sync::Mutex::default()), ..CheckThenAct::default() })
     }
 }
 
