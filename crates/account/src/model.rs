@@ -147,7 +147,9 @@ mod tests {
     #[test]
     fn one_mail_address_has_one_spelling() {
         assert_eq!(Email::parse(" Ann@Example.ORG "), Email::parse("ann@example.org"));
-        for text in ["", "ann", "@example.org", "ann@", "a nn@example.org", "ann@.org", &format!("{}@b", "a".repeat(254))] {
+        for text in
+            ["", "ann", "@example.org", "ann@", "a nn@example.org", "ann@.org", &format!("{}@b", "a".repeat(254))]
+        {
             assert_eq!(Email::parse(text), None, "{text}");
         }
     }

@@ -21,8 +21,39 @@ pub struct SqlSimulatedGateway {
 /// How long a slow gateway takes to answer.
 const SLOW: Duration = Duration::from_secs(2);
 
-const CAPTURED: &str = "captured";
-const DECLINED: &str = "declined";
+/// What the log says of an attempt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    Captured,
+    Declined,
+    /// It was cancelled before it was charged.
+    Cancelled,
+}
+
+impl Entry {
+    const ALL: [Self; 3] = [Self::Captured, Self::Declined, Self::Cancelled];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Captured => "captured",
+            Self::Declined => "declined",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    fn read(attempt: AttemptId, name: &str) -> Result<Self, CorruptRow> {
+        let entry = Self::ALL.into_iter().find(|entry| entry.name() == name);
+        entry.ok_or_else(|| CorruptRow::new("simulated_charges", "outcome", attempt))
+    }
+
+    const fn status(self) -> ChargeStatus {
+        match self {
+            Self::Captured => ChargeStatus::Ended(ChargeOutcome::Captured),
+            Self::Declined => ChargeStatus::Ended(ChargeOutcome::Declined),
+            Self::Cancelled => ChargeStatus::Unheard,
+        }
+    }
+}
 
 /// The tokens that it gives out.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,51 +94,40 @@ impl SqlSimulatedGateway {
     }
 
     /// What the log says of an attempt.
-    async fn logged(&self, attempt: AttemptId) -> Result<Option<ChargeOutcome>, GatewayError> {
+    async fn logged(&self, attempt: AttemptId) -> Result<Option<Entry>, GatewayError> {
         let logged = self.database.read("gateway.status", |db| async move {
             let row = Entity::find_by_id(attempt.uuid()).one(db).await?;
-            row.map(|row| outcome(attempt, &row.outcome)).transpose().map_err(Failure::from)
+            row.map(|row| Entry::read(attempt, &row.outcome)).transpose().map_err(Failure::from)
         });
         logged.await.map_err(no_answer)
     }
 
-    /// Writes an outcome down, unless there is one already. Answers the one that holds.
+    /// Writes down what became of an attempt, unless that is written already. Answers what holds.
     async fn log(
         &self,
         attempt: AttemptId,
-        amount: Money,
-        outcome: ChargeOutcome,
+        amount: Option<Money>,
+        entry: Entry,
         now: Timestamp,
-    ) -> Result<ChargeOutcome, GatewayError> {
-        let logged = self.database.write("gateway.charge", |tx| async move {
+    ) -> Result<Entry, GatewayError> {
+        let logged = self.database.write("gateway.log", |tx| async move {
             if let Some(row) = Entity::find_by_id(attempt.uuid()).one(&*tx).await? {
-                return Ok(self::outcome(attempt, &row.outcome)?);
+                return Ok(Entry::read(attempt, &row.outcome)?);
             }
-            let name = match outcome {
-                ChargeOutcome::Captured => CAPTURED,
-                ChargeOutcome::Declined => DECLINED,
-            };
             let row = ActiveModel {
                 attempt_id: Set(attempt.uuid()),
-                amount: Set(amount.amount()),
-                currency: Set(amount.currency().to_string()),
-                outcome: Set(name.to_owned()),
+                amount: Set(amount.map_or(0, Money::amount)),
+                // Of what was cancelled, nothing is charged in no currency.
+                currency: Set(amount.map(|amount| amount.currency().to_string()).unwrap_or_default()),
+                outcome: Set(entry.name().to_owned()),
                 charged_at: Set(now.unix_ms()),
                 refunded_at: Set(None),
             };
             let insert = Entity::insert(row).exec_without_returning(&*tx).await;
             insert.map_err(inserted_first("simulated_charges"))?;
-            Ok(outcome)
+            Ok(entry)
         });
         logged.await.map_err(no_answer)
-    }
-}
-
-fn outcome(attempt: AttemptId, name: &str) -> Result<ChargeOutcome, CorruptRow> {
-    match name {
-        CAPTURED => Ok(ChargeOutcome::Captured),
-        DECLINED => Ok(ChargeOutcome::Declined),
-        _ => Err(CorruptRow::new("simulated_charges", "outcome", attempt)),
     }
 }
 
@@ -131,10 +151,13 @@ impl PaymentGateway for SqlSimulatedGateway {
         let script = Script::of(token);
         let wish = match script {
             // A token of somebody else's pays for nothing.
-            None | Some(Script::Decline) => ChargeOutcome::Declined,
-            Some(Script::Capture | Script::CaptureSlowly | Script::CaptureAndFail) => ChargeOutcome::Captured,
+            None | Some(Script::Decline) => Entry::Declined,
+            Some(Script::Capture | Script::CaptureSlowly | Script::CaptureAndFail) => Entry::Captured,
         };
-        let outcome = self.log(attempt, amount, wish, now).await?;
+        let outcome = match self.log(attempt, Some(amount), wish, now).await? {
+            Entry::Captured => ChargeOutcome::Captured,
+            Entry::Declined | Entry::Cancelled => ChargeOutcome::Declined,
+        };
         match script {
             Some(Script::CaptureSlowly) => {
                 #[expect(clippy::disallowed_methods, reason = "it simulates a slow network")]
@@ -147,11 +170,15 @@ impl PaymentGateway for SqlSimulatedGateway {
     }
 
     async fn status(&self, attempt: AttemptId) -> Result<ChargeStatus, GatewayError> {
-        Ok(self.logged(attempt).await?.map_or(ChargeStatus::Unheard, ChargeStatus::Ended))
+        Ok(self.logged(attempt).await?.map_or(ChargeStatus::Unheard, Entry::status))
+    }
+
+    async fn cancel(&self, attempt: AttemptId, now: Timestamp) -> Result<ChargeStatus, GatewayError> {
+        Ok(self.log(attempt, None, Entry::Cancelled, now).await?.status())
     }
 
     async fn refund(&self, attempt: AttemptId, _amount: Money, now: Timestamp) -> Result<(), GatewayError> {
-        if self.logged(attempt).await? != Some(ChargeOutcome::Captured) {
+        if self.logged(attempt).await? != Some(Entry::Captured) {
             return Err(no_answer(NotCaptured));
         }
         let refunded = self.database.write("gateway.refund", |tx| async move {

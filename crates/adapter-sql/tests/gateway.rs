@@ -128,3 +128,48 @@ async fn only_what_was_captured_is_given_back_and_only_once() {
     assert_eq!(n_logged(&file, "refunded_at IS NOT NULL").await, 1);
     assert_eq!(n_logged(&file, &format!("refunded_at = {}", NOW.unix_ms())).await, 1, "and it stays given back");
 }
+
+/// 4.
+#[tokio::test]
+async fn an_attempt_cancelled_before_its_charge_is_declined_when_it_comes() {
+    let (file, gateway) = fresh().await;
+
+    let cancelled = gateway.cancel(ATTEMPT, NOW).await.unwrap();
+    let late = gateway.charge(ATTEMPT, amount(), &token("tok_ok"), NOW).await.unwrap();
+
+    assert_eq!((cancelled, late), (ChargeStatus::Unheard, ChargeOutcome::Declined));
+    assert_eq!(gateway.status(ATTEMPT).await.unwrap(), ChargeStatus::Unheard);
+    assert_eq!(n_logged(&file, "outcome = 'captured'").await, 0);
+}
+
+/// 4.
+#[tokio::test]
+async fn cancelling_an_attempt_that_ended_tells_how_and_changes_nothing() {
+    let (_file, gateway) = fresh().await;
+    assert_eq!(gateway.charge(ATTEMPT, amount(), &token("tok_ok"), NOW).await.unwrap(), ChargeOutcome::Captured);
+
+    let cancelled = gateway.cancel(ATTEMPT, NOW).await.unwrap();
+
+    assert_eq!(cancelled, ChargeStatus::Ended(ChargeOutcome::Captured));
+    assert_eq!(gateway.status(ATTEMPT).await.unwrap(), cancelled);
+}
+
+/// 4, as a race.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_charge_and_a_cancellation_at_once_both_are_told_which_came_first() {
+    let (_file, gateway) = fresh().await;
+
+    let was_charged = race(|n| {
+        let gateway = Arc::clone(&gateway);
+        async move {
+            if n % 2 == 0 {
+                gateway.charge(ATTEMPT, amount(), &token("tok_ok"), NOW).await.unwrap() == ChargeOutcome::Captured
+            } else {
+                gateway.cancel(ATTEMPT, NOW).await.unwrap() == ChargeStatus::Ended(ChargeOutcome::Captured)
+            }
+        }
+    })
+    .await;
+
+    assert!(was_charged.iter().all(|answer| *answer == was_charged[0]), "{was_charged:?}");
+}

@@ -7,13 +7,10 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbErr, SqlErr, Statement};
 use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlLineLedger, SqlReservationRepository};
-use usher_concert::{
-    AddOutcome, CatalogueRepository, Concert, Performance, ReplaceSeatsOutcome, SaleTimes, SeatMap, SectionPlan,
-};
-use usher_contract_tests::reservation_repository::Fixture;
+use usher_concert::{SeatMap, SectionPlan};
+use usher_contract_tests::reservation_repository::{Fixture, seed_through};
 use usher_kernel::{
-    AccountId, AttemptId, Claim, ConcertId, Fingerprint, Money, PerformanceId, ReservationId, StoreError, TicketId,
-    Timestamp,
+    AccountId, AttemptId, Claim, Fingerprint, Money, PerformanceId, ReservationId, StoreError, TicketId, Timestamp,
 };
 use usher_queue::PlaceNumber;
 use usher_queue::ports::LineLedger;
@@ -38,36 +35,7 @@ impl Fixture for Sqlite {
     }
 
     async fn seed(&self, performance: PerformanceId, map: &SeatMap) {
-        let catalogue = SqlCatalogueRepository::new(self.0.database.clone());
-        let before_the_sale = Timestamp::EPOCH;
-        let concert = Concert {
-            id: ConcertId::from_uuid(performance.uuid()),
-            title: "Title".into(),
-            description: String::new(),
-            venue: "Venue".into(),
-            running_time_min: 90,
-        };
-        let claim = |key: &str| Claim {
-            account: AccountId::from_bytes([255; 16]),
-            key: format!("{key}-{performance}").parse().unwrap(),
-            fingerprint: Fingerprint([0; 32]),
-        };
-        let added = catalogue.add_concert(&concert, &claim("concert"), before_the_sale).await.unwrap();
-        assert_eq!(added, AddOutcome::Added);
-        let opens_at = before_the_sale.plus(Duration::from_millis(1));
-        let new = Performance {
-            id: performance,
-            concert: concert.id,
-            starts_at: Timestamp::from_unix_ms(i64::MAX),
-            sale: SaleTimes { opens_at, closes_at: Timestamp::from_unix_ms(i64::MAX) },
-            seat_limit_per_buyer: 4,
-            hold_ttl: Duration::from_secs(300),
-            map_version: 0,
-        };
-        let added = catalogue.add_performance(&new, &claim("performance"), before_the_sale).await.unwrap();
-        assert_eq!(added, AddOutcome::Added);
-        let replaced = catalogue.replace_seats(performance, map, before_the_sale).await.unwrap();
-        assert_eq!(replaced, ReplaceSeatsOutcome::Replaced { map_version: 1 });
+        seed_through(&SqlCatalogueRepository::new(self.0.database.clone()), performance, map).await;
     }
 
     async fn leave(&self, performance: PerformanceId, pass: PassNumber, now: Timestamp) {

@@ -106,11 +106,8 @@ pub trait CatalogueRepository: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
-    async fn performances(
-        &self,
-        concert: ConcertId,
-        page: Page<PerformanceId>,
-    ) -> Result<Vec<Performance>, StoreError>;
+    async fn performances(&self, concert: ConcertId, page: Page<PerformanceId>)
+    -> Result<Vec<Performance>, StoreError>;
 
     /// The performances whose line is open: from `lobby` before the sale opens until it closes.
     ///

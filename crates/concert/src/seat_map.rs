@@ -128,7 +128,9 @@ impl SeatMap {
         let mut seats = Vec::with_capacity(lines.len());
         for line in lines {
             let mut refuse = |message: &str| {
-                if violations.len() < VIOLATIONS_MAX && violations.last().is_none_or(|last: &Violation| last.field != line.origin) {
+                if violations.len() < VIOLATIONS_MAX
+                    && violations.last().is_none_or(|last: &Violation| last.field != line.origin)
+                {
                     violations.push(Violation::new(line.origin.clone(), message));
                 }
             };

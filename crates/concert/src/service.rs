@@ -93,11 +93,7 @@ impl Service {
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such concert, [`Error::Store`].
-    pub async fn performances(
-        &self,
-        concert: ConcertId,
-        page: Page<PerformanceId>,
-    ) -> Result<Vec<Performance>, Error> {
+    pub async fn performances(&self, concert: ConcertId, page: Page<PerformanceId>) -> Result<Vec<Performance>, Error> {
         self.concert(concert).await?;
         Ok(self.catalogue.performances(concert, page).await?)
     }

@@ -5,9 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use usher_concert::{SeatMap, SectionPlan};
+use usher_concert::{
+    AddOutcome, CatalogueRepository, Concert, Performance, ReplaceSeatsOutcome, SaleTimes, SeatMap, SectionPlan,
+};
 use usher_kernel::{
-    AccountId, AttemptId, Claim, Fingerprint, Money, PerformanceId, ReservationId, SeatId, TicketId, Timestamp,
+    AccountId, AttemptId, Claim, ConcertId, Fingerprint, Money, PerformanceId, ReservationId, SeatId, TicketId,
+    Timestamp,
 };
 use usher_reservation::audit::{self, History};
 use usher_reservation::model::{PassNumber, TransitionError};
@@ -32,6 +35,42 @@ pub trait Fixture: Send + Sync + Sized + 'static {
 
     /// The owner of a pass leaves the line.
     fn leave(&self, performance: PerformanceId, pass: PassNumber, now: Timestamp) -> impl Future<Output = ()> + Send;
+}
+
+/// Makes a performance with these seats, all available, through a catalogue that shares the repository's store.
+///
+/// # Panics
+/// If the catalogue refuses.
+pub async fn seed_through(catalogue: &impl CatalogueRepository, performance: PerformanceId, map: &SeatMap) {
+    let before_the_sale = Timestamp::EPOCH;
+    let concert = Concert {
+        id: ConcertId::from_uuid(performance.uuid()),
+        title: "Title".into(),
+        description: String::new(),
+        venue: "Venue".into(),
+        running_time_min: 90,
+    };
+    let claim = |key: &str| Claim {
+        account: AccountId::from_bytes([255; 16]),
+        key: format!("{key}-{performance}").parse().unwrap(),
+        fingerprint: Fingerprint([0; 32]),
+    };
+    let added = catalogue.add_concert(&concert, &claim("concert"), before_the_sale).await.unwrap();
+    assert_eq!(added, AddOutcome::Added);
+    let opens_at = before_the_sale.plus(Duration::from_millis(1));
+    let new = Performance {
+        id: performance,
+        concert: concert.id,
+        starts_at: Timestamp::from_unix_ms(i64::MAX),
+        sale: SaleTimes { opens_at, closes_at: Timestamp::from_unix_ms(i64::MAX) },
+        seat_limit_per_buyer: 4,
+        hold_ttl: Duration::from_secs(300),
+        map_version: 0,
+    };
+    let added = catalogue.add_performance(&new, &claim("performance"), before_the_sale).await.unwrap();
+    assert_eq!(added, AddOutcome::Added);
+    let replaced = catalogue.replace_seats(performance, map, before_the_sale).await.unwrap();
+    assert_eq!(replaced, ReplaceSeatsOutcome::Replaced { map_version: 1 });
 }
 
 /// Stamps the suite on a [`Fixture`].

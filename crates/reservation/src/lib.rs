@@ -6,7 +6,6 @@ pub mod model;
 pub mod ports;
 pub mod service;
 
-
 pub use error::Error;
 pub use model::{Payment, Reservation, ReservedSeat, Seat, SeatCounts, SeatStatus, State, Ticket};
 pub use service::{HoldRequest, Ports, Service, Settings, Swept};

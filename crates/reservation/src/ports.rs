@@ -121,7 +121,7 @@ pub enum Verdict {
     Captured(Vec<(TicketId, String)>),
     /// It declined.
     Declined,
-    /// It never heard of the attempt.
+    /// It never heard of the attempt, and was told to decline it should it come.
     Unheard,
 }
 
@@ -303,11 +303,7 @@ pub trait ReservationRepository: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
-    async fn seat_counts(
-        &self,
-        performances: &[PerformanceId],
-        now: Timestamp,
-    ) -> Result<Vec<SeatCounts>, StoreError>;
+    async fn seat_counts(&self, performances: &[PerformanceId], now: Timestamp) -> Result<Vec<SeatCounts>, StoreError>;
 
     /// All seats of a performance at the latest point of its history.
     ///
@@ -366,6 +362,8 @@ impl std::fmt::Debug for PaymentToken {
 /// 1. `charge` is idempotent by attempt: however often it is called, the money is taken once, and the answer is the same.
 /// 2. `status` tells what became of an attempt, also when `charge` gave no answer.
 /// 3. `refund` is idempotent by attempt, and gives back only what was captured.
+/// 4. `cancel` tells what became of an attempt, and closes one that was not heard of: whenever its charge arrives, it is
+///    declined. Of a charge and a cancellation at once, one comes first, and both are told which.
 #[async_trait]
 pub trait PaymentGateway: Send + Sync + 'static {
     /// Whether a token is one that this gateway gives out.
@@ -388,6 +386,12 @@ pub trait PaymentGateway: Send + Sync + 'static {
     /// # Errors
     /// [`GatewayError`] if there was no answer.
     async fn status(&self, attempt: AttemptId) -> Result<ChargeStatus, GatewayError>;
+
+    /// What became of an attempt, once and for all: [`ChargeStatus::Unheard`] means that it never will be charged.
+    ///
+    /// # Errors
+    /// [`GatewayError`] if there was no answer; then cancel again.
+    async fn cancel(&self, attempt: AttemptId, now: Timestamp) -> Result<ChargeStatus, GatewayError>;
 
     /// Gives the money back.
     ///

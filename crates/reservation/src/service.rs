@@ -241,7 +241,8 @@ impl Service {
         let n_expired = reservations.expire_lapsed(clock.now(), SWEEP_MAX).await?;
         let mut swept = Swept { n_expired, ..Swept::default() };
         for unsettled in reservations.unsettled(clock.now(), SWEEP_MAX).await? {
-            let verdict = match payments.status(unsettled.attempt).await {
+            // Asking would not be enough: a charge that is still on its way would take money for an attempt given up.
+            let verdict = match payments.cancel(unsettled.attempt, clock.now()).await {
                 Ok(ChargeStatus::Ended(outcome)) => self.verdict(outcome, unsettled.n_seats),
                 Ok(ChargeStatus::Unheard) => Verdict::Unheard,
                 Ok(ChargeStatus::Pending) => continue,
@@ -292,14 +293,19 @@ impl Service {
     async fn find_out(&self, reservation: &Reservation) -> Result<Reservation, Error> {
         let Ports { payments, clock, .. } = &self.0.ports;
         let State::Paying(payment) = reservation.state else { return Err(Error::IdempotencyInFlight) };
-        match payments.status(payment.attempt).await {
+        let now = clock.now();
+        let is_overdue = now >= payment.resolve_at;
+        let status = if is_overdue {
+            payments.cancel(payment.attempt, now).await
+        } else {
+            payments.status(payment.attempt).await
+        };
+        match status {
             Ok(ChargeStatus::Ended(outcome)) => {
                 let verdict = self.verdict(outcome, reservation.seats.len());
                 self.settle_and_answer(payment.attempt, &verdict).await
             }
-            Ok(ChargeStatus::Unheard) if clock.now() >= payment.resolve_at => {
-                self.settle_and_answer(payment.attempt, &Verdict::Unheard).await
-            }
+            Ok(ChargeStatus::Unheard) if is_overdue => self.settle_and_answer(payment.attempt, &Verdict::Unheard).await,
             Ok(ChargeStatus::Unheard | ChargeStatus::Pending) => Err(Error::IdempotencyInFlight),
             Err(_) => Err(Error::PaymentUnavailable),
         }

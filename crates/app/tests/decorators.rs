@@ -1,0 +1,82 @@
+//! Decorators change nothing of what a port promises: they pass the suites of what they wrap.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use usher_adapter_memory::MemoryLineStore;
+use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlLineLedger, SqlReservationRepository};
+use usher_app::background::Background;
+use usher_app::group_commit::GroupCommit;
+use usher_app::metrics::Metrics;
+use usher_app::observed::Observed;
+use usher_app::schema;
+use usher_concert::SeatMap;
+use usher_contract_tests::{line_store, reservation_repository};
+use usher_kernel::{PerformanceId, Timestamp};
+use usher_queue::PlaceNumber;
+use usher_queue::ports::{LineLedger as _, LineStore};
+use usher_reservation::model::PassNumber;
+use usher_reservation::ports::ReservationRepository;
+
+fn metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::new().unwrap())
+}
+
+/// Holds that travel together, timed, on SQLite: as the server has them.
+struct GroupCommitted {
+    reservations: Arc<dyn ReservationRepository>,
+    database: Database,
+    _background: Background,
+    _folder: TempDir,
+}
+
+impl reservation_repository::Fixture for GroupCommitted {
+    async fn fresh() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("usher.db").display());
+        let database = Database::open(&Settings { url, max_connections: 4 }).await.unwrap();
+        schema::up(&database).await.unwrap();
+        let background = Background::default();
+        let stored: Arc<dyn ReservationRepository> = Arc::new(SqlReservationRepository::new(database.clone()));
+        let observed = Arc::new(Observed::new(stored, metrics()));
+        let reservations = Arc::new(GroupCommit::new(observed, &background));
+        Self { reservations, database, _background: background, _folder: folder }
+    }
+
+    fn repository(&self) -> Arc<dyn ReservationRepository> {
+        Arc::clone(&self.reservations)
+    }
+
+    async fn seed(&self, performance: PerformanceId, map: &SeatMap) {
+        let catalogue = SqlCatalogueRepository::new(self.database.clone());
+        reservation_repository::seed_through(&catalogue, performance, map).await;
+    }
+
+    async fn leave(&self, performance: PerformanceId, pass: PassNumber, now: Timestamp) {
+        let ledger = SqlLineLedger::new(self.database.clone());
+        ledger.end_pass(performance, PlaceNumber::new(pass.0), now).await.unwrap();
+    }
+}
+
+mod group_commit {
+    use super::GroupCommitted;
+
+    usher_contract_tests::reservation_repository_contract!(GroupCommitted);
+}
+
+struct ObservedMemory;
+
+impl line_store::Fixture for ObservedMemory {
+    async fn store() -> Arc<dyn LineStore> {
+        let store: Arc<dyn LineStore> = Arc::new(MemoryLineStore::new());
+        Arc::new(Observed::new(store, metrics()))
+    }
+}
+
+mod observed {
+    use super::ObservedMemory;
+
+    usher_contract_tests::line_store_contract!(ObservedMemory);
+}
