@@ -1,6 +1,6 @@
 //! The line's use cases, and the steps that a server takes for its lines in the background.
 //!
-//! Whatever a poll needs is in the line's [`LineView`]; only places that were called, and places from before a loss, ask
+//! Whatever a poll needs is in the line's [`LineView`](crate::LineView); only places that were called, and places from before a loss, ask
 //! the store.
 
 mod line;
