@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use usher_account::{Password, Role, SignUp};
 use usher_adapter_sql::{Database, SqlAccountRepository, SqlCatalogueRepository, SqlReservationRepository};
@@ -162,7 +163,17 @@ async fn run_with(command: Command, settings: &Settings) -> Result<ExitCode, Com
     Ok(ExitCode::SUCCESS)
 }
 
+/// Lets the process have as many connections as the system allows it: each is a file, and the usual soft limit of 1,024
+/// is there for programs of the 1980s that count files in 10 bits.
+fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, ?current, "the limit of open files stays as it is");
+    }
+}
+
 async fn serve(settings: &Settings, with_demo: bool) -> Result<(), CommandError> {
+    raise_file_limit();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let application = Box::pin(Application::build(settings, with_demo)).await?;
     welcome(&application)?;

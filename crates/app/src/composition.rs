@@ -149,7 +149,11 @@ impl Application {
             },
             usher_reservation::Settings { resolve_payments_after: RESOLVE_PAYMENTS_AFTER },
         );
-        let hasher = Arc::new(Argon2Hasher::new(settings.auth.hash_threads, settings.auth.hash_queue)?);
+        let hash_threads = match settings.auth.hash_threads {
+            0 => (n_cores() / 2).max(1),
+            threads => threads,
+        };
+        let hasher = Arc::new(Argon2Hasher::new(hash_threads, settings.auth.hash_queue)?);
         let accounts = usher_account::Service::new(accounts, hasher, Arc::clone(&clock), Arc::clone(&ids));
 
         let demo = match with_demo {
@@ -259,6 +263,10 @@ fn start_background(
     });
 }
 
+fn n_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn listen(services: web::Data<Services>, settings: &Settings) -> Result<(Server, SocketAddr), StartError> {
     let metrics = if settings.metrics.bind.is_some() { MetricsRoute::Elsewhere } else { MetricsRoute::Here };
     let config::Http { bind, workers, max_connections, head_timeout_ms, shutdown_timeout_s, .. } = settings.http;
@@ -271,7 +279,7 @@ fn listen(services: web::Data<Services>, settings: &Settings) -> Result<(Server,
         server = server.workers(workers);
     }
     // The framework counts connections by worker.
-    let n_workers = if workers > 0 { workers } else { std::thread::available_parallelism().map_or(1, usize::from) };
+    let n_workers = if workers > 0 { workers } else { n_cores() };
     let server = server.max_connections(max_connections.div_ceil(n_workers)).bind(bind);
     let server = server.map_err(|source| StartError::Bind { address: bind.to_string(), source })?;
     let address = server.addrs().first().copied().unwrap_or(bind);
