@@ -7,7 +7,7 @@
 //   TOKENS       file of access tokens, one a line, made by `usher token mint --count N`
 //   URL          the server (http://127.0.0.1:8080)
 //   PERFORMANCE  whose line; without it, the first performance whose sale is open
-//   P95_MS       the slowest that 95 of 100 joins may be (500)
+//   P95_MS       the slowest that 95 of 100 joins may be (400)
 
 import { check, fail, sleep } from "k6";
 import { SharedArray } from "k6/data";
@@ -30,7 +30,7 @@ export const options = {
   thresholds: {
     checks: ["rate==1"],
     http_req_failed: ["rate==0"],
-    "http_req_duration{name:join}": [`p(95)<${__ENV.P95_MS || 500}`],
+    "http_req_duration{name:join}": [`p(95)<${__ENV.P95_MS || 400}`],
   },
 };
 
