@@ -13,7 +13,6 @@ pub mod identity;
 pub mod ids;
 pub mod metrics;
 pub mod observed;
-pub mod openapi;
 pub mod password;
 pub mod problem;
 pub mod schema;

@@ -8,6 +8,7 @@ mod catalogue;
 mod detached;
 mod edge;
 mod line;
+pub mod openapi;
 mod operator;
 mod paging;
 mod reading;
@@ -30,10 +31,10 @@ use usher_kernel::{Clock, IdGenerator};
 
 pub use self::detached::Detached;
 pub use self::edge::Edge;
+use self::openapi::Document;
 use self::system::Readiness;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
-use crate::openapi::{self, Document};
 use crate::problem::ProblemCode;
 
 /// Everything that requests are answered with.
@@ -74,10 +75,10 @@ pub enum MetricsRoute {
 }
 
 /// What operations can be refused with, by operation id, beyond what shows from their parameters.
-pub(crate) type Refusals = &'static [(&'static str, &'static [ProblemCode])];
+type Refusals = &'static [(&'static str, &'static [ProblemCode])];
 
 /// The refusals of all operations.
-pub(crate) const REFUSALS: [Refusals; 6] = [
+const REFUSALS: [Refusals; 6] = [
     accounts::REFUSALS,
     catalogue::REFUSALS,
     line::REFUSALS,
@@ -87,14 +88,14 @@ pub(crate) const REFUSALS: [Refusals; 6] = [
 ];
 
 /// The operation that takes CSV as well as JSON.
-pub(crate) const CSV_UPLOAD: &str = operator::UPLOAD;
+const CSV_UPLOAD: &str = operator::UPLOAD;
 /// The operation that answers all refusals alike.
-pub(crate) const GATE: &str = line::GATE;
+const GATE: &str = line::GATE;
 /// Where the API document is.
 const OPENAPI_PATH: &str = "/api/openapi.json";
 
 /// The operations of the API.
-pub(crate) fn api(config: &mut ServiceConfig<'_>) {
+fn api(config: &mut ServiceConfig<'_>) {
     let version_1 = scope("/api/v1")
         .configure(accounts::routes)
         .configure(catalogue::routes)

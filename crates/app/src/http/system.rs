@@ -14,8 +14,8 @@ use paperclip::v2::models::{DataType, DefaultOperationRaw, DefaultSchemaRaw, Eit
 use paperclip::v2::schema::Apiv2Schema;
 use usher_kernel::StoreError;
 
+use super::openapi::Document;
 use super::{Refusals, Services};
-use crate::openapi::Document;
 use crate::problem::{Problem, ProblemCode};
 
 /// Says whether the server can do its work.

@@ -7,7 +7,7 @@ use paperclip::actix::{OpenApiExt as _, OperationModifier as _};
 use paperclip::v2::models::{DefaultApiRaw, Info, License, Tag};
 use serde_json::{Map, Value, json};
 
-use crate::http;
+use super::{CSV_UPLOAD, GATE, REFUSALS, api};
 use crate::problem::{ProblemBody, ProblemCode};
 
 const DESCRIPTION: &str = "\
@@ -74,7 +74,7 @@ pub(crate) fn outline() -> DefaultApiRaw {
 /// What the routes' types say.
 fn of_routes() -> Value {
     let mut document = Value::Null;
-    let app = actix_web::App::new().wrap_api_with_spec(outline()).configure(http::api);
+    let app = actix_web::App::new().wrap_api_with_spec(outline()).configure(api);
     let app = app.with_raw_json_spec_v3(|app, spec| {
         document = spec;
         app
@@ -84,7 +84,7 @@ fn of_routes() -> Value {
 }
 
 fn complete(mut document: Value) -> Value {
-    let refusals: BTreeMap<_, _> = http::REFUSALS.into_iter().flatten().copied().collect();
+    let refusals: BTreeMap<_, _> = REFUSALS.into_iter().flatten().copied().collect();
     let bearer = |description: &str| json!({"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": description});
     document["components"]["securitySchemes"] =
         json!({"bearer": bearer("An access token."), "operator": bearer("An operator's access token.")});
@@ -96,7 +96,7 @@ fn complete(mut document: Value) -> Value {
     }
     for operation in operations(&mut document) {
         let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
-        if id == http::CSV_UPLOAD {
+        if id == CSV_UPLOAD {
             operation["requestBody"]["content"]["text/csv"] = json!({"schema": {"type": "string"}});
         }
         let mut codes: BTreeSet<&ProblemCode> = refusals.get(id.as_str()).copied().unwrap_or_default().iter().collect();
@@ -152,7 +152,7 @@ fn shown_by_parameters(operation: &Value, id: &str) -> Vec<&'static ProblemCode>
     if has("name", "Idempotency-Key") {
         codes.extend([&ProblemCode::IdempotencyKeyMissing, &ProblemCode::ValidationFailed]);
     }
-    if has("in", "path") && id != http::GATE {
+    if has("in", "path") && id != GATE {
         codes.push(&ProblemCode::NotFound);
     }
     if security.contains("bearer") || security.contains("operator") {
@@ -186,7 +186,7 @@ fn declare(responses: &mut Value, codes: &BTreeSet<&ProblemCode>) {
 mod tests {
     use super::*;
 
-    const STORED: &str = include_str!("../../../docs/openapi.json");
+    const STORED: &str = include_str!("../../../../docs/openapi.json");
 
     fn document() -> Value {
         serde_json::from_str(Document::new().text()).unwrap()
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn every_operation_has_an_id_a_tag_a_summary_and_says_how_it_is_refused() {
         let mut document = document();
-        let known: BTreeSet<_> = http::REFUSALS.into_iter().flatten().map(|(id, _)| *id).collect();
+        let known: BTreeSet<_> = REFUSALS.into_iter().flatten().map(|(id, _)| *id).collect();
         let mut seen = BTreeSet::new();
 
         for operation in operations(&mut document) {
