@@ -171,9 +171,7 @@ async fn decline(
     let attempt = AttemptId::from_uuid(row.id);
     let read = reservation.version;
     let held = reservation.decline(attempt).map_err(|_| not_paying(attempt))?;
-    rows::update(tx, &held, read).await?;
-    let states = seats::lock_of(tx, &held).await?;
-    hold_until(tx, &held, states, now).await?;
+    back_to_hold(tx, &held, read, now).await?;
     end_attempt(tx, row, DECLINED, Some(held.declined), now).await?;
     Ok(Settled::Declined { ordinal: held.declined, reservation: held.id })
 }
@@ -187,12 +185,17 @@ async fn give_up(
     let attempt = AttemptId::from_uuid(row.id);
     let read = reservation.version;
     let held = reservation.give_up_payment(attempt).map_err(|_| not_paying(attempt))?;
-    rows::update(tx, &held, read).await?;
-    let states = seats::lock_of(tx, &held).await?;
-    hold_until(tx, &held, states, now).await?;
+    back_to_hold(tx, &held, read, now).await?;
     idempotency::forget(tx, held.account, Operation::Confirm, row.id).await?;
     end_attempt(tx, row, UNHEARD, None, now).await?;
     Ok(Settled::GivenUp)
+}
+
+/// Writes down that a hold goes on as before its payment.
+async fn back_to_hold(tx: &DatabaseTransaction, held: &Reservation, read: u32, now: Timestamp) -> Result<(), Failure> {
+    rows::update(tx, held, read).await?;
+    let states = seats::lock_of(tx, held).await?;
+    hold_until(tx, held, states, now).await
 }
 
 fn not_paying(attempt: AttemptId) -> CorruptRow {
