@@ -24,6 +24,7 @@ enum Layer {
 const CRATES: &[(&str, Layer)] = &[
     ("usher-account", Domain),
     ("usher-adapter-memory", Adapter),
+    ("usher-adapter-redis", Adapter),
     ("usher-adapter-sql", Adapter),
     ("usher-app", App),
     ("usher-concert", Domain),

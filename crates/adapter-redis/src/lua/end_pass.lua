@@ -1,0 +1,12 @@
+-- end_pass: ends the pass of a number, known or not.
+--
+-- ARGV: now, number.
+-- Returns: 1; nil if the line is lost.
+-- Complexity: O(log n).
+-- Atomic, because a pass that ended must not come back by a re-entry at the same time.
+if not enter(ARGV[1]) then return false end
+
+local number = tonumber(ARGV[2])
+if number <= line.issued then finish(number, holder(number)) end
+save()
+return 1

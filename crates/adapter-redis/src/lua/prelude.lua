@@ -1,0 +1,266 @@
+-- What the scripts of a line share. Rust puts `local EPOCH = <n>` before it and one verb's file behind it, so that each
+-- epoch has scripts of its own (see ../scripts.rs).
+--
+-- KEYS: as in ../keys.rs, the same for every verb, so that each is declared and all are in one slot of a cluster.
+-- Complexity: that of the verb, and O(log n) for each pass that ran out, PURGE_MAX of them a call.
+-- Atomicity: Redis runs nothing else while a script runs, and a script that wrote once is not refused for lack of memory
+-- any more: it does all or nothing.
+--
+-- Numbers and times are whole and below 2^53, so that Lua's doubles keep them. They go to Redis as numbers, which it
+-- writes with 17 digits, and never through `..`, which keeps 14. What Redis answers is a string, or false for nothing:
+-- `false`, 0 and '' are told apart on purpose below, for 0 and '' are true in Lua.
+
+local LINE, WAITING, AWAY, INSIDE, EXPIRIES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local DONE, EXPIRED, GONE, RECENT, MERGING = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+-- The keys of the presence buckets: KEYS[SEEN_FIRST] and those after it.
+local SEEN_FIRST = 11
+local SEEN_COUNT = #KEYS - SEEN_FIRST + 1
+
+local PURGE_MAX = 1000
+-- How many numbers of G are kept one by one. A server reads every quarter second, so that one which is further behind
+-- than this was away for long, or met a mass exodus: then the whole set is the shorter answer.
+local RECENT_MAX = 4096
+-- The last bit of the longest string of Redis.
+local NUMBER_MAX = 4294967295
+-- Presence is told a quarter of the window too long at most, and never too short.
+local BUCKETS_PER_WINDOW = 4
+-- What one admission costs. A rate per second times milliseconds is thousandths, without rounding.
+local TOKEN_MILLI = 1000
+-- A line that no server cared for this long is of a sale long over. Every line that is live is merged into each second.
+local KEPT_FOR_S = 30 * 24 * 3600
+
+-- The numbers of the line; what they are is told in ../keys.rs.
+local FIELDS = {
+  'now', 'issued', 'inherited', 'ceiling', 'serving', 'admitted_total', 'reserved', 'reserved_until', 'shown_again',
+  'holds_until', 'rate_level', 'rate_filled_at', 'gone_count', 'window', 'complete_since', 'merged_at',
+}
+local line, stored = {}, {}
+-- The presence buckets, oldest first: {slot, began_at, last_at}. The last is the one that is written to.
+local buckets = {}
+
+-- Which run of which server this is: another one after each restart and on each replica, whatever it kept of the data.
+local function life()
+  return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+end
+
+-- Takes someone whose pass ran out from the inside.
+local function expire(account)
+  redis.call('SETBIT', EXPIRED, redis.call('ZSCORE', INSIDE, account), 1)
+  redis.call('ZREM', INSIDE, account)
+  redis.call('ZREM', EXPIRIES, account)
+end
+
+-- Reads the line, moves its time on, and takes out whose pass ran out. False if it is not held in this epoch: lost.
+-- More than PURGE_MAX who ran out at once go by and by; `find` and `active` take nobody else for inside meanwhile.
+local function enter(now)
+  local values = redis.call('HMGET', LINE, 'epoch', 'life', 'buckets', unpack(FIELDS))
+  if tonumber(values[1]) ~= EPOCH or values[2] ~= life() then return false end
+  for slot, began_at, last_at in string.gmatch(values[3], '(%d+) (%-?%d+) (%-?%d+)') do
+    buckets[#buckets + 1] = {slot = tonumber(slot), began_at = tonumber(began_at), last_at = tonumber(last_at)}
+  end
+  for i, field in ipairs(FIELDS) do
+    stored[field] = tonumber(values[i + 3])
+    line[field] = stored[field]
+  end
+  stored.buckets = values[3]
+  line.now = math.max(line.now, tonumber(now))
+  for _, account in ipairs(redis.call('ZRANGEBYSCORE', EXPIRIES, '-inf', line.now, 'LIMIT', 0, PURGE_MAX)) do
+    expire(account)
+  end
+  return true
+end
+
+-- Writes what changed of the line's numbers.
+local function save()
+  local changed = {}
+  for _, field in ipairs(FIELDS) do
+    if line[field] ~= stored[field] then
+      changed[#changed + 1] = field
+      changed[#changed + 1] = line[field]
+    end
+  end
+  local texts = {}
+  for i, bucket in ipairs(buckets) do
+    texts[i] = string.format('%d %.0f %.0f', bucket.slot, bucket.began_at, bucket.last_at)
+  end
+  local text = table.concat(texts, ' ')
+  if text ~= stored.buckets then
+    changed[#changed + 1] = 'buckets'
+    changed[#changed + 1] = text
+  end
+  if #changed > 0 then redis.call('HSET', LINE, unpack(changed)) end
+end
+
+-- Lets the line's keys live on.
+local function keep()
+  for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, KEPT_FOR_S) end
+end
+
+-- Whether a bitmap has a number.
+local function has(bitmap, number)
+  return number <= NUMBER_MAX and redis.call('GETBIT', bitmap, number) == 1
+end
+
+-- Adds ARGV[from] and what follows to a bitmap: pairs of an offset in bytes, and bytes. Answers whether any bit was new.
+local function merge_bits(bitmap, from)
+  if from > #ARGV then return false end
+  local n_before = redis.call('BITCOUNT', bitmap)
+  for i = from, #ARGV, 2 do redis.call('SETRANGE', MERGING, ARGV[i], ARGV[i + 1]) end
+  redis.call('BITOP', 'OR', bitmap, bitmap, MERGING)
+  redis.call('DEL', MERGING)
+  return redis.call('BITCOUNT', bitmap) > n_before
+end
+
+-- Where an account stands: the key of that set, the number, and when the pass runs out. Nil if nowhere.
+local function find(account)
+  for _, set in ipairs({WAITING, AWAY}) do
+    local number = redis.call('ZSCORE', set, account)
+    if number then return set, tonumber(number) end
+  end
+  local expires_at = redis.call('ZSCORE', EXPIRIES, account)
+  if not expires_at then return nil end
+  if tonumber(expires_at) <= line.now then
+    expire(account)
+    return nil
+  end
+  return INSIDE, tonumber(redis.call('ZSCORE', INSIDE, account)), tonumber(expires_at)
+end
+
+-- Who has a number, and in which set. Nil if nobody.
+local function holder(number)
+  for _, set in ipairs({WAITING, AWAY, INSIDE}) do
+    local account = redis.call('ZRANGEBYSCORE', set, number, number)[1]
+    if account then return account, set end
+  end
+  return nil
+end
+
+-- Takes an account out of where `find` or `holder` found it.
+local function lift(account, where)
+  if where then redis.call('ZREM', where, account) end
+  if where == INSIDE then redis.call('ZREM', EXPIRIES, account) end
+end
+
+-- Notes that nobody will wait at a number any more.
+local function vacate(number)
+  if number > line.serving and redis.call('SETBIT', GONE, number, 1) == 0 then
+    line.gone_count = line.gone_count + 1
+    if redis.call('RPUSH', RECENT, number) > RECENT_MAX then redis.call('LPOP', RECENT) end
+  end
+end
+
+-- Ends a place for good.
+local function finish(number, account, where)
+  redis.call('SETBIT', DONE, number, 1)
+  vacate(number)
+  lift(account, where)
+end
+
+-- The bitmap to note people in now. Begins a bucket where the last is full, and drops those out of the window.
+local function seen_now()
+  local current = buckets[#buckets]
+  if line.now - current.began_at >= line.window / BUCKETS_PER_WINDOW then
+    current = {slot = (current.slot + 1) % SEEN_COUNT, began_at = line.now}
+    while #buckets == SEEN_COUNT or (#buckets > 0 and buckets[1].last_at < line.now - line.window) do
+      local dropped = table.remove(buckets, 1)
+      redis.call('UNLINK', KEYS[SEEN_FIRST + dropped.slot])
+      line.complete_since = math.max(line.complete_since, dropped.last_at + 1)
+    end
+    buckets[#buckets + 1] = current
+  end
+  current.last_at = line.now
+  return KEYS[SEEN_FIRST + current.slot]
+end
+
+-- Whether someone who is in no bucket of the window was really not seen in it.
+local function is_presence_trusted(window)
+  return line.now - line.merged_at <= window / BUCKETS_PER_WINDOW and line.complete_since <= line.now - window
+end
+
+-- Whether a number was seen within the window. O(buckets).
+local function has_seen(window, number)
+  for i = #buckets, 1, -1 do
+    if buckets[i].last_at < line.now - window then return false end
+    if has(KEYS[SEEN_FIRST + buckets[i].slot], number) then return true end
+  end
+  return false
+end
+
+-- Puts an account into the line, or back into it, and notes that it is present.
+local function wait_at(number, account, where, current)
+  redis.call('SETBIT', seen_now(), number, 1)
+  if where == WAITING and number == current then return end
+  lift(account, where)
+  redis.call('ZADD', WAITING, number, account)
+end
+
+-- How many are inside.
+local function active()
+  return redis.call('ZCOUNT', EXPIRIES, string.format('(%.0f', line.now), '+inf')
+end
+
+-- The terms of admission, from ARGV[from] on.
+local function read_terms(from)
+  return {
+    is_shut = ARGV[from] == '1', capacity = tonumber(ARGV[from + 1]), rate_per_s = tonumber(ARGV[from + 2]),
+    tick = tonumber(ARGV[from + 3]), pass_ttl = tonumber(ARGV[from + 4]), window = tonumber(ARGV[from + 5]),
+  }
+end
+
+-- Fills the rate's bucket up to now, and tells how many may be admitted. A level below 0 is a bucket never used: full,
+-- whatever its size will be. The one token beyond a tick's worth keeps fractions (docs/adr/0008).
+local function fill(terms)
+  local elapsed = line.now - line.rate_filled_at
+  line.rate_filled_at = line.now
+  if terms.rate_per_s == 0 then return math.huge end
+  local size = terms.rate_per_s * terms.tick + TOKEN_MILLI
+  if line.rate_level < 0 then
+    line.rate_level = size
+  else
+    line.rate_level = math.min(line.rate_level + terms.rate_per_s * elapsed, size)
+  end
+  return math.floor(line.rate_level / TOKEN_MILLI)
+end
+
+-- How many may be admitted now.
+local function room(terms)
+  if terms.is_shut then
+    line.rate_filled_at = line.now
+    return 0
+  end
+  local by_rate = fill(terms)
+  if line.now < line.holds_until then return 0 end
+  -- Passes of before a loss that were not shown again yet may still be: their room stays taken.
+  local n_unseen = 0
+  if line.now < line.reserved_until then n_unseen = math.max(line.reserved - line.shown_again, 0) end
+  return math.min(math.max(terms.capacity - active() - n_unseen, 0), by_rate)
+end
+
+-- Lets an account, which stands nowhere any more, in at its number, and pays for it. Answers when the pass runs out.
+local function grant(number, account, terms)
+  local expires_at = line.now + terms.pass_ttl
+  redis.call('ZADD', INSIDE, number, account)
+  redis.call('ZADD', EXPIRIES, expires_at, account)
+  line.serving = math.max(line.serving, number)
+  if line.rate_level >= 0 then line.rate_level = math.max(line.rate_level - TOKEN_MILLI, 0) end
+  line.admitted_total = line.admitted_total + 1
+  return expires_at
+end
+
+-- Whether a place from before a loss may come back: it did not end since, and its account, which stands `where` at
+-- `current`, is not inside.
+local function may_return(number, account, where, current)
+  if number > line.inherited or where == INSIDE or has(DONE, number) or has(EXPIRED, number) then return false end
+  return current == number or not holder(number)
+end
+
+-- Takes a live pass of before a loss back in.
+local function show_again(number, account, expires_at, where, current)
+  line.shown_again = line.shown_again + 1
+  -- It was called once, so everybody before it was.
+  line.serving = math.max(line.serving, number)
+  lift(account, where)
+  redis.call('ZADD', INSIDE, number, account)
+  redis.call('ZADD', EXPIRIES, expires_at, account)
+  if current and current ~= number then vacate(current) end
+end

@@ -1,0 +1,442 @@
+//! The lines on Redis. Each method is one script, which see.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fred::clients::Pool;
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::ClientLike;
+use fred::types::scripts::Script;
+use fred::types::{ClusterHash, CustomCommand, FromValue, Value};
+use roaring::RoaringTreemap;
+use usher_kernel::{PerformanceId, StoreError, Timestamp};
+use usher_queue::ports::{
+    Admission, AdmitTerms, At, Contribution, Cursor, Gate, GoneChanges, InEpoch, JoinOutcome, LeaveOutcome,
+    LineChanges, LineCounts, LineStore, ReEntry, Resolution, Standing,
+};
+use usher_queue::{AccountHash, Epoch, Grant, Place, PlaceNumber, pace};
+
+use crate::bits::{self, Segment};
+use crate::reply::{Reply, wrong_shape};
+use crate::scripts::{Scripts, Verb};
+use crate::{ConnectError, client, keys};
+
+/// How many accounts, places or entries go to one script: some milliseconds of Redis' time. A longer slice takes several
+/// scripts, one after the other; each of its members is a step of its own either way.
+const CHUNK: usize = 500;
+/// The same for the passes that a line opens with: once an epoch, so it may take longer, and all of a usual line's are
+/// there as soon as it is.
+const GRANTS_CHUNK: usize = 5_000;
+/// How many segments of a bitmap go to one script: 512 KB at most, and all of a line of four million.
+const SEGMENTS_CHUNK: usize = 8;
+/// Longer spans are as good as for ever, and would not fit into what Lua counts with.
+const SPAN_MAX_MS: u128 = 1 << 50;
+
+/// Keeps the lines on a Redis or Valkey server, alone, behind Sentinel, or in a cluster. Any number of servers share them.
+///
+/// A line holds 2^32 - 1 numbers; it answers [`JoinOutcome::CeilingReached`] above that, whatever the ledger reserved.
+///
+/// Redis must run with `maxmemory-policy noeviction`. It may lose everything at any time, and that is noticed: the scripts
+/// of an epoch are gone when it restarts, and each line knows the epoch and the run of the server that it was opened in.
+pub struct RedisLineStore {
+    pool: Pool,
+    /// Those of the epoch last asked for.
+    scripts: Mutex<Arc<Scripts>>,
+}
+
+impl RedisLineStore {
+    /// Connects to `redis://[user:password@]host[:port][/database]`, or what else [fred understands][fred]: `rediss` for
+    /// TLS, `-cluster` or `-sentinel` behind either.
+    ///
+    /// [fred]: fred::types::config::Config::from_url
+    ///
+    /// # Errors
+    /// [`ConnectError`] if nobody answers there, or Redis may throw the lines away.
+    pub async fn connect(url: &str) -> Result<Self, ConnectError> {
+        let pool = client::connect(url).await?;
+        Ok(Self { pool, scripts: Mutex::new(Arc::new(Scripts::of(Epoch::ZERO))) })
+    }
+
+    /// The scripts of an epoch. Hashed once, as long as nobody asks for those of another.
+    fn scripts(&self, epoch: Epoch) -> Arc<Scripts> {
+        // What is guarded is one pointer: a panic elsewhere cannot have left half of it.
+        let mut last = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.epoch() != epoch {
+            *last = Arc::new(Scripts::of(epoch));
+        }
+        Arc::clone(&last)
+    }
+
+    /// A connection that stands. A command that waited for one would run long after its caller gave up.
+    fn client(&self, verb: Verb) -> Result<&fred::clients::Client, StoreError> {
+        let client = self.pool.next_connected();
+        if client.is_connected() {
+            return Ok(client);
+        }
+        Err(client::convert(verb.operation(), Error::new(ErrorKind::Routing, "no connection stands")))
+    }
+
+    /// Runs the script of a verb on a line.
+    async fn run(&self, verb: Verb, at: At, args: Vec<Value>) -> Result<InEpoch<Value>, StoreError> {
+        let scripts = self.scripts(at.epoch);
+        let answer = evalsha(self.client(verb)?, scripts.get(verb), at.performance, args).await;
+        in_epoch(verb, answer)
+    }
+
+    /// Runs the script of a verb on a slice, in chunks of what fits.
+    async fn run_in_chunks<T: Sync, O: Send>(
+        &self,
+        verb: Verb,
+        at: At,
+        head: &[Value],
+        slice: &[T],
+        mut arg: impl FnMut(&mut Vec<Value>, &T) + Send,
+        mut read: impl FnMut(&mut Reply, &T) -> Result<O, StoreError> + Send,
+    ) -> Result<InEpoch<Vec<O>>, StoreError> {
+        let mut answers = Vec::with_capacity(slice.len());
+        for chunk in Chunks::of(slice, CHUNK) {
+            let mut args = Vec::from(head);
+            chunk.iter().for_each(|item| arg(&mut args, item));
+            let InEpoch::Current(answer) = self.run(verb, at, args).await? else {
+                return Ok(InEpoch::Lost);
+            };
+            let mut reply = Reply::new(verb.operation(), answer)?;
+            for item in chunk {
+                answers.push(read(&mut reply, item)?);
+            }
+        }
+        Ok(InEpoch::Current(answers))
+    }
+
+    /// Runs `open`, and loads the scripts of the epoch where they are not there yet.
+    async fn run_open(&self, at: At, args: Vec<Value>) -> Result<(), StoreError> {
+        const OPERATION: &str = Verb::Open.operation();
+        let scripts = self.scripts(at.epoch);
+        let client = self.client(Verb::Open)?;
+        let open = scripts.get(Verb::Open);
+        match evalsha::<Value>(client, open, at.performance, args.clone()).await {
+            Err(error) if client::is_unknown_script(&error) => {}
+            other => return other.map(drop).map_err(|error| client::convert(OPERATION, error)),
+        }
+        for script in scripts.all() {
+            script.load(client).await.map_err(|error| client::convert(OPERATION, error))?;
+        }
+        let again = evalsha::<Value>(client, open, at.performance, args).await;
+        again.map(drop).map_err(|error| client::convert(OPERATION, error))
+    }
+}
+
+/// Sends a script's name, the line's keys and the arguments; or queues them, on a pipeline.
+async fn evalsha<R: FromValue>(
+    client: &impl ClientLike,
+    script: &Script,
+    performance: PerformanceId,
+    args: Vec<Value>,
+) -> Result<R, Error> {
+    /// The first key stands behind the script's name and the number of keys.
+    const EVALSHA_KEY: ClusterHash = ClusterHash::Offset(2);
+    let keys = keys::of(performance);
+    let head = [Value::String(script.sha1().clone()), whole(keys.len())];
+    let args: Vec<Value> = head.into_iter().chain(keys.into_iter().map(Value::from)).chain(args).collect();
+    // fred's own method does not work on a pipeline.
+    client.custom(CustomCommand::new_static("EVALSHA", EVALSHA_KEY, false), args).await
+}
+
+/// Tells a loss from an answer: scripts answer nil for a line of another epoch.
+fn in_epoch(verb: Verb, answer: Result<Value, Error>) -> Result<InEpoch<Value>, StoreError> {
+    match answer {
+        Ok(Value::Null) => Ok(InEpoch::Lost),
+        Ok(answer) => Ok(InEpoch::Current(answer)),
+        Err(error) if client::is_unknown_script(&error) => Ok(InEpoch::Lost),
+        Err(error) => Err(client::convert(verb.operation(), error)),
+    }
+}
+
+/// The chunks of a slice; of an empty one a single empty chunk, because a call without members asks for the epoch still.
+struct Chunks<'a, T> {
+    rest: Option<&'a [T]>,
+    size: usize,
+}
+
+impl<'a, T> Chunks<'a, T> {
+    const fn of(slice: &'a [T], size: usize) -> Self {
+        Self { rest: Some(slice), size }
+    }
+}
+
+impl<'a, T> Iterator for Chunks<'a, T> {
+    type Item = &'a [T];
+
+    fn next(&mut self) -> Option<&'a [T]> {
+        let rest = self.rest.take()?;
+        let (chunk, rest) = rest.split_at(self.size.min(rest.len()));
+        self.rest = (!rest.is_empty()).then_some(rest);
+        Some(chunk)
+    }
+}
+
+fn whole(whole: impl TryInto<i64>) -> Value {
+    Value::Integer(whole.try_into().unwrap_or(i64::MAX))
+}
+
+fn time(time: Timestamp) -> Value {
+    Value::Integer(time.unix_ms())
+}
+
+/// A time, or an empty string, which is no number to Lua.
+fn time_or_none(at: Option<Timestamp>) -> Value {
+    at.map_or_else(|| Value::from_static_str(""), time)
+}
+
+fn span(span: Duration) -> Value {
+    whole(span.as_millis().min(SPAN_MAX_MS))
+}
+
+fn account(account: &AccountHash) -> Value {
+    Value::from(account.as_bytes().as_slice())
+}
+
+fn push_grant(args: &mut Vec<Value>, number: PlaceNumber, who: &AccountHash, expires_at: Option<Timestamp>) {
+    args.extend([whole(number.get()), account(who), time_or_none(expires_at)]);
+}
+
+fn push_segments(args: &mut Vec<Value>, segments: &[Segment]) {
+    args.extend(segments.iter().flat_map(|segment| [whole(segment.offset), Value::from(segment.bytes.as_slice())]));
+}
+
+/// The time and the terms, as `read_terms` of the prelude finds them.
+fn terms_args(now: Timestamp, terms: &AdmitTerms) -> [Value; 7] {
+    let is_shut = match terms.gate {
+        Gate::Open => 0,
+        Gate::Shut => 1,
+    };
+    [
+        time(now),
+        whole(is_shut),
+        whole(terms.capacity),
+        whole(terms.rate_per_s),
+        span(terms.tick),
+        span(terms.pass_ttl),
+        span(terms.presence_window),
+    ]
+}
+
+fn read_joined(reply: &mut Reply, &account: &AccountHash) -> Result<JoinOutcome, StoreError> {
+    let (kind, number, expires_at) = (reply.whole()?, reply.number()?, reply.time()?);
+    let waiting = Standing::Waiting(number);
+    let admitted = Standing::Admitted(Grant { number, account, expires_at });
+    match kind {
+        0 => Ok(JoinOutcome::CeilingReached),
+        1 => Ok(JoinOutcome::Joined(waiting)),
+        2 => Ok(JoinOutcome::Joined(admitted)),
+        3 => Ok(JoinOutcome::Already(waiting)),
+        4 => Ok(JoinOutcome::Already(admitted)),
+        _ => Err(reply.unknown_kind()),
+    }
+}
+
+fn read_resolved(reply: &mut Reply, &Place { account, .. }: &Place) -> Result<Resolution, StoreError> {
+    let (kind, number) = (reply.whole()?, reply.number()?);
+    match kind {
+        1 => Ok(Resolution::Waiting { number, ahead: reply.whole()? }),
+        2 => Ok(Resolution::Admitted(Grant { number, account, expires_at: reply.time()? })),
+        0 | 3 | 4 => {
+            reply.whole()?;
+            Ok(match kind {
+                0 => Resolution::Unknown,
+                3 => Resolution::Done,
+                _ => Resolution::Expired,
+            })
+        }
+        _ => Err(reply.unknown_kind()),
+    }
+}
+
+fn read_admission(reply: &mut Reply) -> Result<Admission, StoreError> {
+    let examined = u32::try_from(reply.whole()?).map_err(|_| reply.unknown_kind())?;
+    let more = reply.whole()? == 1;
+    let expires_at = reply.time()?;
+    let mut granted = Vec::with_capacity(reply.len() / 2);
+    while reply.len() > 0 {
+        granted.push(Grant { number: reply.number()?, account: reply.account()?, expires_at });
+    }
+    Ok(Admission { granted, examined, more })
+}
+
+/// Where cursors of an epoch begin: above all of those before it, so that one of an earlier epoch is always too old.
+const fn first_cursor(epoch: Epoch) -> u64 {
+    epoch.get() << 32
+}
+
+fn read_changes(reply: &mut Reply, epoch: Epoch) -> Result<LineChanges, StoreError> {
+    let counts = LineCounts {
+        serving: reply.number()?,
+        issued: reply.number()?,
+        inherited: reply.number()?,
+        waiting: reply.whole()?,
+        returned: reply.whole()?,
+        away: reply.whole()?,
+        active: reply.whole()?,
+        admitted_total: reply.whole()?,
+        holds_until: Some(reply.time()?).filter(|until| *until > Timestamp::EPOCH),
+    };
+    let cursor = Cursor(first_cursor(epoch) + reply.whole()?);
+    let gone = if reply.whole()? == 1 {
+        GoneChanges::All(bits::numbers(&reply.bytes()?))
+    } else {
+        GoneChanges::Since((0..reply.len()).map(|_| reply.number()).collect::<Result<_, _>>()?)
+    };
+    Ok(LineChanges { cursor, gone, counts })
+}
+
+#[async_trait]
+impl LineStore for RedisLineStore {
+    async fn open(&self, at: At, contribution: &Contribution) -> Result<(), StoreError> {
+        let numbers = [contribution.start.get(), contribution.serving.get(), contribution.gone.max().unwrap_or(0)];
+        if numbers.iter().any(|number| *number > bits::NUMBER_MAX) {
+            return Err(wrong_shape(Verb::Open.operation(), "numbers below 2^32", None));
+        }
+        let head = [
+            time(at.now),
+            span(pace::PRESENCE_WINDOW_MIN),
+            whole(contribution.start.get()),
+            whole(contribution.serving.get()),
+            whole(contribution.reserved),
+            time_or_none(contribution.reserved_until),
+            time_or_none(contribution.holds_until),
+        ];
+        let gone = bits::segments(&contribution.gone);
+        let (mut grants, mut gone) =
+            (Chunks::of(&contribution.active, GRANTS_CHUNK), Chunks::of(&gone, SEGMENTS_CHUNK));
+        loop {
+            let (grants, gone) = match (grants.next(), gone.next()) {
+                (None, None) => return Ok(()),
+                (grants, gone) => (grants.unwrap_or_default(), gone.unwrap_or_default()),
+            };
+            let mut args = Vec::from(head.clone());
+            args.push(whole(grants.len()));
+            grants.iter().for_each(|grant| push_grant(&mut args, grant.number, &grant.account, Some(grant.expires_at)));
+            push_segments(&mut args, gone);
+            self.run_open(at, args).await?;
+        }
+    }
+
+    async fn join(
+        &self,
+        at: At,
+        terms: &AdmitTerms,
+        ceiling: PlaceNumber,
+        accounts: &[AccountHash],
+    ) -> Result<InEpoch<Vec<JoinOutcome>>, StoreError> {
+        let mut head = Vec::from(terms_args(at.now, terms));
+        head.push(whole(ceiling.get()));
+        let arg = |args: &mut Vec<Value>, who: &AccountHash| args.push(account(who));
+        self.run_in_chunks(Verb::Join, at, &head, accounts, arg, read_joined).await
+    }
+
+    async fn resolve(&self, at: At, places: &[Place]) -> Result<InEpoch<Vec<Resolution>>, StoreError> {
+        let arg =
+            |args: &mut Vec<Value>, place: &Place| args.extend([whole(place.number.get()), account(&place.account)]);
+        self.run_in_chunks(Verb::Resolve, at, &[time(at.now)], places, arg, read_resolved).await
+    }
+
+    async fn re_enter(&self, at: At, entries: &[ReEntry]) -> Result<InEpoch<()>, StoreError> {
+        for chunk in Chunks::of(entries, CHUNK) {
+            let mut args = vec![time(at.now)];
+            for ReEntry { place, grant } in chunk {
+                push_grant(&mut args, place.number, &place.account, grant.map(|grant| grant.expires_at));
+            }
+            match self.run(Verb::ReEnter, at, args).await? {
+                InEpoch::Current(_) => {}
+                InEpoch::Lost => return Ok(InEpoch::Lost),
+            }
+        }
+        Ok(InEpoch::Current(()))
+    }
+
+    async fn leave(&self, at: At, place: Place) -> Result<InEpoch<LeaveOutcome>, StoreError> {
+        const OPERATION: &str = Verb::Leave.operation();
+        let args = vec![time(at.now), whole(place.number.get()), account(&place.account)];
+        match self.run(Verb::Leave, at, args).await? {
+            InEpoch::Lost => Ok(InEpoch::Lost),
+            InEpoch::Current(Value::Integer(0)) => Ok(InEpoch::Current(LeaveOutcome::NotThere)),
+            InEpoch::Current(Value::Integer(1)) => Ok(InEpoch::Current(LeaveOutcome::LeftTheLine)),
+            InEpoch::Current(Value::Integer(2)) => Ok(InEpoch::Current(LeaveOutcome::EndedPass)),
+            InEpoch::Current(other) => Err(wrong_shape(OPERATION, "0, 1 or 2", Some(&other))),
+        }
+    }
+
+    async fn end_pass(&self, at: At, number: PlaceNumber) -> Result<InEpoch<()>, StoreError> {
+        let args = vec![time(at.now), whole(number.get())];
+        let answer = self.run(Verb::EndPass, at, args).await?;
+        Ok(done(&answer))
+    }
+
+    async fn mark_present(
+        &self,
+        at: At,
+        presence_window: Duration,
+        seen: &RoaringTreemap,
+    ) -> Result<InEpoch<()>, StoreError> {
+        for chunk in Chunks::of(&bits::segments(seen), SEGMENTS_CHUNK) {
+            let mut args = vec![time(at.now), span(presence_window)];
+            push_segments(&mut args, chunk);
+            match self.run(Verb::MarkPresent, at, args).await? {
+                InEpoch::Current(_) => {}
+                InEpoch::Lost => return Ok(InEpoch::Lost),
+            }
+        }
+        Ok(InEpoch::Current(()))
+    }
+
+    async fn admit(&self, at: At, terms: &AdmitTerms, examine_max: u32) -> Result<InEpoch<Admission>, StoreError> {
+        let mut args = Vec::from(terms_args(at.now, terms));
+        args.push(whole(examine_max));
+        match self.run(Verb::Admit, at, args).await? {
+            InEpoch::Lost => Ok(InEpoch::Lost),
+            InEpoch::Current(answer) => {
+                read_admission(&mut Reply::new(Verb::Admit.operation(), answer)?).map(InEpoch::Current)
+            }
+        }
+    }
+
+    async fn refresh(
+        &self,
+        epoch: Epoch,
+        now: Timestamp,
+        lines: &[(PerformanceId, Cursor)],
+    ) -> Result<Vec<InEpoch<LineChanges>>, StoreError> {
+        const OPERATION: &str = Verb::Refresh.operation();
+        if lines.is_empty() {
+            return Ok(Vec::new());
+        }
+        let scripts = self.scripts(epoch);
+        let pipeline = self.client(Verb::Refresh)?.pipeline();
+        for &(performance, cursor) in lines {
+            let known = cursor.0.checked_sub(first_cursor(epoch));
+            let known = known.and_then(|known| i64::try_from(known).ok()).unwrap_or(-1);
+            let args = vec![time(now), Value::Integer(known)];
+            let queued = evalsha::<()>(&pipeline, scripts.get(Verb::Refresh), performance, args).await;
+            queued.map_err(|error| client::convert(OPERATION, error))?;
+        }
+        let mut changes = Vec::with_capacity(lines.len());
+        for answer in pipeline.try_all::<Value>().await {
+            changes.push(match in_epoch(Verb::Refresh, answer)? {
+                InEpoch::Lost => InEpoch::Lost,
+                InEpoch::Current(answer) => InEpoch::Current(read_changes(&mut Reply::new(OPERATION, answer)?, epoch)?),
+            });
+        }
+        if changes.len() == lines.len() {
+            return Ok(changes);
+        }
+        Err(wrong_shape(OPERATION, "one answer a line", None))
+    }
+}
+
+fn done(answer: &InEpoch<Value>) -> InEpoch<()> {
+    match answer {
+        InEpoch::Current(_) => InEpoch::Current(()),
+        InEpoch::Lost => InEpoch::Lost,
+    }
+}

@@ -1,0 +1,248 @@
+//! What only Redis can do to a line: forget scripts, lose data, restart, evict, or lose an answer.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use usher_adapter_redis::{ConnectError, RedisLineStore};
+use usher_kernel::{PerformanceId, StoreError, Timestamp};
+use usher_queue::ports::{
+    AdmitTerms, At, Contribution, Cursor, Gate, InEpoch, JoinOutcome, LineChanges, LineStore as _, ReEntry, Standing,
+};
+use usher_queue::{AccountHash, Epoch, Place, PlaceNumber};
+
+use crate::proxy::Proxy;
+use crate::redis_server::Server;
+
+const FIRST: Epoch = Epoch::new(1);
+const SECOND: Epoch = Epoch::new(2);
+const OPENED_AT: Timestamp = Timestamp::from_unix_ms(4_000_000_000_000);
+/// What takes this long does not come.
+const WAIT_MAX: Duration = Duration::from_secs(20);
+const CEILING: PlaceNumber = PlaceNumber::new(1_000_000);
+
+fn at(line: u8, epoch: Epoch) -> At {
+    At { performance: PerformanceId::from_bytes([line; 16]), epoch, now: OPENED_AT }
+}
+
+fn account(index: u64) -> AccountHash {
+    AccountHash::from_bytes(u128::from(index).to_be_bytes())
+}
+
+fn terms(gate: Gate) -> AdmitTerms {
+    AdmitTerms {
+        gate,
+        capacity: 10,
+        rate_per_s: 0,
+        tick: Duration::from_millis(250),
+        pass_ttl: Duration::from_secs(300),
+        presence_window: Duration::from_secs(80),
+    }
+}
+
+async fn connect(url: &str) -> RedisLineStore {
+    RedisLineStore::connect(url).await.expect("the server is up")
+}
+
+async fn join(store: &RedisLineStore, at: At, index: u64) -> Result<InEpoch<Vec<JoinOutcome>>, StoreError> {
+    store.join(at, &terms(Gate::Shut), CEILING, &[account(index)]).await
+}
+
+async fn refresh(store: &RedisLineStore, at: At) -> Result<InEpoch<LineChanges>, StoreError> {
+    let mut answers = store.refresh(at.epoch, at.now, &[(at.performance, Cursor::default())]).await?;
+    Ok(answers.pop().expect("one answer for one line"))
+}
+
+/// Opens a line in which one waits.
+async fn open_with_one_waiting(store: &RedisLineStore, at: At) {
+    store.open(at, &Contribution::default()).await.expect("the store works");
+    let joined = JoinOutcome::Joined(Standing::Waiting(PlaceNumber::new(1)));
+    assert_eq!(join(store, at, 1).await.expect("the store works"), InEpoch::Current(vec![joined]));
+}
+
+/// How a server goes on: in the next epoch, behind the numbers of this one.
+async fn assert_opens_again(store: &RedisLineStore, line: u8) {
+    let next = at(line, SECOND);
+    let start = PlaceNumber::new(10_000);
+    store.open(next, &Contribution { start, ..Contribution::default() }).await.expect("the store works");
+    let joined = JoinOutcome::Joined(Standing::Waiting(start.next()));
+    assert_eq!(join(store, next, 1).await.expect("the store works"), InEpoch::Current(vec![joined]));
+    assert_eq!(join(store, at(line, FIRST), 1).await.expect("the store works"), InEpoch::Lost);
+}
+
+/// Asks until the store answers: a lost connection is made again by itself.
+async fn refresh_when_connected(store: &RedisLineStore, at: At) -> InEpoch<LineChanges> {
+    let asked = async {
+        loop {
+            match refresh(store, at).await {
+                Ok(answer) => break answer,
+                Err(error) => assert!(error.is_retryable(), "{error:?}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT_MAX, asked).await.expect("the connection comes back")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_forgot_the_scripts_has_lost_the_line() {
+    let server = Server::start(&[]);
+    let store = connect(&server.url()).await;
+    open_with_one_waiting(&store, at(1, FIRST)).await;
+
+    assert_eq!(server.command("SCRIPT FLUSH"), "+OK");
+
+    assert_eq!(refresh(&store, at(1, FIRST)).await.unwrap(), InEpoch::Lost);
+    assert_eq!(join(&store, at(1, FIRST), 2).await.unwrap(), InEpoch::Lost);
+    assert_opens_again(&store, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_flushed_has_lost_the_line() {
+    let server = Server::start(&[]);
+    let store = connect(&server.url()).await;
+    open_with_one_waiting(&store, at(1, FIRST)).await;
+
+    assert_eq!(server.command("FLUSHALL"), "+OK");
+
+    assert_eq!(refresh(&store, at(1, FIRST)).await.unwrap(), InEpoch::Lost);
+    assert_eq!(join(&store, at(1, FIRST), 2).await.unwrap(), InEpoch::Lost);
+    assert_opens_again(&store, 1).await;
+}
+
+/// An append-only file may lack the last second. The scripts are gone after a restart, but another line that opens in the
+/// same epoch loads them again: that must not bring the lines of before back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_restarted_has_lost_its_lines_whatever_it_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let keeps_all = ["--dir", folder, "--appendonly", "yes", "--appendfsync", "always"];
+    let server = Server::start(&keeps_all);
+    let store = connect(&server.url()).await;
+    open_with_one_waiting(&store, at(1, FIRST)).await;
+
+    let server = server.restart(&keeps_all);
+
+    assert_eq!(refresh_when_connected(&store, at(1, FIRST)).await, InEpoch::Lost);
+    assert!(server.command("DBSIZE").as_str() > ":0", "the line's keys are still there");
+    store.open(at(2, FIRST), &Contribution::default()).await.unwrap();
+    store.open(at(1, FIRST), &Contribution::default()).await.unwrap();
+    assert!(matches!(refresh(&store, at(2, FIRST)).await.unwrap(), InEpoch::Current(_)));
+    assert_eq!(refresh(&store, at(1, FIRST)).await.unwrap(), InEpoch::Lost);
+    assert_eq!(join(&store, at(1, FIRST), 1).await.unwrap(), InEpoch::Lost);
+    assert_opens_again(&store, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_may_evict_the_line_is_refused() {
+    let server = Server::start(&["--maxmemory-policy", "allkeys-lru"]);
+
+    let refused = RedisLineStore::connect(&server.url()).await.err();
+
+    assert!(matches!(refused, Some(ConnectError::Evicts { policy }) if policy == "allkeys-lru"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_there_is_refused() {
+    let server = Server::start(&[]);
+    let url = server.url();
+    drop(server);
+
+    assert!(matches!(RedisLineStore::connect(&url).await.err(), Some(ConnectError::Redis(_))));
+}
+
+/// How often each command ran since the server started, scripts' own calls included.
+fn commands(server: &Server) -> Vec<(String, u64)> {
+    let text = server.command("INFO commandstats");
+    let command = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
+    };
+    text.lines().filter_map(command).collect()
+}
+
+/// Every method, on a line with a crowd in which people wait, are away, are inside, leave and come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_command_looks_through_the_keys() {
+    let server = Server::start(&[]);
+    let store = connect(&server.url()).await;
+    let mut at = at(1, FIRST);
+    let gone = (50..=100).collect();
+    store.open(at, &Contribution { start: PlaceNumber::new(100), gone, ..Contribution::default() }).await.unwrap();
+    let crowd: Vec<_> = (0..2_000).map(account).collect();
+    let open = terms(Gate::Open);
+
+    for _ in 0..12 {
+        let _joined = store.join(at, &open, CEILING, &crowd).await.unwrap();
+        at.now = at.now.plus(open.presence_window / 8);
+        let seen = (101..1_500).step_by(2).collect();
+        let _merged = store.mark_present(at, open.presence_window, &seen).await.unwrap();
+    }
+    at.now = at.now.plus(open.presence_window / 8);
+    let admission = store.admit(at, &AdmitTerms { capacity: 400, ..open }, 1_000).await.unwrap();
+    let place = |number| Place { performance: at.performance, number: PlaceNumber::new(number), account: account(1) };
+    let _stands = store.resolve(at, &[place(102)]).await.unwrap();
+    let _re_entered = store.re_enter(at, &[ReEntry { place: place(60), grant: None }]).await.unwrap();
+    let _left = store.leave(at, place(60)).await.unwrap();
+    let _ended = store.end_pass(at, PlaceNumber::new(101)).await.unwrap();
+    let _changes = refresh(&store, at).await.unwrap();
+
+    assert!(matches!(admission, InEpoch::Current(admission) if admission.granted.len() >= 300));
+    let commands = commands(&server);
+    let n_calls = |name: &str| commands.iter().find(|(known, _)| known == name).map_or(0, |(_, calls)| *calls);
+    assert!(n_calls("evalsha") > 20 && n_calls("zadd") > 2_000, "the scripts' calls are counted: {commands:?}");
+    for banned in ["keys", "scan", "sscan", "hscan", "zscan", "eval", "randomkey"] {
+        assert_eq!(n_calls(banned), 0, "{banned}");
+    }
+}
+
+/// What a server asks for each tick costs Redis the same, whether ten wait or ten thousand.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_tick_reads_does_not_grow_with_the_crowd() {
+    let server = Server::start(&[]);
+    let store = connect(&server.url()).await;
+    let at = at(1, FIRST);
+    store.open(at, &Contribution::default()).await.unwrap();
+
+    let mut costs = Vec::new();
+    for crowd in [0..10, 10..10_000] {
+        let crowd: Vec<_> = crowd.map(account).collect();
+        let _joined = store.join(at, &terms(Gate::Shut), CEILING, &crowd).await.unwrap();
+        let total = || commands(&server).iter().map(|(_, calls)| calls).sum::<u64>();
+        let before = total();
+        let _changes = refresh(&store, at).await.unwrap();
+        costs.push(total() - before);
+    }
+
+    assert_eq!(costs[0], costs[1]);
+}
+
+/// The server did as it was told, and the connection broke before it could say so: the caller is told that nobody knows,
+/// and nothing is sent a second time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_answer_was_lost_is_sent_once() {
+    const INDEX: u64 = 0x5eed_0123_4567_89ab;
+    let server = Server::start(&[]);
+    let proxy = Proxy::start(server.port());
+    let store = connect(&format!("redis://127.0.0.1:{}", proxy.port)).await;
+    let at = at(1, FIRST);
+    store.open(at, &Contribution::default()).await.unwrap();
+    let n_connections = proxy.n_accepted.load(Ordering::SeqCst);
+
+    proxy.loses_next.store(true, Ordering::SeqCst);
+    let lost = join(&store, at, INDEX).await;
+    assert!(matches!(lost, Err(StoreError::Timeout { .. })), "{lost:?}");
+
+    let reconnected = async {
+        while proxy.n_accepted.load(Ordering::SeqCst) == n_connections {
+            tokio::task::yield_now().await;
+        }
+        // Each connection is used again, so that what waits in it would be sent.
+        for _ in 0..4 * n_connections {
+            assert!(matches!(refresh_when_connected(&store, at).await, InEpoch::Current(_)));
+        }
+    };
+    tokio::time::timeout(WAIT_MAX, reconnected).await.expect("the connection comes back");
+    assert_eq!(proxy.count_sent(account(INDEX).as_bytes()), 1);
+    let already = JoinOutcome::Already(Standing::Waiting(PlaceNumber::new(1)));
+    assert_eq!(join(&store, at, INDEX).await.unwrap(), InEpoch::Current(vec![already]));
+}

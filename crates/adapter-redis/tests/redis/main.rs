@@ -1,0 +1,6 @@
+//! The line's store on a real Redis or Valkey server.
+
+mod contract;
+mod faults;
+mod proxy;
+mod redis_server;

@@ -1,0 +1,71 @@
+//! A connection that can lose an answer.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+/// Stands between a store and its server, and can lose an answer.
+pub(crate) struct Proxy {
+    /// Where it listens.
+    pub(crate) port: u16,
+    /// All that went to the server.
+    sent: Mutex<Vec<u8>>,
+    /// How many connections were made.
+    pub(crate) n_accepted: AtomicUsize,
+    /// Whether the next answer is lost, and its connection with it.
+    pub(crate) loses_next: AtomicBool,
+}
+
+impl Proxy {
+    /// Starts one in front of the server on this port. It ends with the process.
+    pub(crate) fn start(server_port: u16) -> Arc<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let proxy = Arc::new(Self {
+            port,
+            sent: Mutex::default(),
+            n_accepted: AtomicUsize::new(0),
+            loses_next: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&proxy);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                accepting.n_accepted.fetch_add(1, Ordering::SeqCst);
+                let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)) else { break };
+                let (Ok(from_client), Ok(from_server)) = (client.try_clone(), server.try_clone()) else { break };
+                let (to, back) = (Arc::clone(&accepting), Arc::clone(&accepting));
+                thread::spawn(move || to.pass_on(from_client, server));
+                thread::spawn(move || back.pass_back(from_server, client));
+            }
+        });
+        proxy
+    }
+
+    fn pass_on(&self, mut client: TcpStream, mut server: TcpStream) {
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(length @ 1..) = client.read(&mut buffer) {
+            self.sent.lock().expect("nobody panics with it").extend_from_slice(&buffer[..length]);
+            if server.write_all(&buffer[..length]).is_err() {
+                break;
+            }
+        }
+        let _closed_already = server.shutdown(Shutdown::Both);
+    }
+
+    fn pass_back(&self, mut server: TcpStream, mut client: TcpStream) {
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(length @ 1..) = server.read(&mut buffer) {
+            if self.loses_next.swap(false, Ordering::SeqCst) || client.write_all(&buffer[..length]).is_err() {
+                break;
+            }
+        }
+        let _closed_already = client.shutdown(Shutdown::Both);
+    }
+
+    /// How often these bytes went to the server.
+    pub(crate) fn count_sent(&self, bytes: &[u8]) -> usize {
+        self.sent.lock().expect("nobody panics with it").windows(bytes.len()).filter(|window| *window == bytes).count()
+    }
+}

@@ -1,0 +1,129 @@
+//! A Redis or Valkey server to test on.
+
+use std::env;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+/// Where a server of one's own choice is; the suite of the port runs on it. It should be one for tests.
+const URL_VARIABLE: &str = "USHER_TEST_REDIS_URL";
+const BINARIES: [&str; 2] = ["redis-server", "valkey-server"];
+/// How often another port is tried, if somebody took the one that was free.
+const PORTS_MAX: u32 = 5;
+
+/// Runs the server until stdin ends, and stdin ends with the process that holds it, however that ends.
+const UNTIL_STDIN_ENDS: &str = r#"
+dir=$(mktemp -d) program=$1; shift
+"$program" --dir "$dir" "$@" & server=$!
+cat >/dev/null
+kill -9 "$server"
+wait "$server"
+rm -rf "$dir"
+"#;
+
+/// The URL of the server that all tests of this process share.
+pub(crate) fn shared_url() -> &'static str {
+    static SHARED: OnceLock<(String, Option<Server>)> = OnceLock::new();
+    #[expect(clippy::disallowed_methods, reason = "a test has no configuration but its environment")]
+    let given = || env::var(URL_VARIABLE).ok();
+    let (url, _server) = SHARED.get_or_init(|| match given() {
+        Some(url) => (url, None),
+        None => {
+            let server = Server::start(&[]);
+            (server.url(), Some(server))
+        }
+    });
+    url
+}
+
+/// A server of a test's own, without persistence, that ends when this is dropped.
+pub(crate) struct Server {
+    port: u16,
+    guard: Child,
+}
+
+impl Server {
+    /// Starts one on a free port.
+    ///
+    /// # Panics
+    /// If there is none to start.
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let start = |_| {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
+            let port = listener.local_addr().expect("it is bound").port();
+            drop(listener);
+            Self::start_on(port, options)
+        };
+        (0..PORTS_MAX).find_map(start).expect("the server starts on one of the free ports")
+    }
+
+    /// Ends it, as a crash would, and starts another one on the same port.
+    pub(crate) fn restart(self, options: &[&str]) -> Self {
+        let port = self.port;
+        drop(self);
+        Self::start_on(port, options).expect("the port is free again")
+    }
+
+    fn start_on(port: u16, options: &[&str]) -> Option<Self> {
+        let mut guard = Command::new("sh")
+            .args(["-c", UNTIL_STDIN_ENDS, "sh", binary(), "--bind", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"])
+            .args(options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("there is a shell");
+        let log = BufReader::new(guard.stdout.take().expect("it is piped"));
+        // The log ends where the server does: somebody took the port.
+        let is_ready = log.lines().map_while(Result::ok).any(|line| line.contains("eady to accept connections"));
+        let server = Self { port, guard };
+        (is_ready && server.command("PING") == "+PONG").then_some(server)
+    }
+
+    /// Where it is.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Sends a command, and answers with the text that came back.
+    ///
+    /// # Panics
+    /// If the server does not answer.
+    pub(crate) fn command(&self, command: &str) -> String {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("the server is up");
+        stream.write_all(format!("{command}\r\n").as_bytes()).expect("it reads");
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        reader.read_line(&mut head).expect("it answers");
+        let head = head.trim_end().to_owned();
+        let Some(length) = head.strip_prefix('$') else { return head };
+        let mut text = vec![0; length.parse().expect("a length")];
+        reader.read_exact(&mut text).expect("as much as it said");
+        String::from_utf8(text).expect("text")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        self.guard.wait().expect("the shell ends with its stdin");
+    }
+}
+
+fn binary() -> &'static str {
+    let is_there = |name: &&str| {
+        env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(name).is_file()))
+    };
+    BINARIES.into_iter().find(is_there).unwrap_or_else(|| {
+        panic!(
+            "no server to test on: install redis-server or valkey-server; {URL_VARIABLE} serves the port's suite only"
+        )
+    })
+}
