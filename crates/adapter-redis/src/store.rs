@@ -134,13 +134,13 @@ async fn evalsha<R: FromValue>(
     performance: PerformanceId,
     args: Vec<Value>,
 ) -> Result<R, Error> {
-    /// The first key stands behind the script's name and the number of keys.
-    const EVALSHA_KEY: ClusterHash = ClusterHash::Offset(2);
     let keys = keys::of(performance);
+    // All keys are in one slot. Told as anything but the slot itself, fred takes that of the script's name.
+    let slot = ClusterHash::from(keys[0].as_str());
     let head = [Value::String(script.sha1().clone()), whole(keys.len())];
     let args: Vec<Value> = head.into_iter().chain(keys.into_iter().map(Value::from)).chain(args).collect();
     // fred's own method does not work on a pipeline.
-    client.custom(CustomCommand::new_static("EVALSHA", EVALSHA_KEY, false), args).await
+    client.custom(CustomCommand::new_static("EVALSHA", slot, false), args).await
 }
 
 /// Tells a loss from an answer: scripts answer nil for a line of another epoch.

@@ -1,8 +1,10 @@
 //! What only Redis can do to a line: forget scripts, lose data, restart, evict, or lose an answer.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use usher_adapter_redis::{ConnectError, RedisLineStore};
 use usher_kernel::{PerformanceId, StoreError, Timestamp};
 use usher_queue::ports::{
@@ -130,6 +132,27 @@ async fn a_server_that_restarted_has_lost_its_lines_whatever_it_kept() {
     assert_eq!(refresh(&store, at(1, FIRST)).await.unwrap(), InEpoch::Lost);
     assert_eq!(join(&store, at(1, FIRST), 1).await.unwrap(), InEpoch::Lost);
     assert_opens_again(&store, 1).await;
+}
+
+/// The first of an epoch loads the scripts for all: nobody finds some of them and misses others.
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_open_at_once_are_all_open() {
+    let server = Server::start(&[]);
+    let store = Arc::new(connect(&server.url()).await);
+
+    for epoch in (1..=5).map(Epoch::new) {
+        let open = |line| {
+            let store = Arc::clone(&store);
+            async move {
+                store.open(at(line, epoch), &Contribution::default()).await.expect("the store works");
+                refresh(&store, at(line, epoch)).await.expect("the store works")
+            }
+        };
+        let mut opened = (0..64).map(open).collect::<JoinSet<_>>();
+        while let Some(changes) = opened.join_next().await {
+            assert!(matches!(changes.unwrap(), InEpoch::Current(_)));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
