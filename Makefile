@@ -19,8 +19,26 @@ help: ## List the targets
 run: ## Build and serve the demo on 127.0.0.1:8080
 	cargo run --locked --release --package usher-app --bin usher -- serve --demo
 
+# The suite of the line's store runs on USHER_TEST_REDIS_URL, if that is set, and else on a server that the tests start;
+# the tests that restart a server always start their own.
+.PHONY: redis
+redis:
+	@if ! command -v redis-server valkey-server >/dev/null; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "installing redis-server: the tests need it, or valkey-server, and neither is there"; \
+	        apt-get update -qq; \
+	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server >/dev/null; \
+	        service redis-server stop >/dev/null 2>&1 || true; \
+	    else \
+	        echo "the tests need redis-server or valkey-server on PATH: install one of them (Debian: redis-server)" >&2; \
+	        exit 1; \
+	    fi; \
+	fi
+	@server=$$(command -v redis-server valkey-server | head -n 1); \
+	    echo "redis: $${USHER_TEST_REDIS_URL:+the server at USHER_TEST_REDIS_URL, and }$$("$$server" --version | cut -d ' ' -f 1-3)"
+
 .PHONY: test
-test: ## Run all tests: models, port contracts, HTTP, doc tests
+test: redis ## Run all tests: models, port contracts, HTTP, doc tests
 	@echo "backends: $$(grep -rhoE '_contract!\([A-Za-z]+\)' crates/*/tests | sed -E 's/.*\((.*)\)/\1/' | sort -u | paste -sd ' ')"
 	cargo test --locked --workspace --doc --quiet
 	@if cargo nextest --version >/dev/null 2>&1; then \
