@@ -145,12 +145,12 @@ async fn lines_that_open_at_once_are_all_open() {
             let store = Arc::clone(&store);
             async move {
                 store.open(at(line, epoch), &Contribution::default()).await.expect("the store works");
-                refresh(&store, at(line, epoch)).await.expect("the store works")
+                join(&store, at(line, epoch), 1).await.expect("the store works")
             }
         };
         let mut opened = (0..64).map(open).collect::<JoinSet<_>>();
-        while let Some(changes) = opened.join_next().await {
-            assert!(matches!(changes.unwrap(), InEpoch::Current(_)));
+        while let Some(joined) = opened.join_next().await {
+            assert!(matches!(joined.unwrap(), InEpoch::Current(_)));
         }
     }
 }
