@@ -38,7 +38,8 @@ local line, stored = {}, {}
 -- The presence buckets, oldest first: {slot, began_at, last_at}. The last is the one that is written to.
 local buckets = {}
 
--- Which run of which server this is: another one after each restart and on each replica, whatever it kept of the data.
+-- Which run of which server this is: another one after each restart and on each replica, whatever it kept of the data
+-- (docs/adr/0009).
 local function life()
   return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 end

@@ -9,8 +9,9 @@ use std::sync::OnceLock;
 /// Where a server of one's own choice is; the suite of the port runs on it. It should be one for tests.
 const URL_VARIABLE: &str = "USHER_TEST_REDIS_URL";
 const BINARIES: [&str; 2] = ["redis-server", "valkey-server"];
-/// How often another port is tried, if somebody took the one that was free.
-const PORTS_MAX: u32 = 5;
+/// How often another port is tried, if somebody took the one that was free, or the one for the cluster, 10,000 above it,
+/// is none.
+const PORTS_MAX: u32 = 20;
 
 /// Runs the server until stdin ends, and stdin ends with the process that holds it, however that ends.
 const UNTIL_STDIN_ENDS: &str = r#"
