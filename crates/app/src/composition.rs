@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use tokio::runtime::Handle;
 use usher_account::ports::{AccountRepository, HashingError};
 use usher_adapter_memory::MemoryLineStore;
+use usher_adapter_redis::RedisLineStore;
 use usher_adapter_sql::{
     Database, SqlAccountRepository, SqlCatalogueRepository, SqlLineLedger, SqlPolicyRepository,
     SqlReservationRepository, SqlSimulatedGateway,
@@ -22,7 +23,7 @@ use usher_reservation::ports::ReservationRepository;
 
 use crate::background::Background;
 use crate::bridge::{CatalogueCalendar, CatalogueDesk, LineGate};
-use crate::config::{self, ConfigError, Secret, Settings};
+use crate::config::{self, ConfigError, LineBackend, Secret, Settings};
 use crate::demo::{self, Demo, DemoError};
 use crate::group_commit::GroupCommit;
 use crate::http::system::Readiness;
@@ -47,6 +48,9 @@ pub enum StartError {
     /// The database cannot be opened.
     #[error("the database cannot be opened")]
     Database(#[from] StoreError),
+    /// The line's Redis cannot be used.
+    #[error("the line's store cannot be used")]
+    Redis(#[from] usher_adapter_redis::ConnectError),
     /// The schema is not as this binary needs it.
     #[error(transparent)]
     Schema(#[from] SchemaError),
@@ -108,7 +112,10 @@ impl Application {
         let ledger: Arc<dyn LineLedger> = Arc::new(SqlLineLedger::new(database.clone()));
         let policies: Arc<dyn PolicyRepository> = Arc::new(SqlPolicyRepository::new(database.clone()));
         let reservations: Arc<dyn ReservationRepository> = Arc::new(SqlReservationRepository::new(database.clone()));
-        let store: Arc<dyn LineStore> = Arc::new(MemoryLineStore::new());
+        let store: Arc<dyn LineStore> = match settings.line.backend {
+            LineBackend::Memory => Arc::new(MemoryLineStore::new()),
+            LineBackend::Redis => Arc::new(RedisLineStore::connect(settings.line.redis_url.text()).await?),
+        };
         let payments = Arc::new(SqlSimulatedGateway::new(database.clone()));
 
         let accounts: Arc<dyn AccountRepository> = Arc::new(Observed::new(accounts, Arc::clone(&metrics)));
@@ -167,13 +174,13 @@ impl Application {
         let services = web::Data::new(Services {
             accounts,
             catalogue: usher_concert::Service::new(catalogue, Arc::clone(&clock), Arc::clone(&ids)),
-            line,
+            line: line.clone(),
             reservations,
             identity: Arc::new(Identity::new(secret.expose(), previous, settings.token_ttl())),
             clock,
             ids,
             metrics,
-            readiness: Arc::new(Stores { database }),
+            readiness: Arc::new(Stores { database, line }),
             detached: Detached::new(background.tasks().clone(), Handle::current()),
             edge: Edge::new(&settings.http),
             sale_defaults: settings.sale_defaults(),
@@ -295,11 +302,12 @@ fn listen_for_metrics(services: web::Data<Services>, settings: &Settings) -> Res
 
 struct Stores {
     database: Database,
+    line: usher_queue::Service,
 }
 
 #[async_trait]
 impl Readiness for Stores {
     async fn check(&self) -> Vec<(&'static str, Result<(), StoreError>)> {
-        vec![("store", self.database.ping().await)]
+        vec![("store", self.database.ping().await), ("line", self.line.ping().await)]
     }
 }

@@ -45,10 +45,22 @@ impl From<config::ConfigError> for ConfigError {
 pub struct Secret(String);
 
 impl Secret {
+    /// Takes a secret.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
     /// The secret's bytes.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         self.0.as_bytes()
+    }
+
+    /// The secret as text, for a driver that wants a URL.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
     }
 
     const fn is_empty(&self) -> bool {
@@ -132,14 +144,24 @@ pub struct Data {
     pub dir: PathBuf,
 }
 
+/// Where lines are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LineBackend {
+    /// In this process, for one server.
+    Memory,
+    /// On Redis or Valkey, for any number of servers.
+    Redis,
+}
+
 /// The lines.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Line {
     /// Where they are kept.
-    pub backend: String,
-    /// The Redis server.
-    pub redis_url: String,
+    pub backend: LineBackend,
+    /// The Redis server; its URL may hold a password.
+    pub redis_url: Secret,
     /// How often people are admitted, in ms.
     pub tick_ms: u64,
     /// Who was not seen for this long is away.
@@ -290,12 +312,11 @@ impl Settings {
         require(self.http.max_connections > 0, "http.max_connections", "must be at least 1")?;
         require(self.http.head_timeout_ms > 0, "http.head_timeout_ms", "must be at least 1")?;
         require(self.http.body_timeout_ms > 0, "http.body_timeout_ms", "must be at least 1")?;
-        match self.line.backend.as_str() {
-            "memory" => {}
-            "redis" => return Err(ConfigError::invalid("line.backend", "this version keeps lines in `memory` only")),
-            other => return Err(ConfigError::invalid("line.backend", format!("{other:?} is not `memory`"))),
+        let has_redis_url = !self.line.redis_url.is_empty();
+        match self.line.backend {
+            LineBackend::Memory => require(!has_redis_url, "line.redis_url", "is set, but line.backend is `memory`")?,
+            LineBackend::Redis => require(has_redis_url, "line.redis_url", "must be set: line.backend is `redis`")?,
         }
-        require(self.line.redis_url.is_empty(), "line.redis_url", "is set, but line.backend is `memory`")?;
         require((10..=10_000).contains(&self.line.tick_ms), "line.tick_ms", "must be 10 to 10000")?;
         if let Err(violations) = self.admission_policy().validate()
             && let Some(first) = violations.first()
@@ -328,7 +349,7 @@ impl Settings {
     /// Whether nothing is shared with another server.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
-        self.line.backend == "memory" && self.store.url.0.starts_with("sqlite:")
+        self.line.backend == LineBackend::Memory && self.store.url.0.starts_with("sqlite:")
     }
 
     /// How lines admit where no operator said otherwise.
@@ -493,7 +514,7 @@ mod tests {
             ("USHER__HTTP__MAX_IN_FLIGHT", "0", "http.max_in_flight"),
             ("USHER__HTTP__TRUSTED_PROXIES", "10.0.0.0/8, nowhere", "http.trusted_proxies"),
             ("USHER__METRICS__BIND", "nowhere", "metrics.bind"),
-            ("USHER__LINE__BACKEND", "redis", "line.backend"),
+            ("USHER__LINE__BACKEND", "redis", "line.redis_url"),
             ("USHER__LINE__BACKEND", "paper", "line.backend"),
             ("USHER__LINE__REDIS_URL", "redis://x", "line.redis_url"),
             ("USHER__LINE__PRESENCE_WINDOW_S", "5", "line.presence_window_s"),

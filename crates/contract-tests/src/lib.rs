@@ -8,4 +8,5 @@ pub mod line_ledger;
 pub mod line_store;
 pub mod policy_repository;
 pub mod race;
+pub mod redis_server;
 pub mod reservation_repository;

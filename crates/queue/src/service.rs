@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::lock::Mutex;
-use usher_kernel::{AccountId, Clock, PerformanceId, Timestamp};
+use usher_kernel::{AccountId, Clock, PerformanceId, StoreError, Timestamp};
 
 use self::line::{Line, LiveSale};
 use crate::pace::{self, Eta};
@@ -323,6 +323,16 @@ impl Service {
             line.set_policy(policy);
         }
         Ok(policy)
+    }
+
+    /// Whether the line's store answers. With no line there is nothing to ask it, and nothing that it is needed for.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let asked = self.0.lines.load().values().next().map(|line| (line.performance, line.view().cursor()));
+        let now = self.0.ports.clock.now();
+        self.0.ports.store.refresh(self.epoch(), now, asked.as_slice()).await.map(|_| ())
     }
 
     /// What a line looks like now.

@@ -7,7 +7,7 @@ use usher_contract_tests::line_store::Fixture;
 use usher_contract_tests::line_store_contract;
 use usher_queue::ports::LineStore;
 
-use crate::redis_server;
+use usher_contract_tests::redis_server;
 
 struct Redis;
 

@@ -3,4 +3,3 @@
 mod contract;
 mod faults;
 mod proxy;
-mod redis_server;

@@ -21,6 +21,8 @@ mod payments;
 #[cfg(test)]
 mod problems;
 #[cfg(test)]
+mod redis;
+#[cfg(test)]
 mod reservations;
 #[cfg(test)]
 mod restart;

@@ -24,7 +24,7 @@ rm -rf "$dir"
 "#;
 
 /// The URL of the server that all tests of this process share.
-pub(crate) fn shared_url() -> &'static str {
+pub fn shared_url() -> &'static str {
     static SHARED: OnceLock<(String, Option<Server>)> = OnceLock::new();
     #[expect(clippy::disallowed_methods, reason = "a test has no configuration but its environment")]
     let given = || env::var(URL_VARIABLE).ok();
@@ -39,7 +39,7 @@ pub(crate) fn shared_url() -> &'static str {
 }
 
 /// A server of a test's own, without persistence, that ends when this is dropped.
-pub(crate) struct Server {
+pub struct Server {
     port: u16,
     guard: Child,
 }
@@ -49,7 +49,7 @@ impl Server {
     ///
     /// # Panics
     /// If there is none to start.
-    pub(crate) fn start(options: &[&str]) -> Self {
+    pub fn start(options: &[&str]) -> Self {
         let start = |_| {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
             let port = listener.local_addr().expect("it is bound").port();
@@ -60,7 +60,7 @@ impl Server {
     }
 
     /// Ends it, as a crash would, and starts another one on the same port.
-    pub(crate) fn restart(self, options: &[&str]) -> Self {
+    pub fn restart(self, options: &[&str]) -> Self {
         let port = self.port;
         drop(self);
         Self::start_on(port, options).expect("the port is free again")
@@ -84,12 +84,12 @@ impl Server {
     }
 
     /// Where it is.
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// Its port.
-    pub(crate) const fn port(&self) -> u16 {
+    pub const fn port(&self) -> u16 {
         self.port
     }
 
@@ -97,7 +97,7 @@ impl Server {
     ///
     /// # Panics
     /// If the server does not answer.
-    pub(crate) fn command(&self, command: &str) -> String {
+    pub fn command(&self, command: &str) -> String {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("the server is up");
         stream.write_all(format!("{command}\r\n").as_bytes()).expect("it reads");
         let mut reader = BufReader::new(stream);
