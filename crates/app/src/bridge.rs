@@ -111,7 +111,7 @@ impl AdmissionGate for LineGate {
             PassCheck::Live(number) => GateOutcome::Admitted(PassNumber(number.get())),
             PassCheck::Invalid => GateOutcome::Invalid,
             PassCheck::Mismatch => GateOutcome::Mismatch,
-            PassCheck::Expired(number) => GateOutcome::Expired(PassNumber(number.get())),
+            PassCheck::Expired => GateOutcome::Expired,
         }
     }
 

@@ -197,7 +197,7 @@ pub struct Contribution {
     pub reserved: u32,
     /// When the last saved pass runs out.
     pub reserved_until: Option<Timestamp>,
-    /// Nobody is admitted before this time. Of several contributions in one epoch, the first decides.
+    /// Nobody is admitted before this time. Of several contributions in one epoch, the latest time holds.
     pub holds_until: Option<Timestamp>,
 }
 

@@ -138,7 +138,7 @@ pub enum PassCheck {
     /// Another account's, or another performance's.
     Mismatch,
     /// Ran out.
-    Expired(PlaceNumber),
+    Expired,
 }
 
 /// The line's use cases.
@@ -280,7 +280,7 @@ impl Service {
                 PassCheck::Mismatch
             }
             Some(Pass { grant, .. }) if grant.is_live(now) => PassCheck::Live(grant.number),
-            Some(Pass { grant, .. }) => PassCheck::Expired(grant.number),
+            Some(Pass { .. }) => PassCheck::Expired,
         }
     }
 
@@ -303,7 +303,7 @@ impl Service {
     /// [`Error::NotFound`], or a store's.
     pub async fn policy(&self, performance: PerformanceId) -> Result<AdmissionPolicy, Error> {
         self.sale(performance).await?;
-        Ok(self.0.ports.policies.find(performance, &self.0.settings.default_policy).await?)
+        self.stored_policy(performance).await
     }
 
     /// Changes the admission policy of a line: here at once, on other servers within a second.
@@ -371,11 +371,10 @@ impl Service {
     /// A store's.
     #[tracing::instrument(skip_all, name = "line.refresh_calendar", level = "debug")]
     pub async fn refresh_calendar(&self) -> Result<(), Error> {
-        let Ports { calendar, policies, clock, .. } = &self.0.ports;
+        let Ports { calendar, clock, .. } = &self.0.ports;
         let mut live = HashMap::new();
         for (performance, sale) in calendar.live(clock.now(), self.0.settings.lobby).await? {
-            let policy = policies.find(performance, &self.0.settings.default_policy).await?;
-            live.insert(performance, LiveSale { sale, policy });
+            live.insert(performance, LiveSale { sale, policy: self.stored_policy(performance).await? });
         }
         self.0.lines.rcu(|lines| {
             live.iter()
@@ -410,8 +409,8 @@ impl Service {
                 self.save(line).await
             };
             if let Err(error) = step.await {
-                // One line's trouble is not the others'.
-                tracing::warn!(performance = %line.performance, error = %error, "the line could not take a step");
+                // One line's trouble is not the others'. Whoever calls every tick says when it begins and when it ends.
+                tracing::debug!(performance = %line.performance, error = %error, "the line could not take a step");
                 first_error.get_or_insert(error);
             }
         }
@@ -425,7 +424,7 @@ impl Service {
     #[tracing::instrument(skip_all, name = "line.merge_presence", level = "debug")]
     pub async fn merge_presence(&self) -> Result<(), Error> {
         let lines: Vec<_> = self.0.lines.load().values().cloned().collect();
-        for line in lines.iter().filter(|line| line.epoch() == self.epoch()) {
+        for line in lines.iter().filter(|line| self.is_open(line)) {
             let window = line.live_sale().policy.presence_window;
             let seen = line.take_seen();
             let at = self.at(line, self.0.ports.clock.now());
@@ -460,6 +459,10 @@ impl Service {
         calendar.find(performance, clock.now()).await?.ok_or(Error::NotFound)
     }
 
+    async fn stored_policy(&self, performance: PerformanceId) -> Result<AdmissionPolicy, Error> {
+        Ok(self.0.ports.policies.find(performance, &self.0.settings.default_policy).await?)
+    }
+
     fn require_joinable(&self, live: &LiveSale, now: Timestamp) -> Result<(), Error> {
         let joinable_from = live.sale.opens_at.minus(self.0.settings.lobby);
         if live.state(now) == SaleState::Closed {
@@ -478,8 +481,7 @@ impl Service {
             Some(line) => line,
             None => {
                 let sale = self.sale(performance).await?;
-                let policy = self.0.ports.policies.find(performance, &self.0.settings.default_policy).await?;
-                let live = LiveSale { sale, policy };
+                let live = LiveSale { sale, policy: self.stored_policy(performance).await? };
                 self.require_joinable(&live, self.0.ports.clock.now())?;
                 self.0.lines.rcu(|lines| {
                     let mut lines = HashMap::clone(lines);
@@ -636,13 +638,13 @@ impl Service {
 
     /// Makes sure that the store holds the line in the epoch that this server believes in.
     async fn ensure_open(&self, line: &Line) -> Result<(), Error> {
-        if line.epoch() == self.epoch() && line.epoch() != Epoch::ZERO {
+        if self.is_open(line) {
             return Ok(());
         }
         let _one_at_a_time = self.0.opening.lock().await;
         // A loss, or another server's newer epoch, sends us round again; each round is a newer epoch.
         for _ in 0..4 {
-            if line.epoch() == self.epoch() && line.epoch() != Epoch::ZERO {
+            if self.is_open(line) {
                 return Ok(());
             }
             if self.epoch() == Epoch::ZERO {
@@ -651,6 +653,11 @@ impl Service {
             self.open_in_epoch(line, self.epoch()).await?;
         }
         Err(Error::LineUnavailable)
+    }
+
+    /// Whether the line was opened in the epoch that this server believes in.
+    fn is_open(&self, line: &Line) -> bool {
+        line.epoch() == self.epoch() && line.epoch() != Epoch::ZERO
     }
 
     async fn adopt(&self, found: Epoch) -> Result<(), Error> {

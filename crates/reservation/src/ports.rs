@@ -442,8 +442,8 @@ pub enum GateOutcome {
     Invalid,
     /// It is another account's, or another performance's.
     Mismatch,
-    /// It was good, but ran out. Its number tells a repeated request from a new one.
-    Expired(PassNumber),
+    /// It was good, but ran out.
+    Expired,
 }
 
 /// Says who is admitted. Bridged to the line. Asks no store: whether a pass ended is for the repository to judge, in the

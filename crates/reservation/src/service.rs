@@ -101,7 +101,7 @@ impl Service {
                 GateOutcome::Admitted(pass) => Ok(pass),
                 GateOutcome::Invalid => Err(Error::PassInvalid),
                 GateOutcome::Mismatch => Err(Error::PassMismatch),
-                GateOutcome::Expired(_) => Err(Error::PassExpired),
+                GateOutcome::Expired => Err(Error::PassExpired),
             },
         };
         let may_hold = admitted.and_then(|pass| require_open(terms).map(|()| pass));
