@@ -58,7 +58,7 @@ pub async fn set_up(
             venue: "Usher Hall".into(),
             running_time_min: 120,
         };
-        require_added(&catalogue.add_concert(&concert, &claim("demo concert"), now).await?)?;
+        require_added(&catalogue.add_concert(&concert, &claim("demo-concert"), now).await?)?;
     }
     let performances = catalogue.performances(CONCERT, Page { after: None, limit: 200 }).await?;
     let is_open = |performance: &&Performance| performance.sale.opens_at <= now && now < performance.sale.closes_at;
@@ -83,7 +83,7 @@ async fn add_performance(
         hold_ttl: Duration::from_secs(300),
         map_version: 0,
     };
-    require_added(&catalogue.add_performance(&performance, &claim(&format!("demo performance {id}")), now).await?)?;
+    require_added(&catalogue.add_performance(&performance, &claim(&format!("demo-performance-{id}")), now).await?)?;
     // Seats are locked from the opening on, so the demo lays them out just before it.
     let before_opening = now.minus(Duration::from_millis(1));
     match catalogue.replace_seats(id, &seats()?, before_opening).await? {
@@ -120,9 +120,7 @@ async fn add_operator(
 
 /// The demo's own account, which nobody can log in to.
 fn claim(key: &str) -> Claim {
-    // Keys are visible ASCII without blanks.
-    let key = key.replace(' ', "-").parse();
-    let key = key.unwrap_or_else(|_| unreachable!("the demo's keys are visible ASCII"));
+    let key = key.parse().unwrap_or_else(|_| unreachable!("the demo's keys are visible ASCII"));
     Claim { account: AccountId::from_bytes([0; 16]), key, fingerprint: Fingerprint([0; 32]) }
 }
 

@@ -69,12 +69,6 @@ impl Edge {
         }
     }
 
-    /// How many requests are being answered.
-    #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
     pub(super) const fn body_timeout(&self) -> Duration {
         self.body_timeout
     }

@@ -127,13 +127,18 @@ impl From<PlaceStatus> for PlaceView {
 }
 
 /// A place as it is answered: a pass comes as a cookie too, for what stands behind the gate.
-struct PlaceAnswer {
+struct PlaceAnswer<const MAY_BE_NEW: bool> {
     place: PlaceView,
     status: StatusCode,
     now: Timestamp,
 }
 
-impl Responder for PlaceAnswer {
+/// A place, new or had before.
+type JoinAnswer = PlaceAnswer<true>;
+/// A place that was there.
+type PollAnswer = PlaceAnswer<false>;
+
+impl<const MAY_BE_NEW: bool> Responder for PlaceAnswer<MAY_BE_NEW> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
@@ -153,7 +158,7 @@ impl Responder for PlaceAnswer {
     }
 }
 
-impl Apiv2Schema for PlaceAnswer {
+impl<const MAY_BE_NEW: bool> Apiv2Schema for PlaceAnswer<MAY_BE_NEW> {
     fn name() -> Option<String> {
         PlaceView::name()
     }
@@ -167,41 +172,12 @@ impl Apiv2Schema for PlaceAnswer {
     }
 }
 
-impl OperationModifier for PlaceAnswer {
+impl<const MAY_BE_NEW: bool> OperationModifier for PlaceAnswer<MAY_BE_NEW> {
     fn update_response(operation: &mut DefaultOperationRaw) {
         Json::<PlaceView>::update_response(operation);
-    }
-}
-
-/// A place, new or had before.
-struct JoinAnswer(PlaceAnswer);
-
-impl Responder for JoinAnswer {
-    type Body = BoxBody;
-
-    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
-        self.0.respond_to(request)
-    }
-}
-
-impl Apiv2Schema for JoinAnswer {
-    fn name() -> Option<String> {
-        PlaceView::name()
-    }
-
-    fn description() -> &'static str {
-        PlaceView::description()
-    }
-
-    fn raw_schema() -> DefaultSchemaRaw {
-        PlaceView::raw_schema()
-    }
-}
-
-impl OperationModifier for JoinAnswer {
-    fn update_response(operation: &mut DefaultOperationRaw) {
-        Json::<PlaceView>::update_response(operation);
-        CreatedJson::<PlaceView>::update_response(operation);
+        if MAY_BE_NEW {
+            CreatedJson::<PlaceView>::update_response(operation);
+        }
     }
 }
 
@@ -216,7 +192,7 @@ async fn join(
     let joining = services.detached.run(async move { Ok(line.join(performance, bearer.account).await?) });
     let joined = joining.await?;
     let status = if joined.is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(JoinAnswer(PlaceAnswer { place: joined.status.into(), status, now: services.clock.now() }))
+    Ok(PlaceAnswer { place: joined.status.into(), status, now: services.clock.now() })
 }
 
 /// Shows where a place stands.
@@ -225,7 +201,7 @@ async fn poll(
     services: Data<Services>,
     PathId(performance): PathId<PerformanceId>,
     PlaceHeader(place): PlaceHeader,
-) -> Result<PlaceAnswer, Problem> {
+) -> Result<PollAnswer, Problem> {
     let now = services.clock.now();
     services.edge.polls.check(&place, now)?;
     let status = services.line.poll(performance, &place).await?;
