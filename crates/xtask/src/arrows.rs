@@ -6,7 +6,7 @@ use std::fs;
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 use toml::{Table, Value};
 
-use Layer::{Adapter, App, ContractTests, Domain, Kernel, Migrations, Xtask};
+use Layer::{Adapter, App, ContractTests, Domain, Kernel, LoadTest, Migrations, Xtask};
 
 /// What a crate is, and so what it may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,7 @@ enum Layer {
     Migrations,
     ContractTests,
     App,
+    LoadTest,
     Xtask,
 }
 
@@ -30,6 +31,7 @@ const CRATES: &[(&str, Layer)] = &[
     ("usher-concert", Domain),
     ("usher-contract-tests", ContractTests),
     ("usher-kernel", Kernel),
+    ("usher-loadtest", LoadTest),
     ("usher-migrations", Migrations),
     ("usher-queue", Domain),
     ("usher-reservation", Domain),
@@ -47,6 +49,11 @@ const ARROWS: &[(Layer, Layer)] = &[
     (ContractTests, Domain),
     (ContractTests, Kernel),
     (Domain, Kernel),
+    (LoadTest, Adapter),
+    (LoadTest, App),
+    (LoadTest, ContractTests),
+    (LoadTest, Domain),
+    (LoadTest, Kernel),
 ];
 
 /// Who may use whom in tests, besides.
