@@ -96,10 +96,11 @@ const OPENAPI_PATH: &str = "/api/openapi.json";
 
 /// The operations of the API.
 fn api(config: &mut ServiceConfig<'_>) {
+    // Routes are tried in this order, and most requests are polls.
     let version_1 = scope("/api/v1")
+        .configure(line::routes)
         .configure(accounts::routes)
         .configure(catalogue::routes)
-        .configure(line::routes)
         .configure(reservations::routes)
         .configure(operator::routes);
     config.service(version_1);
