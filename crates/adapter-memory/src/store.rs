@@ -80,6 +80,10 @@ impl LineStore for MemoryLineStore {
         Ok(())
     }
 
+    async fn contribute(&self, at: At, contribution: &Contribution) -> Result<InEpoch<()>, StoreError> {
+        self.in_line("line.contribute", at, |line| line.contribute(at.now, contribution))
+    }
+
     async fn join(
         &self,
         at: At,

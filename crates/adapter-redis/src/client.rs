@@ -5,7 +5,7 @@ use std::time::Duration;
 use fred::clients::Pool;
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::ClientLike as _;
-use fred::types::config::{Config, ReconnectPolicy, UnresponsiveConfig};
+use fred::types::config::{Config, ReconnectError, ReconnectPolicy, UnresponsiveConfig};
 use fred::types::{Builder, InfoKind, RespVersion};
 use usher_kernel::StoreError;
 
@@ -27,6 +27,10 @@ const COMMANDS_BUFFERED_MAX: usize = 4_096;
 const RECONNECT_DELAY_MAX_MS: u32 = 2_000;
 const RECONNECT_DELAY_MIN_MS: u32 = 100;
 const RECONNECT_JITTER_MS: u32 = 100;
+/// What a server says that is not the one to write to any more, or not yet: the connection stands, and would stay where
+/// it is. Behind Sentinel, in a cluster or behind a name, connecting again finds the right one.
+const RECONNECT_ERRORS: [ReconnectError; 4] =
+    [ReconnectError::ReadOnly, ReconnectError::Loading, ReconnectError::MasterDown, ReconnectError::ClusterDown];
 /// The only one under which Redis refuses to write rather than throw a line away.
 const POLICY_WITHOUT_EVICTION: &str = "noeviction";
 
@@ -67,6 +71,7 @@ pub(crate) async fn connect(url: &str) -> Result<Pool, ConnectError> {
             connection.tcp.nodelay = Some(true);
             // A password that is changed while servers run is a loss of the connection, not the end of the client.
             connection.reconnect_on_auth_error = true;
+            connection.reconnect_errors = RECONNECT_ERRORS.to_vec();
         })
         // 0 attempts: never give up.
         .set_policy(reconnect_policy())

@@ -18,12 +18,13 @@ pub(crate) enum Verb {
     MarkPresent,
     Admit,
     Refresh,
+    Contribute,
     /// The last: whoever finds it loaded may rely on the others.
     Open,
 }
 
 /// The text of each verb, in their order.
-const TEXTS: [&str; 9] = [
+const TEXTS: [&str; 10] = [
     include_str!("lua/join.lua"),
     include_str!("lua/resolve.lua"),
     include_str!("lua/re_enter.lua"),
@@ -32,6 +33,7 @@ const TEXTS: [&str; 9] = [
     include_str!("lua/mark_present.lua"),
     include_str!("lua/admit.lua"),
     include_str!("lua/refresh.lua"),
+    include_str!("lua/contribute.lua"),
     include_str!("lua/open.lua"),
 ];
 
@@ -48,6 +50,7 @@ impl Verb {
             Self::MarkPresent => "line.mark_present",
             Self::Admit => "line.admit",
             Self::Refresh => "line.refresh",
+            Self::Contribute => "line.contribute",
         }
     }
 }
@@ -98,6 +101,7 @@ mod tests {
             Verb::MarkPresent,
             Verb::Admit,
             Verb::Refresh,
+            Verb::Contribute,
         ];
         assert_eq!(verbs.len(), scripts.all().len());
         for verb in verbs {

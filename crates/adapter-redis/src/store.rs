@@ -205,6 +205,37 @@ fn push_segments(args: &mut Vec<Value>, segments: &[Segment]) {
     args.extend(segments.iter().flat_map(|segment| [whole(segment.offset), Value::from(segment.bytes.as_slice())]));
 }
 
+/// What a server knows from before the epoch, as the scripts are told it: in as many calls as it takes.
+fn contribution_args(verb: Verb, now: Timestamp, contribution: &Contribution) -> Result<Vec<Vec<Value>>, StoreError> {
+    let numbers = [contribution.start.get(), contribution.serving.get(), contribution.gone.max().unwrap_or(0)];
+    if numbers.iter().any(|number| *number > bits::NUMBER_MAX) {
+        return Err(wrong_shape(verb.operation(), "numbers below 2^32", None));
+    }
+    let head = [
+        time(now),
+        span(pace::PRESENCE_WINDOW_MIN),
+        whole(contribution.start.get()),
+        whole(contribution.serving.get()),
+        whole(contribution.reserved),
+        time_or_none(contribution.reserved_until),
+        time_or_none(contribution.holds_until),
+    ];
+    let gone = bits::segments(&contribution.gone);
+    let (mut grants, mut gone) = (Chunks::of(&contribution.active, GRANTS_CHUNK), Chunks::of(&gone, SEGMENTS_CHUNK));
+    let mut calls = Vec::new();
+    loop {
+        let (grants, gone) = match (grants.next(), gone.next()) {
+            (None, None) => return Ok(calls),
+            (grants, gone) => (grants.unwrap_or_default(), gone.unwrap_or_default()),
+        };
+        let mut args = Vec::from(head.clone());
+        args.push(whole(grants.len()));
+        grants.iter().for_each(|grant| push_grant(&mut args, grant.number, &grant.account, Some(grant.expires_at)));
+        push_segments(&mut args, gone);
+        calls.push(args);
+    }
+}
+
 /// The time and the terms, as `read_terms` of the prelude finds them.
 fn terms_args(now: Timestamp, terms: &AdmitTerms) -> [Value; 7] {
     let is_shut = match terms.gate {
@@ -293,33 +324,20 @@ fn read_changes(reply: &mut Reply, epoch: Epoch) -> Result<LineChanges, StoreErr
 #[async_trait]
 impl LineStore for RedisLineStore {
     async fn open(&self, at: At, contribution: &Contribution) -> Result<(), StoreError> {
-        let numbers = [contribution.start.get(), contribution.serving.get(), contribution.gone.max().unwrap_or(0)];
-        if numbers.iter().any(|number| *number > bits::NUMBER_MAX) {
-            return Err(wrong_shape(Verb::Open.operation(), "numbers below 2^32", None));
-        }
-        let head = [
-            time(at.now),
-            span(pace::PRESENCE_WINDOW_MIN),
-            whole(contribution.start.get()),
-            whole(contribution.serving.get()),
-            whole(contribution.reserved),
-            time_or_none(contribution.reserved_until),
-            time_or_none(contribution.holds_until),
-        ];
-        let gone = bits::segments(&contribution.gone);
-        let (mut grants, mut gone) =
-            (Chunks::of(&contribution.active, GRANTS_CHUNK), Chunks::of(&gone, SEGMENTS_CHUNK));
-        loop {
-            let (grants, gone) = match (grants.next(), gone.next()) {
-                (None, None) => return Ok(()),
-                (grants, gone) => (grants.unwrap_or_default(), gone.unwrap_or_default()),
-            };
-            let mut args = Vec::from(head.clone());
-            args.push(whole(grants.len()));
-            grants.iter().for_each(|grant| push_grant(&mut args, grant.number, &grant.account, Some(grant.expires_at)));
-            push_segments(&mut args, gone);
+        for args in contribution_args(Verb::Open, at.now, contribution)? {
             self.run_open(at, args).await?;
         }
+        Ok(())
+    }
+
+    async fn contribute(&self, at: At, contribution: &Contribution) -> Result<InEpoch<()>, StoreError> {
+        for args in contribution_args(Verb::Contribute, at.now, contribution)? {
+            match self.run(Verb::Contribute, at, args).await? {
+                InEpoch::Current(_) => {}
+                InEpoch::Lost => return Ok(InEpoch::Lost),
+            }
+        }
+        Ok(InEpoch::Current(()))
     }
 
     async fn join(

@@ -22,6 +22,7 @@ use usher_queue::{TokenKeys, pace};
 use usher_reservation::ports::ReservationRepository;
 
 use crate::background::Background;
+use crate::batched_line::{BatchedLineLedger, BatchedLineStore};
 use crate::bridge::{CatalogueCalendar, CatalogueDesk, LineGate};
 use crate::config::{self, ConfigError, LineBackend, Secret, Settings};
 use crate::demo::{self, Demo, DemoError};
@@ -123,6 +124,14 @@ impl Application {
         let ledger: Arc<dyn LineLedger> = Arc::new(Observed::new(ledger, Arc::clone(&metrics)));
         let policies: Arc<dyn PolicyRepository> = Arc::new(Observed::new(policies, Arc::clone(&metrics)));
         let store: Arc<dyn LineStore> = Arc::new(Observed::new(store, Arc::clone(&metrics)));
+        // Only what is a round trip away gains by sharing it.
+        let (store, ledger): (Arc<dyn LineStore>, Arc<dyn LineLedger>) = match settings.line.backend {
+            LineBackend::Memory => (store, ledger),
+            LineBackend::Redis => (
+                Arc::new(BatchedLineStore::new(store, &background)),
+                Arc::new(BatchedLineLedger::new(ledger, &background)),
+            ),
+        };
         // Observed inside, so that a batch is timed as the one transaction that it is.
         let reservations: Arc<dyn ReservationRepository> = Arc::new(Observed::new(reservations, Arc::clone(&metrics)));
         let reservations: Arc<dyn ReservationRepository> = if settings.store.group_commit {
@@ -168,7 +177,11 @@ impl Application {
             false => None,
         };
         line.refresh_calendar().await?;
-        line.tick().await?;
+        match line.tick().await {
+            // Another server may be about to open a line; the next ticks will see.
+            Ok(()) | Err(usher_queue::Error::LineUnavailable) => {}
+            Err(error) => return Err(error.into()),
+        }
         start_background(&background, &line, &reservations, &metrics, tick);
 
         let services = web::Data::new(Services {

@@ -19,6 +19,9 @@ use usher_concert::{NewPerformance, SaleDefaults};
 use usher_queue::{AdmissionPolicy, LineState};
 
 const DEFAULTS: &str = include_str!("default.toml");
+/// How long a server may take to put a line into a shared store once the ledger told it to: one command, which is given
+/// up after two seconds, but takes milliseconds. Who is slower than this costs the line a gap in its numbers.
+const OPENING_GRACE: Duration = Duration::from_secs(1);
 const SECRET_LEN_MIN: usize = 32;
 const SECRET_FILE: &str = "usher.secret";
 
@@ -386,6 +389,10 @@ impl Settings {
             default_policy: self.admission_policy(),
             lobby: Duration::from_secs(self.line.lobby_s),
             tick: Duration::from_millis(self.line.tick_ms),
+            opening_grace: match self.line.backend {
+                LineBackend::Memory => Duration::ZERO,
+                LineBackend::Redis => OPENING_GRACE,
+            },
         }
     }
 

@@ -5,8 +5,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 use usher_kernel::{AccountId, AttemptId, Claim, PerformanceId, ReservationId, StoreError, Timestamp};
 use usher_reservation::audit::History;
 use usher_reservation::model::Availability;
@@ -17,80 +15,39 @@ use usher_reservation::ports::{
 use usher_reservation::{Reservation, Seat, SeatCounts};
 
 use crate::background::Background;
+use crate::batcher::{self, Batcher, Bounds};
 
-/// The most holds in one transaction: more make it longer than the lock timeout of those who wait for its seats.
-const BATCH_MAX: usize = 256;
-/// The most holds that wait for a transaction; more are told to come back.
-const WAITING_MAX: usize = 4_096;
-
-type Answer = oneshot::Sender<Result<HoldOutcome, StoreError>>;
+/// More holds in one transaction make it longer than the lock timeout of those who wait for its seats.
+const BOUNDS: Bounds = Bounds { batch_max: 256, waiting_max: 4_096 };
 
 /// A reservation repository whose holds travel together.
 pub struct GroupCommit {
     inner: Arc<dyn ReservationRepository>,
-    waiting: mpsc::Sender<(HoldCommand, Answer)>,
+    holds: Batcher<HoldCommand, HoldOutcome>,
 }
 
 impl GroupCommit {
     /// Wraps a repository. The task that feeds it ends with the background tasks, between two batches.
     #[must_use]
     pub fn new(inner: Arc<dyn ReservationRepository>, background: &Background) -> Self {
-        let (waiting, queue) = mpsc::channel(WAITING_MAX);
-        background.run(|stopping| commit_batches(Arc::clone(&inner), queue, stopping));
-        Self { inner, waiting }
+        let repository = Arc::clone(&inner);
+        let holds = Batcher::new("reservation.hold", BOUNDS, background, move |commands: Vec<HoldCommand>| {
+            let repository = Arc::clone(&repository);
+            async move {
+                match repository.hold(&commands).await {
+                    Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+                    Err(error) => batcher::share(&error, commands.len()),
+                }
+            }
+        });
+        Self { inner, holds }
     }
-
-    async fn hold_one(&self, command: &HoldCommand) -> Result<HoldOutcome, StoreError> {
-        let (answer, outcome) = oneshot::channel();
-        self.waiting.try_send((command.clone(), answer)).map_err(|error| unavailable(error.to_string()))?;
-        outcome.await.map_err(|error| unavailable(error.to_string()))?
-    }
-}
-
-async fn commit_batches(
-    inner: Arc<dyn ReservationRepository>,
-    mut queue: mpsc::Receiver<(HoldCommand, Answer)>,
-    stopping: CancellationToken,
-) {
-    let mut batch = Vec::with_capacity(BATCH_MAX);
-    while let Some(1..) = stopping.run_until_cancelled(queue.recv_many(&mut batch, BATCH_MAX)).await {
-        let (commands, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-        let outcomes = match inner.hold(&commands).await {
-            Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
-            Err(error) => share(&error, answers.len()),
-        };
-        for (answer, outcome) in answers.into_iter().zip::<Vec<_>>(outcomes) {
-            // Whoever asked may be gone; the outcome stands, and a repeated request finds it.
-            drop(answer.send(outcome));
-        }
-    }
-}
-
-/// One failure for everybody who shared the transaction.
-fn share(error: &StoreError, count: usize) -> Vec<Result<HoldOutcome, StoreError>> {
-    let text = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ");
-    let copy = || {
-        let (operation, source) = (error.operation(), text.clone().into());
-        match error {
-            StoreError::Unavailable { .. } => StoreError::Unavailable { operation, source },
-            StoreError::Timeout { .. } => StoreError::Timeout { operation, source },
-            StoreError::Corrupt { .. } => StoreError::Corrupt { operation, source },
-        }
-    };
-    std::iter::repeat_with(copy).take(count).map(Err).collect()
-}
-
-fn unavailable(source: String) -> StoreError {
-    StoreError::Unavailable { operation: "reservation.hold", source: source.into() }
 }
 
 #[async_trait]
 impl ReservationRepository for GroupCommit {
     async fn hold(&self, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, StoreError> {
-        futures_util::future::try_join_all(commands.iter().map(|command| self.hold_one(command))).await
+        futures_util::future::try_join_all(commands.iter().map(|command| self.holds.call(command.clone()))).await
     }
 
     async fn find_hold(&self, claim: &Claim, now: Timestamp) -> Result<Option<HoldOutcome>, StoreError> {

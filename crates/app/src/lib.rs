@@ -2,6 +2,8 @@
 //! environment.
 
 pub mod background;
+pub mod batched_line;
+pub mod batcher;
 pub mod bridge;
 pub mod cli;
 pub mod composition;

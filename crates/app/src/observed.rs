@@ -85,6 +85,7 @@ macro_rules! observed {
 
 observed!(LineStore {
     fn open(at: At, contribution: &Contribution) -> ();
+    fn contribute(at: At, contribution: &Contribution) -> InEpoch<()>;
     fn join(at: At, terms: &AdmitTerms, ceiling: PlaceNumber, accounts: &[AccountHash]) -> InEpoch<Vec<JoinOutcome>> { count };
     fn resolve(at: At, places: &[Place]) -> InEpoch<Vec<Resolution>>;
     fn re_enter(at: At, entries: &[ReEntry]) -> InEpoch<()>;

@@ -8,20 +8,29 @@ use tempfile::TempDir;
 use usher_adapter_memory::MemoryLineStore;
 use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlLineLedger, SqlReservationRepository};
 use usher_app::background::Background;
+use usher_app::batched_line::{BatchedLineLedger, BatchedLineStore};
 use usher_app::group_commit::GroupCommit;
 use usher_app::metrics::Metrics;
 use usher_app::observed::Observed;
 use usher_app::schema;
 use usher_concert::SeatMap;
-use usher_contract_tests::{line_store, reservation_repository};
+use usher_contract_tests::{line_ledger, line_store, reservation_repository};
 use usher_kernel::{PerformanceId, Timestamp};
 use usher_queue::PlaceNumber;
-use usher_queue::ports::{LineLedger as _, LineStore};
+use usher_queue::ports::{LineLedger, LineStore};
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::ReservationRepository;
 
 fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new().unwrap())
+}
+
+async fn database() -> (Database, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("usher.db").display());
+    let database = Database::open(&Settings { url, max_connections: 4 }).await.unwrap();
+    schema::up(&database).await.unwrap();
+    (database, folder)
 }
 
 /// Holds that travel together, timed, on SQLite: as the server has them.
@@ -34,10 +43,7 @@ struct GroupCommitted {
 
 impl reservation_repository::Fixture for GroupCommitted {
     async fn fresh() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("usher.db").display());
-        let database = Database::open(&Settings { url, max_connections: 4 }).await.unwrap();
-        schema::up(&database).await.unwrap();
+        let (database, folder) = database().await;
         let background = Background::default();
         let stored: Arc<dyn ReservationRepository> = Arc::new(SqlReservationRepository::new(database.clone()));
         let observed = Arc::new(Observed::new(stored, metrics()));
@@ -73,6 +79,45 @@ impl line_store::Fixture for ObservedMemory {
         let store: Arc<dyn LineStore> = Arc::new(MemoryLineStore::new());
         Arc::new(Observed::new(store, metrics()))
     }
+}
+
+struct BatchedMemory;
+
+impl line_store::Fixture for BatchedMemory {
+    async fn store() -> Arc<dyn LineStore> {
+        let store: Arc<dyn LineStore> = Arc::new(MemoryLineStore::new());
+        // Dropped at once: the tasks end with the test's runtime.
+        Arc::new(BatchedLineStore::new(store, &Background::default()))
+    }
+}
+
+mod batched_store {
+    use super::BatchedMemory;
+
+    usher_contract_tests::line_store_contract!(BatchedMemory);
+}
+
+struct BatchedSqlite {
+    ledger: Arc<dyn LineLedger>,
+    _folder: TempDir,
+}
+
+impl line_ledger::Fixture for BatchedSqlite {
+    async fn fresh() -> Self {
+        let (database, folder) = database().await;
+        let ledger: Arc<dyn LineLedger> = Arc::new(SqlLineLedger::new(database));
+        Self { ledger: Arc::new(BatchedLineLedger::new(ledger, &Background::default())), _folder: folder }
+    }
+
+    fn ledger(&self) -> Arc<dyn LineLedger> {
+        Arc::clone(&self.ledger)
+    }
+}
+
+mod batched_ledger {
+    use super::BatchedSqlite;
+
+    usher_contract_tests::line_ledger_contract!(BatchedSqlite);
 }
 
 mod observed {

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use roaring::RoaringTreemap;
 use tokio::task::JoinSet;
 use usher_adapter_memory::MemoryLineStore;
@@ -16,10 +18,11 @@ use usher_app::metrics::Metrics;
 use usher_app::observed::Observed;
 use usher_app::schema;
 use usher_kernel::{AccountId, Clock, ManualClock, PerformanceId, StoreError, Timestamp};
+use usher_queue::pace::Eta;
 use usher_queue::policy::Sale;
 use usher_queue::ports::{
-    Admission, AdmitTerms, At, Contribution, Cursor, InEpoch, JoinOutcome, LeaveOutcome, LineChanges, LineStore,
-    ReEntry, Resolution, SaleCalendar,
+    Admission, AdmitTerms, At, Contribution, Cursor, InEpoch, JoinOutcome, LeaveOutcome, LineChanges, LineLedger as _,
+    LineStore, Opening, ReEntry, Resolution, SaleCalendar, Superseded,
 };
 use usher_queue::{
     AccountHash, AdmissionPolicy, Epoch, Error, LineState, PassCheck, Place, PlaceNumber, PlaceState, PlaceStatus,
@@ -30,6 +33,7 @@ const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([7; 16]);
 const OPENS_AT: Timestamp = Timestamp::from_unix_ms(1_000_000_000_000);
 const TICK: Duration = Duration::from_millis(250);
 const PASS_TTL: Duration = Duration::from_secs(300);
+const OPENING_GRACE: Duration = Duration::from_secs(1);
 
 /// One sale, always.
 struct OneSale;
@@ -71,6 +75,7 @@ macro_rules! forward {
 
 forward! {
     fn open(at: At, contribution: &Contribution) -> ();
+    fn contribute(at: At, contribution: &Contribution) -> InEpoch<()>;
     fn join(at: At, terms: &AdmitTerms, ceiling: PlaceNumber, accounts: &[AccountHash]) -> InEpoch<Vec<JoinOutcome>>;
     fn resolve(at: At, places: &[Place]) -> InEpoch<Vec<Resolution>>;
     fn re_enter(at: At, entries: &[ReEntry]) -> InEpoch<()>;
@@ -106,9 +111,24 @@ impl Machine {
         Self { clock: Arc::new(ManualClock::new(OPENS_AT)), database, capacity, _folder: folder }
     }
 
+    /// A server with a store of its own, as an embedded one has it.
     async fn start(&self) -> Server {
+        let server = self.server(Arc::default(), Duration::ZERO);
+        server.service.refresh_calendar().await.unwrap();
+        server.service.tick().await.unwrap();
+        server
+    }
+
+    /// Another server on the store of the first.
+    async fn start_beside(&self, first: &Server) -> Server {
+        let server = self.server(Arc::clone(&first.store), OPENING_GRACE);
+        server.service.refresh_calendar().await.unwrap();
+        server.service.tick().await.unwrap();
+        server
+    }
+
+    fn server(&self, store: Arc<LosableStore>, opening_grace: Duration) -> Server {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let store = Arc::new(LosableStore::default());
         let observed: Arc<dyn LineStore> = Arc::clone(&store) as Arc<dyn LineStore>;
         let ports = Ports {
             store: Arc::new(Observed::new(observed, Arc::clone(&metrics))),
@@ -124,11 +144,9 @@ impl Machine {
             presence_window: Duration::from_secs(90),
             state: LineState::Open,
         };
-        let settings = Settings { default_policy, lobby: Duration::from_secs(3_600), tick: TICK };
+        let settings = Settings { default_policy, lobby: Duration::from_secs(3_600), tick: TICK, opening_grace };
         let keys = TokenKeys::new(b"a secret of at least 32 bytes, kept on disk", None);
         let service = Service::new(ports, keys, settings);
-        service.refresh_calendar().await.unwrap();
-        service.tick().await.unwrap();
         Server { service, store, metrics, clock: Arc::clone(&self.clock) }
     }
 }
@@ -316,6 +334,197 @@ async fn a_store_lost_under_a_running_server_comes_back_with_everybody_in_it() {
     }
     server.run_for(Duration::from_secs(30)).await;
     assert_eq!(server.service.stats(PERFORMANCE).await.unwrap().counts.active, 10, "the same ten are inside");
+}
+
+/// L16: what only one server knew survives the loss, whichever server opens the line again.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_server_contributes_what_it_knows_before_it_answers_again() {
+    let machine = Machine::new(10).await;
+    let stale = machine.start().await;
+    let mut places = Vec::new();
+    for person in 0..200 {
+        places.push(stale.join(person).await.place);
+    }
+    stale.run_for(TICK).await;
+    let fresh = machine.start_beside(&stale).await;
+    // The stale one sees neither that these left nor that people were called.
+    for place in &places[50..100] {
+        fresh.service.leave(PERFORMANCE, place).await.unwrap();
+    }
+    let patch = PolicyPatch { capacity: Some(20), ..PolicyPatch::default() };
+    fresh.service.patch_policy(PERFORMANCE, &patch).await.unwrap();
+    fresh.run_for(TICK).await;
+    let before = fresh.poll(&places[150]).await;
+    assert_eq!(before.position, 151 - 20 - 50);
+
+    stale.store.lose_everything();
+    for server in [&stale, &fresh] {
+        assert!(matches!(server.service.tick().await, Err(Error::LineUnavailable)));
+    }
+    machine.clock.advance(TICK);
+    stale.service.tick().await.unwrap();
+    let opened = stale.service.stats(PERFORMANCE).await.unwrap().counts;
+    fresh.service.tick().await.unwrap();
+    stale.service.tick().await.unwrap();
+
+    assert_eq!(opened.serving.get(), 20, "the ledger knew as much");
+    assert_eq!(fresh.poll(&places[150]).await.position, before.position);
+    assert_eq!(stale.poll(&places[151]).await.position, before.position + 1, "it learned of those who left");
+    for (person, place) in places.iter().enumerate().filter(|(person, _)| !(50..100).contains(person)) {
+        let status = fresh.poll(place).await;
+        let state = if person < 20 { PlaceState::Admitted } else { PlaceState::Waiting };
+        assert_eq!((status.state, status.number.get()), (state, person as u64 + 1), "person {person}");
+    }
+}
+
+/// Nobody is admitted before all who wait had the time that they were told to come back in.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_loss_admission_waits_for_every_poll_that_is_due() {
+    let machine = Machine::new(0).await;
+    let server = machine.start().await;
+    let mut due = machine.clock.now();
+    let mut places = Vec::new();
+    for person in 0..3_000 {
+        let status = server.join(person).await;
+        due = due.max(machine.clock.now().plus(status.poll_after));
+        places.push(status.place);
+    }
+    server.run_for(TICK).await;
+    let patch = PolicyPatch { capacity: Some(5), ..PolicyPatch::default() };
+
+    server.store.lose_everything();
+    assert!(server.service.tick().await.is_err());
+    machine.clock.advance(TICK);
+    server.service.patch_policy(PERFORMANCE, &patch).await.unwrap();
+    server.service.tick().await.unwrap();
+    server.poll(&places[2_999]).await;
+    while machine.clock.now() < due {
+        server.run_for(TICK).await;
+        assert_eq!(server.service.stats(PERFORMANCE).await.unwrap().counts.active, 0, "somebody may be on the way");
+    }
+    // The last to come back was the first to come.
+    for place in places.iter().rev() {
+        server.poll(place).await;
+    }
+    server.run_for(Duration::from_secs(10)).await;
+
+    assert_eq!(server.service.stats(PERFORMANCE).await.unwrap().counts.active, 5);
+    for place in &places[..5] {
+        assert_eq!(server.poll(place).await.state, PlaceState::Admitted);
+    }
+}
+
+/// People take from some seconds to the whole life of a pass, some never come back, and some leave the line. Everyone is
+/// asked halfway through their own wait what they are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_halfway_nine_of_ten_are_told_a_range_that_holds_them() {
+    const PEOPLE: u64 = 3_000;
+    /// How often people ask, and so how exactly it is known when they were let in.
+    const ASKING: Duration = Duration::from_secs(10);
+    let machine = Machine::new(100).await;
+    let server = machine.start().await;
+    let begun = machine.clock.now();
+    let mut dice = StdRng::seed_from_u64(7);
+    let mut places = Vec::new();
+    for person in 0..PEOPLE {
+        places.push(server.join(person).await.place);
+    }
+    // What each place was told, each time it asked, and when it was let in.
+    let mut told: Vec<Vec<(Timestamp, Option<Eta>)>> = vec![Vec::new(); places.len()];
+    let mut admitted_at: Vec<Option<Timestamp>> = vec![None; places.len()];
+    let mut inside: Vec<(Timestamp, usize)> = Vec::new();
+    let mut waiting: Vec<usize> = (0..places.len()).collect();
+    while !waiting.is_empty() && machine.clock.now() < begun.plus(Duration::from_secs(7_200)) {
+        server.run_for(ASKING).await;
+        let now = machine.clock.now();
+        for &(_, index) in inside.iter().filter(|(done_at, _)| *done_at <= now) {
+            server.service.leave(PERFORMANCE, &places[index]).await.unwrap();
+        }
+        inside.retain(|(done_at, _)| *done_at > now);
+        let mut still_waiting = Vec::new();
+        for index in waiting {
+            // One in fifty gives up on the way, and one in ten thousand polls is the last that is heard of somebody.
+            if index % 50 == 49 && told[index].len() == 10 {
+                server.service.leave(PERFORMANCE, &places[index]).await.unwrap();
+                continue;
+            }
+            let status = server.poll(&places[index]).await;
+            match status.state {
+                PlaceState::Waiting if dice.random_ratio(1, 10_000) => {}
+                PlaceState::Waiting => {
+                    told[index].push((now, status.eta));
+                    still_waiting.push(index);
+                }
+                PlaceState::Admitted => {
+                    admitted_at[index] = Some(now);
+                    // One in ten lets the pass run out.
+                    if !dice.random_ratio(1, 10) {
+                        inside.push((now.plus(Duration::from_secs(dice.random_range(10..120))), index));
+                    }
+                }
+                PlaceState::Done | PlaceState::Expired => panic!("{index} had no turn and is {:?}", status.state),
+            }
+        }
+        waiting = still_waiting;
+    }
+
+    let (mut n_asked, mut n_held) = (0, 0);
+    for (told, admitted_at) in told.iter().zip(admitted_at) {
+        let Some(admitted_at) = admitted_at else { continue };
+        let wait = admitted_at.since(begun);
+        // Who waits for less than a minute is in before anybody could tell.
+        let Some(&(asked_at, eta)) = told.iter().find(|(at, _)| at.since(begun) >= wait / 2) else { continue };
+        if wait < Duration::from_secs(60) {
+            continue;
+        }
+        let Eta { low_s, high_s } = eta.expect("a line that moves can tell");
+        let left_s = admitted_at.since(asked_at).as_secs();
+        n_asked += 1;
+        n_held += u64::from(low_s <= left_s && left_s <= high_s + ASKING.as_secs());
+        let mean_s = (low_s + high_s) as f64 / 2.0;
+        assert!((high_s - low_s) as f64 <= 0.6 * mean_s || mean_s < 10.0, "{low_s}..{high_s} is vague");
+    }
+    assert!(n_asked > PEOPLE * 8 / 10, "{n_asked} were asked");
+    assert!(n_held * 10 >= n_asked * 9, "{n_held} of {n_asked} were told right");
+}
+
+/// Between the ledger's word and the store's there is a moment in which a line is not there, and not lost either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_another_server_is_opening_is_waited_for() {
+    let machine = Machine::new(10).await;
+    let ledger = SqlLineLedger::new(machine.database.clone());
+    let epoch = ledger.begin_epoch(Epoch::ZERO).await.unwrap();
+    let opened = ledger.open_line(PERFORMANCE, epoch, 10_000, machine.clock.now()).await.unwrap();
+    let store = Arc::<LosableStore>::default();
+    let server = machine.server(Arc::clone(&store), OPENING_GRACE);
+    server.service.refresh_calendar().await.unwrap();
+
+    assert!(matches!(server.service.tick().await, Err(Error::LineUnavailable)));
+    machine.clock.advance(TICK);
+    let at = At { performance: PERFORMANCE, epoch, now: machine.clock.now() };
+    let Superseded::No(Opening { is_first: true, start, .. }) = opened else { panic!("nobody else opened it") };
+    store.open(at, &Contribution { start, ..Contribution::default() }).await.unwrap();
+    server.service.tick().await.unwrap();
+
+    assert_eq!(ledger.epoch().await.unwrap(), epoch, "nothing was lost");
+    assert_eq!(server.join(1).await.number.get(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_whose_opener_vanished_opens_in_the_next_epoch() {
+    let machine = Machine::new(10).await;
+    let ledger = SqlLineLedger::new(machine.database.clone());
+    let epoch = ledger.begin_epoch(Epoch::ZERO).await.unwrap();
+    let _vanished = ledger.open_line(PERFORMANCE, epoch, 10_000, machine.clock.now()).await.unwrap();
+    let server = machine.server(Arc::default(), OPENING_GRACE);
+    server.service.refresh_calendar().await.unwrap();
+
+    assert!(server.service.tick().await.is_err());
+    machine.clock.advance(OPENING_GRACE);
+    server.service.tick().await.unwrap();
+
+    assert_eq!(ledger.epoch().await.unwrap(), epoch.next());
+    assert_eq!(server.join(1).await.number.get(), 10_001, "no number can have been given twice");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,7 +86,7 @@ macro_rules! line_store_contract {
             nothing_is_done_before_a_line_opens
             another_epoch_finds_the_line_lost
             opening_an_older_epoch_changes_nothing
-            opening_again_adds_and_takes_nothing_back
+            a_contribution_adds_and_takes_nothing_back
             numbers_go_on_after_the_start
             passes_of_before_a_loss_are_inside
             the_room_of_before_a_loss_stays_taken_until_it_runs_out
@@ -165,7 +165,7 @@ impl Scene {
 
     async fn opened_with<F: Fixture>(contribution: &Contribution) -> Self {
         let scene = Self::unopened::<F>().await;
-        scene.contribute(contribution).await;
+        scene.opens(contribution).await;
         scene
     }
 
@@ -203,8 +203,12 @@ impl Scene {
         Place { performance: self.at.performance, number: PlaceNumber::new(number), account: account(index) }
     }
 
-    async fn contribute(&self, contribution: &Contribution) {
+    async fn opens(&self, contribution: &Contribution) {
         self.store.open(self.at, contribution).await.expect("the store works");
+    }
+
+    async fn contribute(&self, contribution: &Contribution) {
+        current(self.store.contribute(self.at, contribution).await);
     }
 
     async fn join(&self, accounts: &[AccountHash]) -> Vec<JoinOutcome> {

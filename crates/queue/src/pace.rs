@@ -16,6 +16,9 @@ const POLL_AFTER_PER_POSITION: Duration = Duration::from_millis(10);
 const JITTER_PERCENT: u32 = 25;
 /// How often a server tells the store whom it saw.
 pub const MERGE_INTERVAL: Duration = Duration::from_secs(1);
+/// How much later than told somebody may poll who is still waited for after a loss: for a server that could not answer
+/// and said to try again in a second, and for the way.
+pub const LATE_BY_MAX: Duration = Duration::from_secs(2);
 /// The shortest presence window in which even the shortest poll interval fits twice, with jitter and one merge.
 pub const PRESENCE_WINDOW_MIN: Duration = Duration::from_secs(6);
 
@@ -78,21 +81,20 @@ pub struct Eta {
     pub high_s: u64,
 }
 
-/// The wait for someone with `ahead` people before them, at the measured admissions a second. `None` while nobody is
-/// being admitted: then there is nothing to tell from.
+/// How much shorter or longer than expected a wait is said to be: half of it in all.
+const ETA_SPREAD: f64 = 0.25;
+
+/// The range around an expected wait.
 #[must_use]
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "float to int casts saturate; never negative"
 )]
-#[expect(clippy::cast_precision_loss, reason = "an estimate")]
-pub fn eta(ahead: u64, admitted_per_s: f64) -> Option<Eta> {
-    if admitted_per_s < 0.01 {
-        return None;
-    }
-    let mean_s = (ahead + 1) as f64 / admitted_per_s;
-    Some(Eta { low_s: (mean_s * 0.75).floor() as u64, high_s: (mean_s * 1.25).ceil() as u64 })
+pub fn eta(wait: Duration) -> Eta {
+    let wait_s = wait.as_secs_f64();
+    let (low_s, high_s) = (wait_s * (1.0 - ETA_SPREAD), wait_s * (1.0 + ETA_SPREAD));
+    Eta { low_s: low_s.round() as u64, high_s: high_s.round() as u64 }
 }
 
 #[cfg(test)]
@@ -144,8 +146,8 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_is_told_only_while_people_are_admitted() {
-        assert_eq!(eta(99, 0.0), None);
-        assert_eq!(eta(99, 10.0), Some(Eta { low_s: 7, high_s: 13 }));
+    fn a_wait_is_told_as_a_range_of_half_its_length() {
+        assert_eq!(eta(Duration::from_secs(100)), Eta { low_s: 75, high_s: 125 });
+        assert_eq!(eta(Duration::ZERO), Eta { low_s: 0, high_s: 0 });
     }
 }

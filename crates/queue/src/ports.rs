@@ -181,7 +181,7 @@ pub struct LineCounts {
     pub holds_until: Option<Timestamp>,
 }
 
-/// What is known of a line when it opens in a new epoch.
+/// What a server knows of a line's time before an epoch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contribution {
     /// The first number given out is the one after this: the ceiling of the epoch before.
@@ -206,8 +206,8 @@ pub struct Contribution {
 /// # Contract
 /// 1. Each method is atomic. Waiting, away and inside exclude each other per account.
 /// 2. Before [`open`](Self::open), and with another epoch than the one it opened in, every method answers
-///    [`InEpoch::Lost`] and does nothing. Opening again in the same epoch adds to what is known (`serving` = max, `gone`
-///    and `active` = union) and takes nothing back.
+///    [`InEpoch::Lost`] and does nothing. `contribute`, and opening again in the same epoch, add to what is known
+///    (`serving` = max, `gone` and `active` = union) and take nothing back.
 /// 3. `join` gives numbers in the order of the calls, each once, none above `ceiling` (the highest it was ever told);
 ///    an account that has a place keeps it, however often and from wherever it joins.
 /// 4. `join` admits at once only if nobody waits, `admit` would have room and rate, and nothing holds.
@@ -228,11 +228,17 @@ pub struct Contribution {
 /// 12. Every method may be repeated without harm.
 #[async_trait]
 pub trait LineStore: Send + Sync + 'static {
-    /// Opens lines in an epoch, or adds to what is known of them.
+    /// Opens a line in an epoch. For the one server that the ledger told to: a line opened twice gives numbers twice.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn open(&self, at: At, contribution: &Contribution) -> Result<(), StoreError>;
+
+    /// Adds to what is known of a line that another server opened in this epoch.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn contribute(&self, at: At, contribution: &Contribution) -> Result<InEpoch<()>, StoreError>;
 
     /// Gives each account a place. `ceiling` is the highest number that the ledger has reserved.
     ///

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use futures_util::lock::Mutex;
 use usher_kernel::{AccountId, Clock, PerformanceId, StoreError, Timestamp};
 
@@ -18,8 +19,8 @@ use self::line::{Line, LiveSale};
 use crate::pace::{self, Eta};
 use crate::policy::{Sale, SaleState};
 use crate::ports::{
-    At, InEpoch, JoinOutcome, LeaveOutcome, LineCounts, LineLedger, LineStore, PastGrant, PolicyRepository, ReEntry,
-    Resolution, SaleCalendar, Standing, Superseded,
+    At, Cursor, InEpoch, JoinOutcome, LeaveOutcome, LineCounts, LineLedger, LineStore, PastGrant, PolicyRepository,
+    ReEntry, Resolution, SaleCalendar, Standing, Superseded,
 };
 use crate::token::Pass;
 use crate::{AccountHash, AdmissionPolicy, Epoch, Error, Grant, LineState, Place, PlaceNumber, PolicyPatch, TokenKeys};
@@ -33,6 +34,9 @@ pub struct Settings {
     pub lobby: Duration,
     /// How often [`Service::tick`] is called.
     pub tick: Duration,
+    /// How long a line may take from the ledger's word to being in the store, where another server opens it. Not there for
+    /// longer, it is lost. Zero where no other server shares the store.
+    pub opening_grace: Duration,
 }
 
 /// How many numbers are reserved at a time. A loss of the store leaves a gap of at most this many (DESIGN: 10,000 joins
@@ -400,21 +404,22 @@ impl Service {
     #[tracing::instrument(skip_all, name = "line.tick", level = "debug")]
     pub async fn tick(&self) -> Result<(), Error> {
         let lines: Vec<_> = self.0.lines.load().values().cloned().collect();
-        let mut first_error = None;
-        for line in &lines {
-            let step = async {
-                self.ensure_open(line).await?;
-                self.admit(line).await?;
-                self.refresh(line).await?;
-                self.save(line).await
-            };
-            if let Err(error) = step.await {
-                // One line's trouble is not the others'. Whoever calls every tick says when it begins and when it ends.
-                tracing::debug!(performance = %line.performance, error = %error, "the line could not take a step");
-                first_error.get_or_insert(error);
+        let admitted = join_all(lines.iter().map(async |line| {
+            self.ensure_open(line).await?;
+            self.admit(line).await
+        }));
+        let (mut open, mut errors) = (Vec::new(), Vec::new());
+        for (line, admitted) in lines.iter().zip(admitted.await) {
+            match admitted {
+                Ok(()) => open.push(line),
+                Err(error) => errors.push(error),
             }
         }
-        first_error.map_or(Ok(()), Err)
+        let refreshed = self.refresh(&open).await;
+        let saved = join_all(open.iter().map(|line| self.save(line))).await;
+        // One line's trouble is not the others'. Whoever calls every tick says when it begins and when it ends.
+        errors.extend(std::iter::once(refreshed).chain(saved).filter_map(Result::err));
+        errors.into_iter().next().map_or(Ok(()), Err)
     }
 
     /// Tells the store whom this server saw. Called every [`pace::MERGE_INTERVAL`].
@@ -594,18 +599,20 @@ impl Service {
         let (live, view) = (line.live_sale(), line.view());
         let sale_state = live.state(now);
         let (distance, eta) = match sale_state {
-            SaleState::Open => (ahead + 1, pace::eta(ahead, view.admitted_per_s())),
+            SaleState::Open => (ahead + 1, view.wait(ahead + 1).map(pace::eta)),
             SaleState::Scheduled => (ahead + 1, None),
             // Nothing moves: asking often would tell nobody anything.
             SaleState::Paused | SaleState::Closed | SaleState::SoldOut => (u64::MAX, None),
         };
+        let poll_after = pace::poll_after(distance, place.number, now, live.policy.presence_window);
+        line.note_poll_due(now.plus(poll_after));
         PlaceStatus {
             place: self.0.keys.sign_place(place),
             number: place.number,
             state: PlaceState::Waiting,
             position,
             ahead,
-            poll_after: pace::poll_after(distance, place.number, now, live.policy.presence_window),
+            poll_after,
             eta,
             pass: None,
             sale_state,
@@ -642,6 +649,18 @@ impl Service {
             return Ok(());
         }
         let _one_at_a_time = self.0.opening.lock().await;
+        let now = self.0.ports.clock.now();
+        if !self.is_open(line) && line.has_just_failed_to_open(now) {
+            return Err(Error::LineUnavailable);
+        }
+        let opened = self.open(line).await;
+        if opened.is_err() {
+            line.note_failed_to_open(now);
+        }
+        opened
+    }
+
+    async fn open(&self, line: &Line) -> Result<(), Error> {
         // A loss, or another server's newer epoch, sends us round again; each round is a newer epoch.
         for _ in 0..4 {
             if self.is_open(line) {
@@ -674,24 +693,28 @@ impl Service {
             Superseded::By(newer) => return self.adopt(newer).await,
         };
         let at = At { performance: line.performance, epoch, now };
-        if opening.is_first {
-            store.open(at, &line.contribution(&opening, now)).await.map_err(Error::LineStore)?;
-        }
-        let answers = store.refresh(epoch, now, &[(line.performance, Default::default())]).await;
-        match answers.map_err(Error::LineStore)?.into_iter().next() {
-            Some(InEpoch::Current(changes)) => {
+        let contribution = line.contribution(&opening, now);
+        let is_there = if opening.is_first {
+            store.open(at, &contribution).await.map(InEpoch::Current)
+        } else {
+            store.contribute(at, &contribution).await
+        };
+        if is_there.map_err(Error::LineStore)? == InEpoch::Current(()) {
+            let answers = store.refresh(epoch, now, &[(line.performance, Cursor::default())]).await;
+            if let Some(InEpoch::Current(changes)) = answers.map_err(Error::LineStore)?.into_iter().next() {
                 line.opened(epoch, opening.ceiling, changes, now);
                 tracing::info!(performance = %line.performance, epoch = epoch.get(), "the line is open");
-                Ok(())
-            }
-            // Opened in this epoch and not there: lost. Whoever sees it first begins the next epoch.
-            Some(InEpoch::Lost) | None => {
-                let next = ledger.begin_epoch(epoch).await?;
-                // After a restart of an in-process line that is how it goes; otherwise it is worth a look.
-                tracing::info!(performance = %line.performance, epoch = next.get(), "the line's store is empty, rebuilding the line");
-                self.adopt(next).await
+                return Ok(());
             }
         }
+        if !opening.is_first && line.may_be_opening(epoch, now, self.0.settings.opening_grace) {
+            return Err(Error::LineUnavailable);
+        }
+        // Opened in this epoch and not there: lost. Whoever sees it first begins the next epoch.
+        let next = ledger.begin_epoch(epoch).await?;
+        // After a restart of an in-process line that is how it goes; otherwise it is worth a look.
+        tracing::info!(performance = %line.performance, epoch = next.get(), "the line's store is empty, rebuilding the line");
+        self.adopt(next).await
     }
 
     /// Notes that the store has lost a line, so that the next [`Self::ensure_open`] rebuilds it.
@@ -718,17 +741,21 @@ impl Service {
         Ok(())
     }
 
-    async fn refresh(&self, line: &Line) -> Result<(), Error> {
-        let now = self.0.ports.clock.now();
-        let asked = [(line.performance, line.view().cursor())];
-        let answers = self.0.ports.store.refresh(line.epoch(), now, &asked).await.map_err(Error::LineStore)?;
-        match answers.into_iter().next() {
-            Some(InEpoch::Current(changes)) => {
-                line.apply(changes, now);
-                Ok(())
+    /// Reads what changed of all lines, in one round trip.
+    async fn refresh(&self, lines: &[&Arc<Line>]) -> Result<(), Error> {
+        let (epoch, now) = (self.epoch(), self.0.ports.clock.now());
+        // One that was just opened in a newer epoch than the others is read anew already.
+        let lines: Vec<_> = lines.iter().filter(|line| line.epoch() == epoch).collect();
+        let asked: Vec<_> = lines.iter().map(|line| (line.performance, line.view().cursor())).collect();
+        let answers = self.0.ports.store.refresh(epoch, now, &asked).await.map_err(Error::LineStore)?;
+        let mut refreshed = Ok(());
+        for (line, answer) in lines.iter().zip(answers) {
+            match answer {
+                InEpoch::Current(changes) => line.apply(changes, now),
+                InEpoch::Lost => refreshed = Err(self.lost(line)),
             }
-            Some(InEpoch::Lost) | None => Err(self.lost(line)),
         }
+        refreshed
     }
 
     async fn save(&self, line: &Line) -> Result<(), Error> {

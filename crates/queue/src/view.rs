@@ -1,5 +1,7 @@
 //! What one server knows of a line: enough to answer polls without asking anybody. Pure.
 
+use std::time::Duration;
+
 use roaring::RoaringTreemap;
 use usher_kernel::Timestamp;
 
@@ -17,6 +19,7 @@ pub struct LineView {
     gone: RoaringTreemap,
     gone_up_to_serving: u64,
     rate: AdmissionRate,
+    calls: CallHistory,
 }
 
 impl LineView {
@@ -59,15 +62,28 @@ impl LineView {
         self.position(number).map(|position| position - 1 + self.counts.returned)
     }
 
-    /// This view with what changed since.
+    /// How long someone at a position has probably to wait, if the line goes on as it did. `None` while it did not move.
     #[must_use]
-    pub fn with(mut self, changes: LineChanges, now: Timestamp) -> Self {
+    pub fn wait(&self, position: u64) -> Option<Duration> {
+        self.calls.wait(position)
+    }
+
+    /// This view with what changed since, while `limit` decided who was called.
+    #[must_use]
+    pub fn with(mut self, changes: LineChanges, limit: Limit, now: Timestamp) -> Self {
         let LineChanges { cursor, gone, counts } = changes;
         self.rate.observe(counts.admitted_total, now);
         match gone {
             GoneChanges::Since(numbers) => self.gone.extend(numbers.iter().map(|number| number.get())),
             GoneChanges::All(all) => self.gone |= all,
         }
+        let n_called = counts.serving.get().saturating_sub(self.counts.serving.get());
+        let n_gone = self.gone.rank(counts.serving.get()) - self.gone_up_to_serving;
+        let n_called = n_called.saturating_sub(n_gone);
+        let limit = if counts.holds_until.is_some() { Limit::Shut } else { limit };
+        let n_admitted = counts.admitted_total.saturating_sub(self.counts.admitted_total);
+        let n_ended = (n_admitted + self.counts.active).saturating_sub(counts.active);
+        self.calls.observe(limit.keeps_up(n_called, n_admitted, n_ended), limit, now);
         // What was called is of no more interest, and the bitmap stays small.
         self.gone.remove_range(..=counts.serving.get());
         self.gone_up_to_serving = self.gone.rank(counts.serving.get());
@@ -107,6 +123,94 @@ impl AdmissionRate {
     }
 }
 
+/// What decides how many are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Nobody is.
+    Shut,
+    /// The rate: there is room.
+    Rate,
+    /// The room: somebody is called where a pass ends.
+    Room,
+}
+
+impl Limit {
+    /// How many of those who were called tell how it will go on. Of those who filled room that was empty, none do: it is
+    /// full now, and fills but once.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    fn keeps_up(self, n_called: u64, n_admitted: u64, n_ended: u64) -> f64 {
+        match self {
+            Self::Shut => 0.0,
+            Self::Rate => n_called as f64,
+            Self::Room if n_admitted == 0 => n_called as f64,
+            Self::Room => n_called as f64 * n_ended.min(n_admitted) as f64 / n_admitted as f64,
+        }
+    }
+}
+
+/// How many places were called in how much time. A wait is as long as that many calls last took: who has five minutes to
+/// wait is told what came of the last five minutes, and who is next, of the last seconds.
+#[derive(Clone, Debug, Default)]
+struct CallHistory {
+    seen_at: Option<Timestamp>,
+    latest: Calls,
+    /// Oldest first, and thinner the older.
+    samples: Vec<Calls>,
+}
+
+/// Places called, and the time that people were being called for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Calls {
+    count: f64,
+    span_ms: u64,
+}
+
+impl CallHistory {
+    /// What is shorter only repeats the noise of single ticks.
+    const SPAN_MIN_MS: u64 = 10_000;
+    /// Before this, one tick would be the whole history.
+    const SPAN_FIRST_MS: u64 = 2_000;
+    const BETWEEN_SAMPLES_MS: u64 = 1_000;
+    /// Four minutes by the second, and hours by the minute, in 8 KB.
+    const SAMPLES_MAX: usize = 512;
+
+    fn observe(&mut self, n_called: f64, limit: Limit, now: Timestamp) {
+        // What was called before the first look, nobody knows how fast.
+        let Some(seen_at) = self.seen_at.replace(now) else { return };
+        if limit == Limit::Shut {
+            return;
+        }
+        let elapsed_ms = u64::try_from(now.since(seen_at).as_millis()).unwrap_or(u64::MAX);
+        self.latest.count += n_called;
+        self.latest.span_ms = self.latest.span_ms.saturating_add(elapsed_ms);
+        let last = self.samples.last().map_or(0, |sample| sample.span_ms);
+        if self.latest.span_ms - last >= Self::BETWEEN_SAMPLES_MS {
+            self.samples.push(self.latest);
+        }
+        if self.samples.len() > Self::SAMPLES_MAX {
+            let mut index = 0;
+            self.samples.retain(|_| {
+                index += 1;
+                index > Self::SAMPLES_MAX / 2 || index % 2 == 0
+            });
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    fn wait(&self, position: u64) -> Option<Duration> {
+        let (Calls { count, span_ms }, position) = (self.latest, position as f64);
+        // The latest sample that so many calls lie behind; or all there is.
+        let is_enough =
+            |sample: &Calls| count - sample.count >= position && span_ms - sample.span_ms >= Self::SPAN_MIN_MS;
+        let from = self.samples[..self.samples.partition_point(is_enough)].last().copied().unwrap_or_default();
+        let (calls, took_ms) = (count - from.count, span_ms - from.span_ms);
+        if calls <= 0.0 || took_ms < Self::SPAN_FIRST_MS {
+            return None;
+        }
+        Some(Duration::from_millis(took_ms).mul_f64(position / calls))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,21 +231,21 @@ mod tests {
 
     #[test]
     fn a_position_counts_the_numbers_between_that_still_wait() {
-        let view = LineView::default().with(changes(10, 20, &[12, 13]), Timestamp::EPOCH);
+        let view = LineView::default().with(changes(10, 20, &[12, 13]), Limit::Rate, Timestamp::EPOCH);
 
         assert_eq!(positions(&view, &[10, 11, 14, 20]), [None, Some(1), Some(2), Some(8)]);
     }
 
     #[test]
     fn the_next_person_is_at_position_one_whoever_left() {
-        let view = LineView::default().with(changes(0, 9, &[1, 2, 3]), Timestamp::EPOCH);
+        let view = LineView::default().with(changes(0, 9, &[1, 2, 3]), Limit::Rate, Timestamp::EPOCH);
 
         assert_eq!(positions(&view, &[4]), [Some(1)]);
     }
 
     #[test]
     fn a_place_that_came_back_into_a_gap_has_a_position() {
-        let view = LineView::default().with(changes(0, 9, &[4, 5, 6]), Timestamp::EPOCH);
+        let view = LineView::default().with(changes(0, 9, &[4, 5, 6]), Limit::Rate, Timestamp::EPOCH);
 
         assert_eq!(positions(&view, &[3, 5, 7]), [Some(3), Some(4), Some(4)]);
     }
@@ -151,7 +255,7 @@ mod tests {
         let mut all = RoaringTreemap::new();
         all.insert_range(1_001..=10_000);
         let loss = LineChanges { gone: GoneChanges::All(all), ..changes(0, 10_005, &[]) };
-        let view = LineView::default().with(loss, Timestamp::EPOCH);
+        let view = LineView::default().with(loss, Limit::Rate, Timestamp::EPOCH);
 
         assert_eq!(positions(&view, &[1_000, 10_001]), [Some(1_000), Some(1_001)]);
     }
@@ -162,9 +266,76 @@ mod tests {
         for second in 0..60 {
             let mut changes = changes(0, 0, &[]);
             changes.counts.admitted_total = u64::try_from(second).unwrap() * 20;
-            view = view.with(changes, Timestamp::from_unix_ms(second * 1_000));
+            view = view.with(changes, Limit::Rate, Timestamp::from_unix_ms(second * 1_000));
         }
 
         assert!((view.admitted_per_s() - 20.0).abs() < 0.5, "{}", view.admitted_per_s());
+    }
+
+    /// A line that calls so many in each second, where it is open.
+    fn after_seconds(per_second: impl Iterator<Item = (u64, Limit)>) -> LineView {
+        let (mut view, mut serving) = (LineView::default(), 0);
+        for (second, (called, limit)) in (0..).zip(per_second) {
+            serving += called;
+            view = view.with(changes(serving, 1_000_000, &[]), limit, Timestamp::from_unix_ms(second * 1_000));
+        }
+        view
+    }
+
+    fn waits_s(view: &LineView, positions: &[u64]) -> Vec<Option<u64>> {
+        let rounded = |wait: Duration| (wait + Duration::from_millis(500)).as_secs();
+        positions.iter().map(|&position| view.wait(position).map(rounded)).collect()
+    }
+
+    #[test]
+    fn a_wait_is_as_long_as_that_many_calls_last_took() {
+        let view = after_seconds((0..600).map(|second| (if second < 400 { 10 } else { 20 }, Limit::Rate)));
+
+        assert_eq!(waits_s(&view, &[1, 200, 4_000, 8_000]), [Some(0), Some(10), Some(200), Some(600)]);
+    }
+
+    #[test]
+    fn calls_in_bursts_are_told_by_the_bursts_that_a_wait_lasts() {
+        let view = after_seconds((0..=630).map(|second| (if second % 60 == 0 { 600 } else { 0 }, Limit::Rate)));
+
+        // Those of 360 to 600, since 359; and it will be those of 660 to 900.
+        assert_eq!(waits_s(&view, &[3_000]), [Some(271)]);
+    }
+
+    #[test]
+    fn time_in_which_nobody_could_be_called_tells_nothing() {
+        let paused = |second| (100..500).contains(&second);
+        let view = after_seconds((0..600).map(|s| if paused(s) { (0, Limit::Shut) } else { (10, Limit::Rate) }));
+
+        assert_eq!(waits_s(&view, &[1_500]), [Some(150)]);
+    }
+
+    #[test]
+    fn filling_the_room_tells_nothing_of_what_comes_then() {
+        let (mut view, mut admitted) = (LineView::default(), 0);
+        for second in 0..100 {
+            // A thousand at once, and then ten for the ten who leave.
+            admitted += if second == 1 { 1_000 } else { 10 };
+            let mut changes = changes(admitted, 1_000_000, &[]);
+            changes.counts.admitted_total = admitted;
+            changes.counts.active = if second == 0 { 10 } else { 1_000 };
+            view = view.with(changes, Limit::Room, Timestamp::from_unix_ms(second * 1_000));
+        }
+
+        assert_eq!(waits_s(&view, &[500, 5_000]), [Some(50), Some(500)]);
+    }
+
+    #[test]
+    fn no_wait_is_told_of_a_line_that_did_not_move() {
+        assert_eq!(LineView::default().wait(1), None);
+        assert_eq!(after_seconds((0..100).map(|_| (0, Limit::Rate))).wait(1), None);
+    }
+
+    #[test]
+    fn a_history_of_a_day_is_bounded_and_still_right() {
+        let view = after_seconds((0..86_400).map(|_| (3, Limit::Rate)));
+
+        assert!(view.calls.samples.len() <= CallHistory::SAMPLES_MAX);
+        assert_eq!(waits_s(&view, &[300, 30_000]), [Some(100), Some(10_000)]);
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 use usher_kernel::PerformanceId;
 use usher_queue::LineView;
+use usher_queue::view::Limit;
 
 use super::*;
 
@@ -256,7 +257,7 @@ impl World {
     fn refresh(&mut self) {
         let changes = self.line.changes(self.now, self.view.cursor());
         assert!(changes.counts.serving >= self.view.counts().serving, "serving went back");
-        let after = self.view.clone().with(changes, self.now);
+        let after = self.view.clone().with(changes, Limit::Room, self.now);
         for Place { number, .. } in &self.places {
             let (Some(now), Some(before)) = (after.position(*number), self.view.position(*number)) else {
                 assert!(

@@ -265,3 +265,27 @@ local function show_again(number, account, expires_at, where, current)
   redis.call('ZADD', EXPIRIES, expires_at, account)
   if current and current ~= number then vacate(current) end
 end
+
+-- Takes in what a server knows from before the epoch, as `contribute` is told it.
+local function add_contribution()
+  line.inherited = math.max(line.inherited, tonumber(ARGV[3]))
+  line.issued = math.max(line.issued, tonumber(ARGV[3]))
+  line.serving = math.max(line.serving, tonumber(ARGV[4]))
+  line.reserved = math.max(line.reserved, tonumber(ARGV[5]))
+  line.reserved_until = math.max(line.reserved_until, tonumber(ARGV[6]) or 0)
+  line.holds_until = math.max(line.holds_until, tonumber(ARGV[7]) or 0)
+
+  local after_grants = 9 + 3 * tonumber(ARGV[8])
+  if merge_bits(GONE, after_grants) then
+    -- Every reader is sent all of G next time.
+    line.gone_count = line.gone_count + 1
+    redis.call('DEL', RECENT)
+  end
+  for i = 9, after_grants - 1, 3 do
+    local number, account, expires_at = tonumber(ARGV[i]), ARGV[i + 1], tonumber(ARGV[i + 2])
+    local where, current = find(account)
+    if line.now < expires_at and may_return(number, account, where, current) then
+      show_again(number, account, expires_at, where, current)
+    end
+  end
+end

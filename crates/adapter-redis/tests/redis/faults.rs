@@ -311,6 +311,31 @@ async fn a_call_whose_answer_was_lost_is_sent_once() {
     assert_eq!(join(&store, at, INDEX).await.unwrap(), InEpoch::Current(vec![already]));
 }
 
+/// The connection to a primary that was demoted stands, and leads nowhere: it is given up for the one that the address
+/// leads to now, which never had the line.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demoted_primary_is_left_for_the_new_one() {
+    let (old, new) = (Server::start(&[]), Server::start(&[]));
+    let proxy = Proxy::start(old.port());
+    let store = connect(&format!("redis://127.0.0.1:{}", proxy.port)).await;
+    open_with_one_waiting(&store, at(1, FIRST)).await;
+
+    proxy.server_port.store(new.port(), Ordering::SeqCst);
+    assert_eq!(old.command(&format!("REPLICAOF 127.0.0.1 {}", new.port())), "+OK");
+    let found = async {
+        loop {
+            match join(&store, at(1, FIRST), 2).await {
+                Ok(answer) => break answer,
+                Err(error) => assert!(error.is_retryable(), "{error:?}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+
+    assert_eq!(tokio::time::timeout(WAIT_MAX, found).await.expect("the new primary is found"), InEpoch::Lost);
+    assert_opens_again(&store, 1).await;
+}
+
 /// Whoever waits is told in time that nobody knows, however long the server keeps silent.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_says_nothing_is_a_timeout() {

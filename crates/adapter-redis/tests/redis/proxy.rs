@@ -1,15 +1,17 @@
-//! A connection that can lose an answer.
+//! A connection that can lose an answer, and an address that can lead elsewhere.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// Stands between a store and its server, and can lose an answer.
+/// Stands between a store and its server.
 pub(crate) struct Proxy {
     /// Where it listens.
     pub(crate) port: u16,
+    /// Where new connections lead.
+    pub(crate) server_port: AtomicU16,
     /// All that went to the server.
     sent: Mutex<Vec<u8>>,
     /// How many connections were made.
@@ -25,6 +27,7 @@ impl Proxy {
         let port = listener.local_addr().expect("it is bound").port();
         let proxy = Arc::new(Self {
             port,
+            server_port: AtomicU16::new(server_port),
             sent: Mutex::default(),
             n_accepted: AtomicUsize::new(0),
             loses_next: AtomicBool::new(false),
@@ -33,6 +36,7 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 accepting.n_accepted.fetch_add(1, Ordering::SeqCst);
+                let server_port = accepting.server_port.load(Ordering::SeqCst);
                 let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)) else { break };
                 let (Ok(from_client), Ok(from_server)) = (client.try_clone(), server.try_clone()) else { break };
                 let (to, back) = (Arc::clone(&accepting), Arc::clone(&accepting));

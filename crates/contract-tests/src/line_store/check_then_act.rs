@@ -122,6 +122,10 @@ impl LineStore for CheckThenAct {
         Ok(())
     }
 
+    async fn contribute(&self, at: At, contribution: &Contribution) -> Result<InEpoch<()>, StoreError> {
+        self.update(at, |line| line.issued = line.issued.max(contribution.start)).await
+    }
+
     async fn join(
         &self,
         at: At,

@@ -20,6 +20,7 @@ async fn assert_is_lost(scene: &Scene) {
     let works = "the store works";
     assert_eq!(store.join(*at, terms, *ceiling, &[place.account]).await.expect(works), InEpoch::Lost);
     assert_eq!(store.resolve(*at, &[place]).await.expect(works), InEpoch::Lost);
+    assert_eq!(store.contribute(*at, &before_the_loss()).await.expect(works), InEpoch::Lost);
     assert_eq!(store.re_enter(*at, &[re_entry]).await.expect(works), InEpoch::Lost);
     assert_eq!(store.leave(*at, place).await.expect(works), InEpoch::Lost);
     assert_eq!(store.end_pass(*at, place.number).await.expect(works), InEpoch::Lost);
@@ -35,7 +36,7 @@ pub async fn nothing_is_done_before_a_line_opens<F: Fixture>() {
 
     assert_is_lost(&scene).await;
 
-    scene.contribute(&Contribution::default()).await;
+    scene.opens(&Contribution::default()).await;
     let counts = scene.counts().await;
     assert_eq!((counts.issued.get(), counts.waiting, counts.active), (0, 0, 0));
 }
@@ -48,7 +49,7 @@ pub async fn another_epoch_finds_the_line_lost<F: Fixture>() {
     assert_is_lost(&second).await;
     assert_eq!(first.counts().await.waiting, 2);
 
-    second.contribute(&before_the_loss()).await;
+    second.opens(&before_the_loss()).await;
     assert_is_lost(&first).await;
     let counts = second.counts().await;
     assert_eq!((counts.issued.get(), counts.waiting), (40, 0));
@@ -58,10 +59,10 @@ pub async fn another_epoch_finds_the_line_lost<F: Fixture>() {
 pub async fn opening_an_older_epoch_changes_nothing<F: Fixture>() {
     let first = Scene::open::<F>().await;
     let second = first.in_epoch(SECOND);
-    second.contribute(&before_the_loss()).await;
+    second.opens(&before_the_loss()).await;
     second.queue_up(1..3).await;
 
-    first.contribute(&Contribution { start: PlaceNumber::new(90), ..Contribution::default() }).await;
+    first.opens(&Contribution { start: PlaceNumber::new(90), ..Contribution::default() }).await;
 
     assert_is_lost(&first).await;
     let counts = second.counts().await;
@@ -69,7 +70,7 @@ pub async fn opening_an_older_epoch_changes_nothing<F: Fixture>() {
 }
 
 /// 2, 9: each server adds what it knows, in any order, and whenever it comes.
-pub async fn opening_again_adds_and_takes_nothing_back<F: Fixture>() {
+pub async fn a_contribution_adds_and_takes_nothing_back<F: Fixture>() {
     let expires_at = OPENED_AT.plus(PASS_TTL);
     let one = Contribution {
         gone: [25, 26].into_iter().collect(),
@@ -88,7 +89,7 @@ pub async fn opening_again_adds_and_takes_nothing_back<F: Fixture>() {
 
     scene.contribute(&other).await;
     let after = scene.changes(caught_up).await;
-    scene.contribute(&one).await;
+    scene.opens(&one).await;
 
     assert!(learned(after.gone).contains(30), "the news reached a view that was up to date");
     for counts in [after.counts, scene.counts().await] {
@@ -294,6 +295,7 @@ pub async fn every_method_may_be_repeated<F: Fixture>() {
     let scene = Scene::opened_with::<F>(&contribution).await.with_capacity(3);
 
     for _ in 0..3 {
+        scene.opens(&contribution).await;
         scene.contribute(&contribution).await;
         scene.with_gate(Gate::Shut).join(&accounts(1..6)).await;
         scene.re_enter(scene.place(30, 30), None).await;

@@ -1,6 +1,7 @@
 //! What a line tells: of a place, of itself, and of what changed.
 
 use usher_queue::LineView;
+use usher_queue::view::Limit;
 
 use super::*;
 
@@ -126,7 +127,7 @@ pub async fn an_old_cursor_is_told_everything<F: Fixture>() {
 
     let second = first.in_epoch(SECOND);
     let gone: RoaringTreemap = (8_001..=20_000).collect();
-    second.contribute(&Contribution { start: PlaceNumber::new(20_000), gone, ..Contribution::default() }).await;
+    second.opens(&Contribution { start: PlaceNumber::new(20_000), gone, ..Contribution::default() }).await;
     for place in second.queue_up(1..6).await {
         assert_eq!(second.leave(place).await, LeaveOutcome::LeftTheLine);
     }
@@ -142,7 +143,7 @@ pub async fn positions_never_rise<F: Fixture>() {
     let mut seen = [u64::MAX; 20];
     let mut look = async |scene: &Scene, expected: &[Option<u64>]| {
         let changes = scene.changes(view.cursor()).await;
-        view = std::mem::take(&mut view).with(changes, scene.at.now);
+        view = std::mem::take(&mut view).with(changes, Limit::Room, scene.at.now);
         let positions: Vec<_> = (1..=20).map(|number| view.position(PlaceNumber::new(number))).collect();
         for (before, position) in seen.iter_mut().zip(&positions) {
             let now = position.unwrap_or(0);
@@ -171,7 +172,7 @@ pub async fn positions_never_rise<F: Fixture>() {
     let start = PlaceNumber::new(100);
     let scene = scene.in_epoch(SECOND);
     let serving = view.counts().serving;
-    scene.contribute(&Contribution { start, serving, gone, ..Contribution::default() }).await;
+    scene.opens(&Contribution { start, serving, gone, ..Contribution::default() }).await;
     look(&scene, &[Some(12), Some(13), Some(13)]).await;
     scene.re_enter(places[19], None).await;
     scene.re_enter(places[11], None).await;

@@ -1,6 +1,6 @@
 //! What one server keeps of one line, between the store and the people who ask.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,11 @@ use super::Stats;
 use crate::pace;
 use crate::policy::{Sale, SaleState};
 use crate::ports::{AdmitTerms, Contribution, Gate, LineChanges, LineMark, Opening};
+use crate::view::Limit;
 use crate::{AdmissionPolicy, Epoch, Grant, LineView, PlaceNumber};
+
+/// How long a failure to open a line stands for those who ask next. Shorter than any tick, which tries again.
+const OPENING_PAUSE: Duration = Duration::from_millis(50);
 
 /// A live performance's sale and policy.
 #[derive(Clone, Copy, Debug)]
@@ -26,11 +30,24 @@ impl LiveSale {
         self.sale.state(self.policy.state, now)
     }
 
-    pub(super) fn terms(&self, tick: Duration, now: Timestamp) -> AdmitTerms {
-        let gate = match self.state(now) {
+    fn gate(&self, now: Timestamp) -> Gate {
+        match self.state(now) {
             SaleState::Open => Gate::Open,
             SaleState::Scheduled | SaleState::Paused | SaleState::Closed | SaleState::SoldOut => Gate::Shut,
-        };
+        }
+    }
+
+    fn limit(&self, n_active: u64, now: Timestamp) -> Limit {
+        let AdmissionPolicy { capacity, rate_per_s, .. } = self.policy;
+        match self.gate(now) {
+            Gate::Shut => Limit::Shut,
+            Gate::Open if rate_per_s > 0 && n_active < u64::from(capacity) => Limit::Rate,
+            Gate::Open => Limit::Room,
+        }
+    }
+
+    pub(super) fn terms(&self, tick: Duration, now: Timestamp) -> AdmitTerms {
+        let gate = self.gate(now);
         let AdmissionPolicy { capacity, rate_per_s, pass_ttl, presence_window, state: _ } = self.policy;
         AdmitTerms { gate, capacity, rate_per_s, tick, pass_ttl, presence_window }
     }
@@ -43,6 +60,9 @@ pub(super) struct Line {
     view: ArcSwap<LineView>,
     /// The epoch that the line was opened in here; 0 while it is not open.
     epoch: AtomicU64,
+    opening: Mutex<OpeningAttempts>,
+    /// Until when polls are due that this server told people to make.
+    polls_due_until_ms: AtomicI64,
     ceiling: AtomicU64,
     is_raising: AtomicBool,
     /// Who was seen since the last merge.
@@ -52,6 +72,16 @@ pub(super) struct Line {
     /// Who left through this server, or was told by it to be inside, while its view did not show that yet.
     settled: Mutex<RoaringTreemap>,
     unsaved: Mutex<Unsaved>,
+}
+
+/// What came of trying to open the line.
+#[derive(Default)]
+struct OpeningAttempts {
+    /// The last epoch that the line was open in here.
+    held: Epoch,
+    /// The epoch that another server opened the line in and in which it is not there, and since when that is known.
+    missing: Option<(Epoch, Timestamp)>,
+    failed_at: Option<Timestamp>,
 }
 
 #[derive(Default)]
@@ -67,6 +97,8 @@ impl Line {
             live: ArcSwap::from_pointee(live),
             view: ArcSwap::default(),
             epoch: AtomicU64::new(0),
+            opening: Mutex::default(),
+            polls_due_until_ms: AtomicI64::new(0),
             ceiling: AtomicU64::new(0),
             is_raising: AtomicBool::new(false),
             seen: Mutex::default(),
@@ -101,11 +133,27 @@ impl Line {
         Epoch::new(self.epoch.load(Ordering::Acquire))
     }
 
-    /// What this server and the ledger know of the line, for its opening.
+    /// What this server knows of the line from before an epoch; if it is the one that opens the line, also what the
+    /// ledger knows.
     pub(super) fn contribution(&self, opening: &Opening, now: Timestamp) -> Contribution {
+        let view = self.view();
+        let active = lock(&self.unsaved).granted.iter().filter(|grant| grant.is_live(now)).copied().collect();
+        // Nobody is overtaken who was told to come back later than this.
+        let due = Timestamp::from_unix_ms(self.polls_due_until_ms.load(Ordering::Acquire));
+        let own = Contribution {
+            serving: view.counts().serving,
+            gone: view.gone().clone(),
+            active,
+            holds_until: (due > now).then(|| due.plus(pace::LATE_BY_MAX)),
+            ..Contribution::default()
+        };
+        if opening.is_first { self.with_the_ledgers(own, opening, now) } else { own }
+    }
+
+    fn with_the_ledgers(&self, own: Contribution, opening: &Opening, now: Timestamp) -> Contribution {
         let (view, mark) = (self.view(), &opening.mark);
         let issued = mark.issued.max(view.counts().issued);
-        let mut gone = view.gone().clone();
+        let mut gone = own.gone;
         if issued < opening.start {
             gone.insert_range(issued.get() + 1..=opening.start.get());
         }
@@ -114,22 +162,47 @@ impl Line {
         let reserved_until = mark.active_until.filter(|&until| until > now);
         Contribution {
             start: opening.start,
-            serving: mark.serving.max(view.counts().serving),
+            serving: mark.serving.max(own.serving),
             gone,
-            active: opening.live.clone(),
+            active: [own.active.as_slice(), opening.live.as_slice()].concat(),
             reserved: reserved_until.map_or(0, |_| u32::try_from(mark.active).unwrap_or(u32::MAX)),
             reserved_until,
-            // Those who waited are given the time of one poll to come back. If nobody waited, nobody has to be waited for.
-            holds_until: (waited > 0).then(|| now.plus(longest)),
+            // Those who waited, on whatever server, are given the time of one poll to come back. If nobody waited, nobody
+            // has to be waited for.
+            holds_until: own.holds_until.max((waited > 0).then(|| now.plus(longest).plus(pace::LATE_BY_MAX))),
         }
     }
 
     /// The line is open in `epoch`: begins a new view.
     pub(super) fn opened(&self, epoch: Epoch, ceiling: PlaceNumber, changes: LineChanges, now: Timestamp) {
         lock(&self.entered).clear();
+        *lock(&self.opening) = OpeningAttempts { held: epoch, ..OpeningAttempts::default() };
         self.raise_ceiling(ceiling);
-        self.view.store(LineView::default().with(changes, now).into());
+        self.view.store(LineView::default().with(changes, Limit::Shut, now).into());
         self.epoch.store(epoch.get(), Ordering::Release);
+    }
+
+    /// Whether opening the line failed so recently that whoever asks is better told so than made to wait for another try.
+    pub(super) fn has_just_failed_to_open(&self, now: Timestamp) -> bool {
+        lock(&self.opening).failed_at.is_some_and(|at| now.since(at) < OPENING_PAUSE)
+    }
+
+    pub(super) fn note_failed_to_open(&self, now: Timestamp) {
+        lock(&self.opening).failed_at = Some(now);
+    }
+
+    /// Whether a line that another server opened in `epoch`, and that is not in the store, may be one that it is just about
+    /// to put there. Never of a line that was seen there.
+    pub(super) fn may_be_opening(&self, epoch: Epoch, now: Timestamp, grace: Duration) -> bool {
+        let mut opening = lock(&self.opening);
+        if opening.held == epoch {
+            return false;
+        }
+        let since = match opening.missing {
+            Some((missing, since)) if missing == epoch => since,
+            Some(_) | None => opening.missing.insert((epoch, now)).1,
+        };
+        now.since(since) < grace
     }
 
     /// The store has lost the line.
@@ -138,7 +211,8 @@ impl Line {
     }
 
     pub(super) fn apply(&self, changes: LineChanges, now: Timestamp) {
-        let view = LineView::clone(&self.view.load()).with(changes, now);
+        let limit = self.live_sale().limit(changes.counts.active, now);
+        let view = LineView::clone(&self.view.load()).with(changes, limit, now);
         let mut settled = lock(&self.settled);
         *settled -= view.gone();
         settled.remove_range(..=view.counts().serving.get());
@@ -164,6 +238,14 @@ impl Line {
 
     pub(super) fn note_seen(&self, number: PlaceNumber) {
         lock(&self.seen).insert(number.get());
+    }
+
+    /// Someone was told to poll again at `due`.
+    pub(super) fn note_poll_due(&self, due: Timestamp) {
+        // Most are told to come sooner than someone else was: then nothing is written that other threads read.
+        if self.polls_due_until_ms.load(Ordering::Relaxed) < due.unix_ms() {
+            self.polls_due_until_ms.fetch_max(due.unix_ms(), Ordering::AcqRel);
+        }
     }
 
     pub(super) fn take_seen(&self) -> RoaringTreemap {

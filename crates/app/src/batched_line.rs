@@ -1,0 +1,309 @@
+//! Joins, polls and re-entries that arrive together travel together: decorators of the line's ports, for stores that are
+//! a round trip away.
+//!
+//! What one person asks for is answered within [`ANSWER_WITHIN`], or given up: a store that is silent keeps nobody
+//! waiting. A command given up may still run, and repeating it does no harm.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::{BoxFuture, join_all};
+use roaring::RoaringTreemap;
+use usher_kernel::{PerformanceId, StoreError, Timestamp};
+use usher_queue::ports::{
+    Admission, AdmitTerms, At, Contribution, Cursor, InEpoch, JoinOutcome, LeaveOutcome, LineChanges, LineLedger,
+    LineMark, LineStore, Opening, PastGrant, ReEntry, Resolution, Superseded,
+};
+use usher_queue::{AccountHash, Epoch, Grant, Place, PlaceNumber};
+
+use crate::background::Background;
+use crate::batcher::{self, Batcher, Bounds};
+
+/// Half of what a person takes for an answer at once, so that a refusal is one too, with its way to the client.
+const ANSWER_WITHIN: Duration = Duration::from_millis(400);
+/// As many as one script takes; and more people at once than a server lets in wait for nothing.
+const BOUNDS: Bounds = Bounds { batch_max: 500, waiting_max: 16_384 };
+
+/// A call about some items of one line.
+struct Call<K, I> {
+    key: K,
+    items: Vec<I>,
+}
+
+type Answer<O> = Result<InEpoch<Vec<O>>, StoreError>;
+type Together<K, I, O> = Batcher<Call<K, I>, InEpoch<Vec<O>>>;
+
+/// Makes one call of all whose keys go together.
+fn together<K, I, O>(
+    operation: &'static str,
+    background: &Background,
+    goes_with: fn(&K, &K) -> bool,
+    run: impl Fn(K, Vec<I>) -> BoxFuture<'static, Answer<O>> + Send + Sync + 'static,
+) -> Together<K, I, O>
+where
+    K: Send + 'static,
+    I: Send + 'static,
+    O: Send + 'static,
+{
+    let run = Arc::new(run);
+    Batcher::new(operation, BOUNDS, background, move |calls: Vec<Call<K, I>>| {
+        let run = Arc::clone(&run);
+        async move {
+            let n_calls = calls.len();
+            let groups = join_all(Group::of(calls, goes_with).into_iter().map(async |Group { key, items, shares }| {
+                let answer = run(key, items).await;
+                split(answer, shares)
+            }));
+            let mut answers: Vec<_> = std::iter::repeat_with(|| None).take(n_calls).collect();
+            for (call, answer) in groups.await.into_iter().flatten() {
+                answers[call] = Some(answer);
+            }
+            answers.into_iter().flatten().collect()
+        }
+    })
+}
+
+/// The items of calls that go together, and whose they are.
+struct Group<K, I> {
+    key: K,
+    items: Vec<I>,
+    /// The call's place in the batch, and how many of the items are its own.
+    shares: Vec<(usize, usize)>,
+}
+
+impl<K, I> Group<K, I> {
+    fn of(calls: Vec<Call<K, I>>, goes_with: fn(&K, &K) -> bool) -> Vec<Self> {
+        let mut groups: Vec<Self> = Vec::new();
+        for (call, Call { key, items }) in calls.into_iter().enumerate() {
+            let share = (call, items.len());
+            match groups.iter_mut().find(|group| goes_with(&group.key, &key)) {
+                Some(group) => {
+                    group.items.extend(items);
+                    group.shares.push(share);
+                }
+                None => groups.push(Self { key, items, shares: vec![share] }),
+            }
+        }
+        groups
+    }
+}
+
+/// Each call's own part of a group's answer.
+fn split<O>(answer: Answer<O>, shares: Vec<(usize, usize)>) -> Vec<(usize, Answer<O>)> {
+    match answer {
+        Ok(InEpoch::Current(answers)) => {
+            let mut answers = answers.into_iter();
+            let part = |(call, n_items)| (call, Ok(InEpoch::Current(answers.by_ref().take(n_items).collect())));
+            shares.into_iter().map(part).collect()
+        }
+        Ok(InEpoch::Lost) => shares.into_iter().map(|(call, _)| (call, Ok(InEpoch::Lost))).collect(),
+        Err(error) => {
+            let errors = batcher::share(&error, shares.len());
+            shares.into_iter().zip(errors).map(|((call, _), error)| (call, error)).collect()
+        }
+    }
+}
+
+/// Gives a call up that the store does not answer.
+async fn promptly<T>(
+    operation: &'static str,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let silent = |elapsed| StoreError::Timeout { operation, source: Box::new(elapsed) };
+    tokio::time::timeout(ANSWER_WITHIN, call).await.map_err(silent)?
+}
+
+/// The terms that a join is made under, with the ceiling.
+type JoinKey = (At, AdmitTerms, PlaceNumber);
+
+fn same_line(one: &At, other: &At) -> bool {
+    // Calls a batch apart in time are as good as simultaneous.
+    one.performance == other.performance && one.epoch == other.epoch
+}
+
+/// A line's store whose callers share its round trips.
+pub struct BatchedLineStore {
+    inner: Arc<dyn LineStore>,
+    joins: Together<JoinKey, AccountHash, JoinOutcome>,
+    resolves: Together<At, Place, Resolution>,
+    re_entries: Together<At, ReEntry, ()>,
+}
+
+impl BatchedLineStore {
+    /// Wraps a store. The tasks that feed it end with the background tasks.
+    #[must_use]
+    pub fn new(inner: Arc<dyn LineStore>, background: &Background) -> Self {
+        let store = Arc::clone(&inner);
+        let same_terms =
+            |one: &JoinKey, other: &JoinKey| same_line(&one.0, &other.0) && one.1 == other.1 && one.2 == other.2;
+        let joins = together("line.join", background, same_terms, move |(at, terms, ceiling): JoinKey, accounts| {
+            let store = Arc::clone(&store);
+            Box::pin(async move { store.join(at, &terms, ceiling, &accounts).await })
+        });
+        let store = Arc::clone(&inner);
+        let resolves = together("line.resolve", background, same_line, move |at, places: Vec<Place>| {
+            let store = Arc::clone(&store);
+            Box::pin(async move { store.resolve(at, &places).await })
+        });
+        let store = Arc::clone(&inner);
+        let re_entries = together("line.re_enter", background, same_line, move |at, entries: Vec<ReEntry>| {
+            let store = Arc::clone(&store);
+            Box::pin(async move {
+                Ok(match store.re_enter(at, &entries).await? {
+                    InEpoch::Current(()) => InEpoch::Current(vec![(); entries.len()]),
+                    InEpoch::Lost => InEpoch::Lost,
+                })
+            })
+        });
+        Self { inner, joins, resolves, re_entries }
+    }
+}
+
+#[async_trait]
+impl LineStore for BatchedLineStore {
+    async fn open(&self, at: At, contribution: &Contribution) -> Result<(), StoreError> {
+        self.inner.open(at, contribution).await
+    }
+
+    async fn contribute(&self, at: At, contribution: &Contribution) -> Result<InEpoch<()>, StoreError> {
+        self.inner.contribute(at, contribution).await
+    }
+
+    async fn join(
+        &self,
+        at: At,
+        terms: &AdmitTerms,
+        ceiling: PlaceNumber,
+        accounts: &[AccountHash],
+    ) -> Result<InEpoch<Vec<JoinOutcome>>, StoreError> {
+        let call = Call { key: (at, *terms, ceiling), items: accounts.to_vec() };
+        promptly("line.join", self.joins.call(call)).await
+    }
+
+    async fn resolve(&self, at: At, places: &[Place]) -> Result<InEpoch<Vec<Resolution>>, StoreError> {
+        promptly("line.resolve", self.resolves.call(Call { key: at, items: places.to_vec() })).await
+    }
+
+    async fn re_enter(&self, at: At, entries: &[ReEntry]) -> Result<InEpoch<()>, StoreError> {
+        let call = self.re_entries.call(Call { key: at, items: entries.to_vec() });
+        Ok(match promptly("line.re_enter", call).await? {
+            InEpoch::Current(_) => InEpoch::Current(()),
+            InEpoch::Lost => InEpoch::Lost,
+        })
+    }
+
+    async fn leave(&self, at: At, place: Place) -> Result<InEpoch<LeaveOutcome>, StoreError> {
+        promptly("line.leave", self.inner.leave(at, place)).await
+    }
+
+    async fn end_pass(&self, at: At, number: PlaceNumber) -> Result<InEpoch<()>, StoreError> {
+        promptly("line.end_pass", self.inner.end_pass(at, number)).await
+    }
+
+    async fn mark_present(
+        &self,
+        at: At,
+        presence_window: Duration,
+        seen: &RoaringTreemap,
+    ) -> Result<InEpoch<()>, StoreError> {
+        self.inner.mark_present(at, presence_window, seen).await
+    }
+
+    async fn admit(&self, at: At, terms: &AdmitTerms, examine_max: u32) -> Result<InEpoch<Admission>, StoreError> {
+        self.inner.admit(at, terms, examine_max).await
+    }
+
+    async fn refresh(
+        &self,
+        epoch: Epoch,
+        now: Timestamp,
+        lines: &[(PerformanceId, Cursor)],
+    ) -> Result<Vec<InEpoch<LineChanges>>, StoreError> {
+        self.inner.refresh(epoch, now, lines).await
+    }
+}
+
+/// A ledger whose callers share the looking up of past grants: after a loss, everybody's is looked up once.
+pub struct BatchedLineLedger {
+    inner: Arc<dyn LineLedger>,
+    past_grants: Together<PerformanceId, PlaceNumber, PastGrant>,
+}
+
+impl BatchedLineLedger {
+    /// Wraps a ledger. The task that feeds it ends with the background tasks.
+    #[must_use]
+    pub fn new(inner: Arc<dyn LineLedger>, background: &Background) -> Self {
+        let ledger = Arc::clone(&inner);
+        let same_line = |one: &PerformanceId, other: &PerformanceId| one == other;
+        let past_grants = together("ledger.past_grants", background, same_line, move |line, numbers: Vec<_>| {
+            let ledger = Arc::clone(&ledger);
+            Box::pin(async move { ledger.past_grants(line, &numbers).await.map(InEpoch::Current) })
+        });
+        Self { inner, past_grants }
+    }
+}
+
+#[async_trait]
+impl LineLedger for BatchedLineLedger {
+    async fn epoch(&self) -> Result<Epoch, StoreError> {
+        self.inner.epoch().await
+    }
+
+    async fn begin_epoch(&self, seen: Epoch) -> Result<Epoch, StoreError> {
+        self.inner.begin_epoch(seen).await
+    }
+
+    async fn open_line(
+        &self,
+        performance: PerformanceId,
+        epoch: Epoch,
+        block: u64,
+        now: Timestamp,
+    ) -> Result<Superseded<Opening>, StoreError> {
+        self.inner.open_line(performance, epoch, block, now).await
+    }
+
+    async fn reserve(
+        &self,
+        performance: PerformanceId,
+        epoch: Epoch,
+        seen: PlaceNumber,
+        block: u64,
+    ) -> Result<Superseded<PlaceNumber>, StoreError> {
+        self.inner.reserve(performance, epoch, seen, block).await
+    }
+
+    async fn save(
+        &self,
+        performance: PerformanceId,
+        epoch: Epoch,
+        mark: &LineMark,
+        granted: &[Grant],
+    ) -> Result<Superseded<()>, StoreError> {
+        self.inner.save(performance, epoch, mark, granted).await
+    }
+
+    async fn end_pass(
+        &self,
+        performance: PerformanceId,
+        number: PlaceNumber,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.inner.end_pass(performance, number, now).await
+    }
+
+    async fn past_grants(
+        &self,
+        performance: PerformanceId,
+        numbers: &[PlaceNumber],
+    ) -> Result<Vec<PastGrant>, StoreError> {
+        let call = self.past_grants.call(Call { key: performance, items: numbers.to_vec() });
+        match call.await? {
+            InEpoch::Current(past) => Ok(past),
+            // A ledger does not lose anything.
+            InEpoch::Lost => Ok(Vec::new()),
+        }
+    }
+}
