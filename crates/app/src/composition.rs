@@ -33,6 +33,7 @@ use crate::ids::{RandomIds, SystemClock};
 use crate::metrics::Metrics;
 use crate::observed::Observed;
 use crate::password::Argon2Hasher;
+use crate::recorded::Recorded;
 use crate::schema::{self, SchemaError};
 
 /// How often lapsed holds are freed and unanswered payments looked after.
@@ -63,6 +64,14 @@ pub enum StartError {
     /// The lines cannot be opened.
     #[error("the lines cannot be opened")]
     Line(#[from] usher_queue::Error),
+    /// The line's history cannot be written.
+    #[error("cannot write the line's history to {path}")]
+    History {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The demo cannot be set up.
     #[error("the demo cannot be set up")]
     Demo(#[from] DemoError),
@@ -123,6 +132,13 @@ impl Application {
         let ledger: Arc<dyn LineLedger> = Arc::new(Observed::new(ledger, Arc::clone(&metrics)));
         let policies: Arc<dyn PolicyRepository> = Arc::new(Observed::new(policies, Arc::clone(&metrics)));
         let store: Arc<dyn LineStore> = Arc::new(Observed::new(store, Arc::clone(&metrics)));
+        let store: Arc<dyn LineStore> = match settings.history() {
+            Some(path) => Arc::new(
+                Recorded::new(store, Arc::clone(&clock), &path)
+                    .map_err(|source| StartError::History { path: path.display().to_string(), source })?,
+            ),
+            None => store,
+        };
         // Observed inside, so that a batch is timed as the one transaction that it is.
         let reservations: Arc<dyn ReservationRepository> = Arc::new(Observed::new(reservations, Arc::clone(&metrics)));
         let reservations: Arc<dyn ReservationRepository> = if settings.store.group_commit {
