@@ -2,4 +2,6 @@
 //! Sees a server as its clients do; never part of one.
 
 pub mod clock;
+pub mod people;
+pub mod sale;
 pub mod server;
