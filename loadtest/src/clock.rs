@@ -40,7 +40,10 @@ pub async fn pass(span: Duration) {
 }
 
 /// Waits until `condition` answers something, and passes it on; nothing, if it does not within `at_most`.
-pub async fn eventually<T>(at_most: Duration, mut condition: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+pub async fn eventually<T, F>(at_most: Duration, mut condition: impl FnMut() -> F) -> Option<T>
+where
+    F: Future<Output = Option<T>>,
+{
     let tries = async {
         loop {
             if let Some(answer) = condition().await {

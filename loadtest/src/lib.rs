@@ -3,5 +3,7 @@
 
 pub mod clock;
 pub mod people;
+pub mod prove;
+pub mod redis;
 pub mod sale;
 pub mod server;

@@ -153,7 +153,7 @@ struct Surroundings {
 pub fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     // With the limit as it is, a large crowd fails by itself, and says so.
-    drop(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }));
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap_or_default();
 }
 
 impl Crowd {
@@ -323,7 +323,8 @@ impl Visitor {
             Plan::LetExpire => {
                 while last.state == PlaceState::Admitted {
                     let runs_out_in = last.pass_until.map_or(Duration::ZERO, |until| until.since(now()));
-                    self.wait(runs_out_in + Duration::from_millis(self.rng.random_range(0..1_000))).await?;
+                    let late = Duration::from_millis(self.rng.random_range(0..1_000));
+                    self.wait(runs_out_in + late).await?;
                     last = self.poll(&place).await?;
                 }
                 Ok(())

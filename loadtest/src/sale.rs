@@ -119,7 +119,7 @@ impl Sale {
 
     async fn wait_until_open(&self, server: &Server) -> Result<(), SaleError> {
         let url = format!("http://{}/api/v1/performances/{}", server.address(), self.performance);
-        let opened = eventually(OPEN_WITHIN, async || {
+        let opened = eventually(OPEN_WITHIN, || async {
             let seen = answer("performance", self.client.get(&url)).await.ok()?;
             (seen["sale_state"] == "open").then_some(())
         });

@@ -170,7 +170,7 @@ impl Site {
         let mut guard = command.spawn().map_err(failed("there is no shell"))?;
         let pid = read_pid(&mut guard).map_err(failed("the shell did not tell the server's process id"))?;
         let mut server = Server { site: self.clone(), name: name.to_owned(), address: bind, pid, guard };
-        let listens = eventually(START_WITHIN, async || address_in(&log, written_before)).await;
+        let listens = eventually(START_WITHIN, || async { address_in(&log, written_before) }).await;
         server.address = listens.ok_or(ServerError::NotReady(log))?;
         Ok(server)
     }
