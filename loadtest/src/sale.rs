@@ -89,7 +89,7 @@ impl Sale {
         answer("seats", put.json(&seats)).await?;
         sale.patch(admission).await?;
         for server in servers {
-            sale.wait_until_open(server).await?;
+            sale.wait_until_begun(server).await?;
         }
         Ok(sale)
     }
@@ -117,11 +117,12 @@ impl Sale {
         self.performance
     }
 
-    async fn wait_until_open(&self, server: &Server) -> Result<(), SaleError> {
+    /// Waits until a server sees that the sale's time has come, even if the operator has paused the line.
+    async fn wait_until_begun(&self, server: &Server) -> Result<(), SaleError> {
         let url = format!("http://{}/api/v1/performances/{}", server.address(), self.performance);
         let opened = eventually(OPEN_WITHIN, || async {
             let seen = answer("performance", self.client.get(&url)).await.ok()?;
-            (seen["sale_state"] == "open").then_some(())
+            (seen["sale_state"] != "scheduled").then_some(())
         });
         opened.await.ok_or(SaleError::NotOpen)
     }

@@ -163,7 +163,9 @@ impl Site {
             .envs(&self.environment)
             .env("USHER__HTTP__BIND", bind.to_string())
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            // The shell says there that the server was killed.
+            .stderr(Stdio::null());
         if self.records {
             command.env("USHER__LINE__HISTORY", history);
         }

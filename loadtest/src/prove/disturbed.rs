@@ -21,8 +21,6 @@ const STOPPED_FOR: Duration = Duration::from_secs(5);
 const REFUSED_WITHIN: Duration = Duration::from_millis(500);
 /// What a stale copy misses.
 const LAG: Duration = Duration::from_secs(1);
-/// How long until admission goes on at the latest after a loss: the window's longest poll interval, and more.
-const GOES_ON_WITHIN: Duration = Duration::from_secs(40);
 
 pub(super) async fn killed_servers(context: Context) -> Result<Verdict, ProofError> {
     let mut stage = Stage::set(&context, rush(&context)).await?;
@@ -91,17 +89,20 @@ impl Disaster {
 
 /// A crowd whose line is lost again and again.
 async fn lossy(context: Context, disaster: Disaster, n_losses: u32) -> Result<Verdict, ProofError> {
-    let mut stage = Stage::set(&context, rush(&context)).await?;
+    // In small so slow that somebody is left to be admitted after each loss.
+    let rush = rush(&context);
+    let mut stage = Stage::set(&context, Setup { rate_per_s: context.sized(rush.rate_per_s, 12), ..rush }).await?;
     let n_losses = context.sized(n_losses, 2);
-    let (n_waiting, n_inside) = context.sized((10_000, 450), (60, 20));
+    let (n_waiting, n_inside) = context.sized((10_000, 450), (60, 5));
     stage.parameter("losses", n_losses);
     let habits = Habits { arrive_within: Duration::from_secs(context.sized(40, 4)), ..habits(&context) };
     let crowd = stage.gather(context.sized(25_000, 300), &habits)?;
     stage.until_full(&crowd, n_waiting, n_inside).await?;
     for n in 1..=n_losses {
+        let before = stage.admitted_in_epoch().await.unwrap_or(0);
         disaster.strike(&mut stage).await?;
         context.say(format_args!("lost for the {n}. time, of {n_losses}"));
-        stage.until_admission_goes_on(&crowd, context.sized(200, 5), GOES_ON_WITHIN).await;
+        stage.until_admission_goes_on(&crowd, before, context.sized(200, 5)).await;
     }
     // What comes after the last loss counts too.
     stage.watching(&crowd, between(Duration::from_secs(context.sized(10, 2)))).await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::StatusCode;
@@ -25,6 +26,9 @@ const TICK: Duration = Duration::from_millis(250);
 const FINDINGS_MAX: usize = 20;
 /// Admission goes on this long after a loss, and the longest poll interval that was handed out.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a proof waits for admission to go on: longer than it may take.
+const GOES_ON_WITHIN: Duration = Duration::from_secs(40);
 
 /// How a line is set up.
 #[derive(Clone, Copy, Debug)]
@@ -137,11 +141,21 @@ impl Stage {
         ))
     }
 
-    /// Waits until somebody else is told that they are inside. They may never be: that is for the judgement.
-    pub(super) async fn until_admission_goes_on(&self, crowd: &Crowd, n_more: u64, at_most: Duration) {
-        let before = Progress::count(&crowd.progress.admitted);
-        let more = || (Progress::count(&crowd.progress.admitted) >= before + n_more).then_some(());
-        self.watching(crowd, eventually(at_most, || async { more() })).await;
+    /// How many were admitted in the present epoch, as a server sees it; nothing while it does not say.
+    pub(super) async fn admitted_in_epoch(&self) -> Option<u64> {
+        self.sale.stats().await.ok()?["admitted_total"].as_u64()
+    }
+
+    /// Waits until as many are admitted in a new epoch, in the one before which `before` were. If that never comes about,
+    /// it is for the judgement.
+    pub(super) async fn until_admission_goes_on(&self, crowd: &Crowd, before: u64, n_more: u64) {
+        let is_new = AtomicBool::new(false);
+        let goes_on = eventually(GOES_ON_WITHIN, || async {
+            let admitted = self.admitted_in_epoch().await?;
+            let is_new = is_new.fetch_or(admitted < before, Ordering::Relaxed) || admitted < before;
+            (is_new && admitted >= n_more).then_some(())
+        });
+        self.watching(crowd, goes_on).await;
     }
 
     /// Kills a server as kill -9 does, and starts it again.
