@@ -10,6 +10,8 @@ export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 # For `make loadtest`: 200,000 people are more than k6 can send in 50 s on two cores.
 URL ?= http://127.0.0.1:8080
 PEOPLE ?= 200000
+# For `make prove`: --quick, --only NAME, --seed N.
+PROVE ?=
 
 .PHONY: help
 help: ## List the targets
@@ -91,6 +93,11 @@ loadtest: ## Ramp 1,000 joining users against a running `make run` (needs k6)
 	@mkdir -p target/loadtest
 	cargo run --locked --release --quiet --package usher-app --bin usher -- token mint --count $(PEOPLE) > target/loadtest/tokens.txt
 	k6 run --env URL=$(URL) --env TOKENS=$(CURDIR)/target/loadtest/tokens.txt loadtest/k6/line.js
+
+.PHONY: prove
+prove: redis ## Prove what the line keeps, for some 25 minutes (PROVE="--quick --only NAME")
+	cargo build --locked --release --package usher-app --package usher-loadtest --bins
+	target/release/prove $(PROVE)
 
 .PHONY: tools
 tools: ## Install cargo-deny, cargo-nextest and cargo-shear into target/tools

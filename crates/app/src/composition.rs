@@ -34,6 +34,7 @@ use crate::ids::{RandomIds, SystemClock};
 use crate::metrics::Metrics;
 use crate::observed::Observed;
 use crate::password::Argon2Hasher;
+use crate::recorded::Recorded;
 use crate::schema::{self, SchemaError};
 
 /// How often lapsed holds are freed and unanswered payments looked after.
@@ -64,6 +65,14 @@ pub enum StartError {
     /// The lines cannot be opened.
     #[error("the lines cannot be opened")]
     Line(#[from] usher_queue::Error),
+    /// The line's history cannot be written.
+    #[error("cannot write the line's history to {path}")]
+    History {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The demo cannot be set up.
     #[error("the demo cannot be set up")]
     Demo(#[from] DemoError),
@@ -124,6 +133,14 @@ impl Application {
         let ledger: Arc<dyn LineLedger> = Arc::new(Observed::new(ledger, Arc::clone(&metrics)));
         let policies: Arc<dyn PolicyRepository> = Arc::new(Observed::new(policies, Arc::clone(&metrics)));
         let store: Arc<dyn LineStore> = Arc::new(Observed::new(store, Arc::clone(&metrics)));
+        // Nearest to the store, so that what is recorded is what was done, in the calls it was done in.
+        let store: Arc<dyn LineStore> = match settings.history() {
+            Some(path) => Arc::new(
+                Recorded::new(store, Arc::clone(&clock), &path)
+                    .map_err(|source| StartError::History { path: path.display().to_string(), source })?,
+            ),
+            None => store,
+        };
         // Only what is a round trip away gains by sharing it.
         let (store, ledger): (Arc<dyn LineStore>, Arc<dyn LineLedger>) = match settings.line.backend {
             LineBackend::Memory => (store, ledger),

@@ -177,6 +177,8 @@ pub struct Line {
     pub pass_ttl_s: u64,
     /// How long before the sale people can join.
     pub lobby_s: u64,
+    /// Where to record what the line's store answers, as configured; see [`Settings::history`].
+    pub history: PathBuf,
 }
 
 /// The database.
@@ -394,6 +396,13 @@ impl Settings {
                 LineBackend::Redis => OPENING_GRACE,
             },
         }
+    }
+
+    /// Where to record what the line's store answers, if anywhere.
+    #[must_use]
+    pub fn history(&self) -> Option<PathBuf> {
+        let path = &self.line.history;
+        (!path.as_os_str().is_empty()).then(|| self.data.dir.join(path))
     }
 
     /// How long an access token is good.

@@ -17,5 +17,6 @@ pub mod metrics;
 pub mod observed;
 pub mod password;
 pub mod problem;
+pub mod recorded;
 pub mod schema;
 pub mod telemetry;

@@ -10,8 +10,10 @@ use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlLineLedge
 use usher_app::background::Background;
 use usher_app::batched_line::{BatchedLineLedger, BatchedLineStore};
 use usher_app::group_commit::GroupCommit;
+use usher_app::ids::SystemClock;
 use usher_app::metrics::Metrics;
 use usher_app::observed::Observed;
+use usher_app::recorded::Recorded;
 use usher_app::schema;
 use usher_concert::SeatMap;
 use usher_contract_tests::{line_ledger, line_store, reservation_repository};
@@ -124,4 +126,21 @@ mod observed {
     use super::ObservedMemory;
 
     usher_contract_tests::line_store_contract!(ObservedMemory);
+}
+
+struct RecordedMemory;
+
+impl line_store::Fixture for RecordedMemory {
+    async fn store() -> Arc<dyn LineStore> {
+        let store: Arc<dyn LineStore> = Arc::new(MemoryLineStore::new());
+        let folder = tempfile::tempdir().unwrap();
+        // The file stays open when its folder goes.
+        Arc::new(Recorded::new(store, Arc::new(SystemClock::new()), &folder.path().join("history")).unwrap())
+    }
+}
+
+mod recorded {
+    use super::RecordedMemory;
+
+    usher_contract_tests::line_store_contract!(RecordedMemory);
 }

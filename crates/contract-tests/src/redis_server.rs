@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Where a server of one's own choice is; the suite of the port runs on it. It should be one for tests.
 const URL_VARIABLE: &str = "USHER_TEST_REDIS_URL";
 const BINARIES: [&str; 2] = ["redis-server", "valkey-server"];
@@ -41,6 +43,7 @@ pub fn shared_url() -> &'static str {
 /// A server of a test's own, without persistence, that ends when this is dropped.
 pub struct Server {
     port: u16,
+    pid: Option<Pid>,
     guard: Child,
 }
 
@@ -79,8 +82,68 @@ impl Server {
         let log = BufReader::new(guard.stdout.take().expect("it is piped"));
         // The log ends where the server does: somebody took the port.
         let is_ready = log.lines().map_while(Result::ok).any(|line| line.contains("eady to accept connections"));
-        let server = Self { port, guard };
-        (is_ready && server.command("PING") == "+PONG").then_some(server)
+        let mut server = Self { port, pid: None, guard };
+        if !is_ready || server.command("PING") != "+PONG" {
+            return None;
+        }
+        let info = server.command("INFO server");
+        let pid = info.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
+        server.pid = pid.and_then(Pid::from_raw);
+        Some(server)
+    }
+
+    /// Stops it where it is, until [`Self::resume`]: connections stand, and nobody is answered.
+    ///
+    /// # Panics
+    /// If it is gone.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// If it is gone.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.pid.expect("it told its process id");
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Makes it a copy of another server, which lags behind it by what is on the way.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn follow(&self, primary: &Self) {
+        assert_eq!(self.command(&format!("REPLICAOF 127.0.0.1 {}", primary.port)), "+OK");
+    }
+
+    /// Whether it has copied everything and follows now.
+    pub fn is_following(&self) -> bool {
+        self.command("INFO replication").contains("master_link_status:up")
+    }
+
+    /// Makes it a server of its own, with the data that it has copied so far.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    pub fn stop_following(&self) {
+        assert_eq!(self.command("REPLICAOF NO ONE"), "+OK");
+    }
+
+    /// Ends another server, as a crash would, and takes over its address.
+    ///
+    /// # Panics
+    /// If it cannot listen there.
+    pub fn take_over(mut self, failed: Self) -> Self {
+        let port = failed.port;
+        drop(failed);
+        assert_eq!(self.command(&format!("CONFIG SET port {port}")), "+OK", "the port is free again");
+        self.port = port;
+        self
     }
 
     /// Where it is.

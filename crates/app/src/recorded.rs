@@ -1,0 +1,404 @@
+//! Records what the line's store answers, in a file: a decorator that changes nothing else, so it passes the port's
+//! contract suite. Off unless `line.history` names the file. What it wrote is what `usher_queue::audit` reads.
+//!
+//! Accounts are recorded as the line knows them, by their hashes. Tokens never come this far.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use roaring::RoaringTreemap;
+use serde::{Deserialize, Serialize};
+use usher_kernel::{Clock, PerformanceId, StoreError, Timestamp};
+use usher_queue::audit::{self, Answer, ServerLife};
+use usher_queue::ports::{
+    Admission, AdmitTerms, At, Contribution, Cursor, InEpoch, JoinOutcome, LeaveOutcome, LineChanges, LineStore,
+    ReEntry, Resolution, Standing,
+};
+use usher_queue::{AccountHash, Epoch, Grant, Place, PlaceNumber};
+
+/// One line of a history: one JSON object, with times in Unix ms.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    /// The process that asked.
+    server: u32,
+    performance: String,
+    epoch: u64,
+    /// The time that the call gave the store.
+    now: i64,
+    /// When the call began, and when its answer was there.
+    began: i64,
+    ended: i64,
+    #[serde(flatten)]
+    answer: AnswerText,
+}
+
+/// As [`Answer`], which see.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+enum AnswerText {
+    Opened,
+    Waits { number: u64, account: String },
+    Admitted { number: u64, account: String, expires_at: i64 },
+    Inside { number: u64, account: String, expires_at: i64 },
+    Over { number: u64, account: String },
+    Left { number: u64 },
+    Unanswered,
+}
+
+fn hex(account: AccountHash) -> String {
+    format!("{:032x}", u128::from_be_bytes(*account.as_bytes()))
+}
+
+fn unhex(text: &str) -> Option<AccountHash> {
+    u128::from_str_radix(text, 16).ok().map(|bits| AccountHash::from_bytes(bits.to_be_bytes()))
+}
+
+impl From<Answer> for AnswerText {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Opened => Self::Opened,
+            Answer::Waits { number, account } => Self::Waits { number: number.get(), account: hex(account) },
+            Answer::Admitted(Grant { number, account, expires_at }) => {
+                Self::Admitted { number: number.get(), account: hex(account), expires_at: expires_at.unix_ms() }
+            }
+            Answer::Inside(Grant { number, account, expires_at }) => {
+                Self::Inside { number: number.get(), account: hex(account), expires_at: expires_at.unix_ms() }
+            }
+            Answer::Over { number, account } => Self::Over { number: number.get(), account: hex(account) },
+            Answer::Left(number) => Self::Left { number: number.get() },
+            Answer::Unanswered => Self::Unanswered,
+        }
+    }
+}
+
+impl AnswerText {
+    fn read(&self) -> Option<Answer> {
+        let grant = |number, account: &str, expires_at| {
+            let expires_at = Timestamp::from_unix_ms(expires_at);
+            Some(Grant { number: PlaceNumber::new(number), account: unhex(account)?, expires_at })
+        };
+        Some(match self {
+            Self::Opened => Answer::Opened,
+            Self::Waits { number, account } => {
+                Answer::Waits { number: PlaceNumber::new(*number), account: unhex(account)? }
+            }
+            Self::Admitted { number, account, expires_at } => Answer::Admitted(grant(*number, account, *expires_at)?),
+            Self::Inside { number, account, expires_at } => Answer::Inside(grant(*number, account, *expires_at)?),
+            Self::Over { number, account } => {
+                Answer::Over { number: PlaceNumber::new(*number), account: unhex(account)? }
+            }
+            Self::Left { number } => Answer::Left(PlaceNumber::new(*number)),
+            Self::Unanswered => Answer::Unanswered,
+        })
+    }
+}
+
+/// What was recorded of one line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recording {
+    /// What could be read.
+    pub recorded: Vec<audit::Recorded>,
+    /// How many lines could not: a server that is killed while it writes leaves half a line.
+    pub n_torn: usize,
+}
+
+/// Reads what was recorded in a file of one performance's line.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn read(path: &Path, performance: PerformanceId) -> io::Result<Recording> {
+    let performance = performance.to_string();
+    let mut recording = Recording::default();
+    for line in BufReader::new(File::open(path)?).split(b'\n') {
+        let line: Option<Line> = serde_json::from_slice(&line?).ok();
+        match line.and_then(|line| Some((line.answer.read()?, line))) {
+            Some((_, line)) if line.performance != performance => {}
+            Some((answer, line)) => recording.recorded.push(audit::Recorded {
+                by: ServerLife(line.server),
+                epoch: Epoch::new(line.epoch),
+                now: Timestamp::from_unix_ms(line.now),
+                began: Timestamp::from_unix_ms(line.began),
+                ended: Timestamp::from_unix_ms(line.ended),
+                answer,
+            }),
+            None => recording.n_torn += 1,
+        }
+    }
+    Ok(recording)
+}
+
+/// A line store whose answers are recorded before anybody hears them.
+pub struct Recorded {
+    inner: Arc<dyn LineStore>,
+    clock: Arc<dyn Clock>,
+    file: File,
+    server: u32,
+}
+
+impl Recorded {
+    /// Wraps a store, and records at the end of a file.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn new(inner: Arc<dyn LineStore>, clock: Arc<dyn Clock>, path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
+        if file.metadata()?.len() > 0 {
+            // The life before may have ended within a line.
+            let mut last = [0];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+            }
+        }
+        Ok(Self { inner, clock, file, server: std::process::id() })
+    }
+
+    /// Writes down what a call was answered, all in one write, so that what was written is there whatever becomes of this
+    /// process.
+    fn record(&self, at: At, began: Timestamp, answers: impl Iterator<Item = Answer>) {
+        let ended = self.clock.now();
+        let mut text = Vec::new();
+        for answer in answers {
+            let line = Line {
+                server: self.server,
+                performance: at.performance.to_string(),
+                epoch: at.epoch.get(),
+                now: at.now.unix_ms(),
+                began: began.unix_ms(),
+                ended: ended.unix_ms(),
+                answer: answer.into(),
+            };
+            // Into memory, and of plain numbers and texts: that does not fail.
+            if serde_json::to_writer(&mut text, &line).is_ok() {
+                text.push(b'\n');
+            }
+        }
+        if text.is_empty() {
+            return;
+        }
+        if let Err(error) = (&self.file).write_all(&text) {
+            tracing::error!(%error, "the line's history has a gap");
+        }
+    }
+
+    /// Records what became of a call that may have changed who is inside or waits.
+    fn record_call<T>(
+        &self,
+        at: At,
+        began: Timestamp,
+        answer: &Result<InEpoch<T>, StoreError>,
+        answers: impl FnOnce(&T) -> Vec<Answer>,
+    ) {
+        match answer {
+            Ok(InEpoch::Current(answer)) => self.record(at, began, answers(answer).into_iter()),
+            Ok(InEpoch::Lost) => {}
+            Err(_) => self.record(at, began, std::iter::once(Answer::Unanswered)),
+        }
+    }
+}
+
+fn joined(account: AccountHash, outcome: &JoinOutcome) -> Option<Answer> {
+    match outcome {
+        JoinOutcome::Joined(Standing::Waiting(number)) | JoinOutcome::Already(Standing::Waiting(number)) => {
+            Some(Answer::Waits { number: *number, account })
+        }
+        JoinOutcome::Joined(Standing::Admitted(grant)) => Some(Answer::Admitted(*grant)),
+        JoinOutcome::Already(Standing::Admitted(grant)) => Some(Answer::Inside(*grant)),
+        JoinOutcome::CeilingReached => None,
+    }
+}
+
+fn resolved(place: &Place, resolution: &Resolution) -> Option<Answer> {
+    let &Place { number, account, .. } = place;
+    match resolution {
+        Resolution::Waiting { number, .. } => Some(Answer::Waits { number: *number, account }),
+        Resolution::Admitted(grant) => Some(Answer::Inside(*grant)),
+        Resolution::Done | Resolution::Expired => Some(Answer::Over { number, account }),
+        Resolution::Unknown => None,
+    }
+}
+
+#[async_trait]
+impl LineStore for Recorded {
+    async fn open(&self, at: At, contribution: &Contribution) -> Result<(), StoreError> {
+        let began = self.clock.now();
+        self.inner.open(at, contribution).await?;
+        self.record(at, began, std::iter::once(Answer::Opened));
+        Ok(())
+    }
+
+    async fn contribute(&self, at: At, contribution: &Contribution) -> Result<InEpoch<()>, StoreError> {
+        self.inner.contribute(at, contribution).await
+    }
+
+    async fn join(
+        &self,
+        at: At,
+        terms: &AdmitTerms,
+        ceiling: PlaceNumber,
+        accounts: &[AccountHash],
+    ) -> Result<InEpoch<Vec<JoinOutcome>>, StoreError> {
+        let began = self.clock.now();
+        let outcomes = self.inner.join(at, terms, ceiling, accounts).await;
+        self.record_call(at, began, &outcomes, |outcomes| {
+            accounts.iter().zip(outcomes).filter_map(|(account, outcome)| joined(*account, outcome)).collect()
+        });
+        outcomes
+    }
+
+    async fn resolve(&self, at: At, places: &[Place]) -> Result<InEpoch<Vec<Resolution>>, StoreError> {
+        let began = self.clock.now();
+        let resolutions = self.inner.resolve(at, places).await?;
+        if let InEpoch::Current(resolutions) = &resolutions {
+            let answers = places.iter().zip(resolutions).filter_map(|(place, resolution)| resolved(place, resolution));
+            self.record(at, began, answers);
+        }
+        Ok(resolutions)
+    }
+
+    async fn re_enter(&self, at: At, entries: &[ReEntry]) -> Result<InEpoch<()>, StoreError> {
+        self.inner.re_enter(at, entries).await
+    }
+
+    async fn leave(&self, at: At, place: Place) -> Result<InEpoch<LeaveOutcome>, StoreError> {
+        let began = self.clock.now();
+        let left = self.inner.leave(at, place).await?;
+        match left {
+            InEpoch::Current(LeaveOutcome::LeftTheLine | LeaveOutcome::EndedPass) => {
+                self.record(at, began, std::iter::once(Answer::Left(place.number)));
+            }
+            InEpoch::Current(LeaveOutcome::NotThere) | InEpoch::Lost => {}
+        }
+        Ok(left)
+    }
+
+    async fn end_pass(&self, at: At, number: PlaceNumber) -> Result<InEpoch<()>, StoreError> {
+        let began = self.clock.now();
+        let ended = self.inner.end_pass(at, number).await?;
+        if ended == InEpoch::Current(()) {
+            self.record(at, began, std::iter::once(Answer::Left(number)));
+        }
+        Ok(ended)
+    }
+
+    async fn mark_present(
+        &self,
+        at: At,
+        presence_window: Duration,
+        seen: &RoaringTreemap,
+    ) -> Result<InEpoch<()>, StoreError> {
+        self.inner.mark_present(at, presence_window, seen).await
+    }
+
+    async fn admit(&self, at: At, terms: &AdmitTerms, examine_max: u32) -> Result<InEpoch<Admission>, StoreError> {
+        let began = self.clock.now();
+        let admission = self.inner.admit(at, terms, examine_max).await;
+        self.record_call(at, began, &admission, |admission| {
+            admission.granted.iter().copied().map(Answer::Admitted).collect()
+        });
+        admission
+    }
+
+    async fn refresh(
+        &self,
+        epoch: Epoch,
+        now: Timestamp,
+        lines: &[(PerformanceId, Cursor)],
+    ) -> Result<Vec<InEpoch<LineChanges>>, StoreError> {
+        self.inner.refresh(epoch, now, lines).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use usher_adapter_memory::MemoryLineStore;
+    use usher_kernel::ManualClock;
+    use usher_queue::ports::Gate;
+
+    use super::*;
+
+    const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([3; 16]);
+    const START: Timestamp = Timestamp::from_unix_ms(1_000_000);
+    const TERMS: AdmitTerms = AdmitTerms {
+        gate: Gate::Open,
+        capacity: 1,
+        rate_per_s: 0,
+        tick: Duration::from_millis(250),
+        pass_ttl: Duration::from_secs(10),
+        presence_window: Duration::from_secs(10),
+    };
+
+    fn at(now: Timestamp) -> At {
+        At { performance: PERFORMANCE, epoch: Epoch::new(1), now }
+    }
+
+    fn account(n: u8) -> AccountHash {
+        AccountHash::from_bytes([n; 16])
+    }
+
+    fn place(n: u8) -> Place {
+        Place { performance: PERFORMANCE, number: PlaceNumber::new(n.into()), account: account(n) }
+    }
+
+    fn store(clock: &Arc<ManualClock>, path: &Path) -> Recorded {
+        Recorded::new(Arc::new(MemoryLineStore::new()), Arc::<ManualClock>::clone(clock), path).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_the_store_answers_is_read_again_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history");
+        let clock = Arc::new(ManualClock::new(START));
+        let store = store(&clock, &path);
+
+        store.open(at(START), &Contribution::default()).await.unwrap();
+        let outcomes = store.join(at(START), &TERMS, PlaceNumber::new(10), &[account(1), account(2)]).await.unwrap();
+        assert!(matches!(outcomes, InEpoch::Current(_)));
+        clock.advance(Duration::from_millis(7));
+        let resolved = store.resolve(at(START), &[place(1), place(2)]).await.unwrap();
+        assert!(matches!(resolved, InEpoch::Current(_)));
+        let left = store.leave(at(START), place(1)).await.unwrap();
+        assert_eq!(left, InEpoch::Current(LeaveOutcome::EndedPass));
+        let admission = store.admit(at(START), &TERMS, 10).await.unwrap();
+        assert!(matches!(admission, InEpoch::Current(_)));
+
+        let recording = read(&path, PERFORMANCE).unwrap();
+        let expires_at = START.plus(TERMS.pass_ttl);
+        let grant = |n: u8| Grant { number: PlaceNumber::new(n.into()), account: account(n), expires_at };
+        let waits = Answer::Waits { number: PlaceNumber::new(2), account: account(2) };
+        let answers: Vec<_> = recording.recorded.iter().map(|recorded| recorded.answer).collect();
+        let expected = [
+            Answer::Opened,
+            Answer::Admitted(grant(1)),
+            waits,
+            Answer::Inside(grant(1)),
+            waits,
+            Answer::Left(PlaceNumber::new(1)),
+            Answer::Admitted(grant(2)),
+        ];
+        assert_eq!((answers.as_slice(), recording.n_torn), (expected.as_slice(), 0));
+        let last = recording.recorded.last().unwrap();
+        let later = START.plus(Duration::from_millis(7));
+        assert_eq!((last.by, last.epoch), (ServerLife(std::process::id()), Epoch::new(1)));
+        assert_eq!((last.now, last.began, last.ended), (START, later, later));
+        assert_eq!(read(&path, PerformanceId::from_bytes([4; 16])).unwrap(), Recording::default());
+    }
+
+    #[tokio::test]
+    async fn a_line_that_a_killed_server_left_half_written_costs_only_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history");
+        std::fs::write(&path, "{\"server\":1,\"perf").unwrap();
+        let clock = Arc::new(ManualClock::new(START));
+
+        store(&clock, &path).open(at(START), &Contribution::default()).await.unwrap();
+
+        let recording = read(&path, PERFORMANCE).unwrap();
+        assert_eq!((recording.recorded.len(), recording.n_torn), (1, 1));
+    }
+}

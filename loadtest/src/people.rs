@@ -1,0 +1,473 @@
+//! A crowd: people who join a line over HTTP, ask as often as they are told to, and do with their pass what people do.
+//! Keeps what each of them was answered; judges nothing.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use reqwest::{RequestBuilder, StatusCode};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use usher_kernel::{AccountId, PerformanceId, Timestamp};
+use usher_queue::audit::{Person, ServerLife, Told};
+use usher_queue::{AccountHash, PlaceNumber, PlaceState};
+
+use crate::clock::{Stopwatch, now, pass};
+use crate::server::Server;
+
+/// Who waits longer than this for an answer asks elsewhere.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
+/// When to ask elsewhere after no answer, in ms.
+const ELSEWHERE_AFTER_MS: Range<u64> = 50..400;
+/// How many in a hundred polls go to another server than the one before.
+const WANDER_PERCENT: u32 = 25;
+
+/// Which servers there are, and which life each of them is in.
+#[derive(Debug)]
+pub struct Directory(Vec<(SocketAddr, AtomicU32)>);
+
+impl Directory {
+    /// The directory of these servers.
+    #[must_use]
+    pub fn of(servers: &[Server]) -> Arc<Self> {
+        Arc::new(Self(servers.iter().map(|server| (server.address(), AtomicU32::new(server.pid()))).collect()))
+    }
+
+    /// Notes that a server is in another life; 0 while it is dead.
+    pub fn note_life(&self, server: usize, pid: u32) {
+        self.0[server].1.store(pid, Ordering::Release);
+    }
+
+    fn life(&self, server: usize) -> u32 {
+        self.0[server].1.load(Ordering::Acquire)
+    }
+}
+
+/// What people do, of a hundred each.
+#[derive(Clone, Debug)]
+pub struct Habits {
+    /// Over what time they come.
+    pub arrive_within: Duration,
+    /// How long those who use their pass stay, in ms.
+    pub stay_ms: Range<u64>,
+    /// How many never come back once they were told that they are inside.
+    pub drop_percent: u32,
+    /// How many let their pass run out, and look at that.
+    pub expire_percent: u32,
+    /// How many go away once while they wait.
+    pub absent_percent: u32,
+    /// For how long.
+    pub absent_for: Duration,
+}
+
+/// What somebody asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// A place.
+    Join,
+    /// To be told where it stands.
+    Poll,
+    /// To give it up.
+    Leave,
+}
+
+/// One call, whatever came of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// What for.
+    pub wish: Wish,
+    /// When it was sent.
+    pub sent: Timestamp,
+    /// How long the answer took.
+    pub took: Duration,
+    /// The answer's status; `None` if there was no answer.
+    pub status: Option<StatusCode>,
+    /// Whether it said when to come back.
+    pub has_retry_after: bool,
+}
+
+/// What became of one person.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    /// What they were told.
+    pub person: Person,
+    /// What they asked.
+    pub calls: Vec<Call>,
+    /// Answers that no honest person should be given.
+    pub refusals: Vec<String>,
+    /// Whether they were told how it ended, or gave up.
+    pub is_over: bool,
+}
+
+/// How far a crowd has come.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// How many have a place.
+    pub joined: AtomicU64,
+    /// How many were told that they are inside.
+    pub admitted: AtomicU64,
+    /// How many are done.
+    pub over: AtomicU64,
+    /// How many polls were answered.
+    pub polls: AtomicU64,
+}
+
+impl Progress {
+    /// How many have come so far: with a place, inside or over.
+    #[must_use]
+    pub fn count(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+}
+
+/// People who are on their way.
+pub struct Crowd {
+    people: Vec<JoinHandle<Visit>>,
+    stop: CancellationToken,
+    /// How far they have come.
+    pub progress: Arc<Progress>,
+}
+
+/// What a person needs to know.
+struct Surroundings {
+    client: reqwest::Client,
+    directory: Arc<Directory>,
+    performance: PerformanceId,
+    habits: Habits,
+    stop: CancellationToken,
+    progress: Arc<Progress>,
+}
+
+/// Lets this process have as many connections as the system allows it.
+pub fn raise_file_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // With the limit as it is, a large crowd fails by itself, and says so.
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap_or_default();
+}
+
+impl Crowd {
+    /// Lets one person come for each access token. `seed` decides who does what.
+    ///
+    /// # Errors
+    /// There is no HTTP client to be had.
+    pub fn gather(
+        directory: &Arc<Directory>,
+        performance: PerformanceId,
+        tokens: Vec<String>,
+        habits: &Habits,
+        seed: u64,
+    ) -> Result<Self, reqwest::Error> {
+        raise_file_limit();
+        let client = reqwest::Client::builder().no_proxy().timeout(ANSWERED_WITHIN).build()?;
+        let (stop, progress) = (CancellationToken::new(), Arc::new(Progress::default()));
+        let surroundings = Arc::new(Surroundings {
+            client,
+            directory: Arc::clone(directory),
+            performance,
+            habits: habits.clone(),
+            stop: stop.clone(),
+            progress: Arc::clone(&progress),
+        });
+        let tasks = TaskTracker::new();
+        let n_people = u32::try_from(tokens.len()).unwrap_or(u32::MAX).max(1);
+        let people = (0_u32..).zip(tokens).map(|(n, token)| {
+            let rng = StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(n.into()));
+            let arrives_after = habits.arrive_within * n / n_people;
+            tasks.spawn(Visitor::new(Arc::clone(&surroundings), token, rng).visit(arrives_after))
+        });
+        Ok(Self { people: people.collect(), stop, progress })
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.people.len()
+    }
+
+    /// Sends everybody home who is not done yet, and answers what became of all.
+    pub async fn disperse(self) -> Vec<Visit> {
+        self.stop.cancel();
+        let mut visits = Vec::with_capacity(self.people.len());
+        for person in self.people {
+            if let Ok(visit) = person.await {
+                visits.push(visit);
+            }
+        }
+        visits
+    }
+}
+
+#[derive(Deserialize)]
+struct PlaceBody {
+    place: String,
+    number: u64,
+    state: String,
+    position: u64,
+    poll_after_ms: u64,
+    pass: Option<PassBody>,
+}
+
+#[derive(Deserialize)]
+struct PassBody {
+    expires_at: String,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+}
+
+/// Whose token it is.
+fn account_of(token: &str) -> Option<AccountHash> {
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: Claims = serde_json::from_slice(&claims).ok()?;
+    Some(AccountHash::of(claims.sub.parse::<AccountId>().ok()?))
+}
+
+fn state_of(name: &str) -> Option<PlaceState> {
+    use PlaceState::{Admitted, Done, Expired, Waiting};
+    [Waiting, Admitted, Done, Expired].into_iter().find(|state| state.as_str() == name)
+}
+
+fn read_time(text: &str) -> Option<Timestamp> {
+    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    Some(Timestamp::from_unix_ms(i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok()?))
+}
+
+/// Nobody asks any more: everybody is sent home.
+struct SentHome;
+
+/// What came back for a call.
+enum Reply {
+    Place(Told, String),
+    Nothing,
+    ComeBackIn(Duration),
+}
+
+/// What somebody does with a pass.
+enum Plan {
+    Use(Duration),
+    Drop,
+    LetExpire,
+}
+
+struct Visitor {
+    here: Arc<Surroundings>,
+    token: String,
+    rng: StdRng,
+    server: usize,
+    visit: Visit,
+}
+
+impl Visitor {
+    fn new(here: Arc<Surroundings>, token: String, mut rng: StdRng) -> Self {
+        let account = account_of(&token).unwrap_or(AccountHash::from_bytes([0; 16]));
+        let person = Person { account, came: Timestamp::EPOCH, told: Vec::new(), left: None, kept_asking: true };
+        let visit = Visit { person, calls: Vec::new(), refusals: Vec::new(), is_over: false };
+        let server = rng.random_range(0..here.directory.0.len());
+        Self { here, token, rng, server, visit }
+    }
+
+    async fn visit(mut self, arrives_after: Duration) -> Visit {
+        match self.run(arrives_after).await {
+            Ok(()) => {
+                self.visit.is_over = true;
+                self.here.progress.over.fetch_add(1, Ordering::Relaxed);
+            }
+            // Who never came was not kept waiting.
+            Err(SentHome) => self.visit.person.kept_asking &= self.visit.person.came > Timestamp::EPOCH,
+        }
+        self.visit
+    }
+
+    async fn run(&mut self, arrives_after: Duration) -> Result<(), SentHome> {
+        let habits = self.here.habits.clone();
+        self.wait(arrives_after).await?;
+        self.visit.person.came = now();
+        let (mut last, place) = self.join().await?;
+        self.here.progress.joined.fetch_add(1, Ordering::Relaxed);
+        let mut goes_away = self.rng.random_range(0..100) < habits.absent_percent;
+        while last.state == PlaceState::Waiting {
+            self.wait(last.poll_after).await?;
+            if goes_away {
+                goes_away = false;
+                self.wait(habits.absent_for).await?;
+            }
+            last = self.poll(&place).await?;
+        }
+        if last.state != PlaceState::Admitted {
+            return Ok(());
+        }
+        self.here.progress.admitted.fetch_add(1, Ordering::Relaxed);
+        match self.plan() {
+            Plan::Use(stay) => {
+                self.wait(stay).await?;
+                self.leave(&place).await?;
+                self.poll(&place).await.map(drop)
+            }
+            Plan::Drop => {
+                self.visit.person.kept_asking = false;
+                Ok(())
+            }
+            Plan::LetExpire => {
+                while last.state == PlaceState::Admitted {
+                    let runs_out_in = last.pass_until.map_or(Duration::ZERO, |until| until.since(now()));
+                    let late = Duration::from_millis(self.rng.random_range(0..1_000));
+                    self.wait(runs_out_in + late).await?;
+                    last = self.poll(&place).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn plan(&mut self) -> Plan {
+        let habits = self.here.habits.clone();
+        match self.rng.random_range(0..100) {
+            roll if roll < habits.drop_percent => Plan::Drop,
+            roll if roll < habits.drop_percent + habits.expire_percent => Plan::LetExpire,
+            _ => Plan::Use(Duration::from_millis(self.rng.random_range(habits.stay_ms.clone()))),
+        }
+    }
+
+    async fn wait(&self, span: Duration) -> Result<(), SentHome> {
+        tokio::select! {
+            () = self.here.stop.cancelled() => Err(SentHome),
+            () = pass(span) => Ok(()),
+        }
+    }
+
+    async fn join(&mut self) -> Result<(Told, String), SentHome> {
+        loop {
+            let url = self.url();
+            let request = self.here.client.post(url).bearer_auth(&self.token);
+            match self.call(Wish::Join, request).await {
+                Reply::Place(told, place) => return Ok((told, place)),
+                Reply::Nothing => self.go_elsewhere().await?,
+                Reply::ComeBackIn(span) => self.come_back(span).await?,
+            }
+        }
+    }
+
+    async fn poll(&mut self, place: &str) -> Result<Told, SentHome> {
+        if self.rng.random_range(0..100) < WANDER_PERCENT {
+            self.server = self.rng.random_range(0..self.here.directory.0.len());
+        }
+        loop {
+            let url = self.url();
+            let request = self.here.client.get(url).header("Usher-Place", place);
+            match self.call(Wish::Poll, request).await {
+                Reply::Place(told, _) => {
+                    self.here.progress.polls.fetch_add(1, Ordering::Relaxed);
+                    return Ok(told);
+                }
+                Reply::Nothing => self.go_elsewhere().await?,
+                Reply::ComeBackIn(span) => self.come_back(span).await?,
+            }
+        }
+    }
+
+    async fn leave(&mut self, place: &str) -> Result<(), SentHome> {
+        self.visit.person.left = Some(now());
+        loop {
+            let url = self.url();
+            let request = self.here.client.delete(url).header("Usher-Place", place);
+            match self.call(Wish::Leave, request).await {
+                Reply::Nothing if self.visit.calls.last().is_some_and(|call| call.status.is_some()) => return Ok(()),
+                Reply::Nothing | Reply::Place(..) => self.go_elsewhere().await?,
+                Reply::ComeBackIn(span) => self.come_back(span).await?,
+            }
+        }
+    }
+
+    fn url(&self) -> String {
+        let address = self.here.directory.0[self.server].0;
+        format!("http://{address}/api/v1/performances/{}/queue", self.here.performance)
+    }
+
+    async fn go_elsewhere(&mut self) -> Result<(), SentHome> {
+        let n_servers = self.here.directory.0.len();
+        self.server = (self.server + self.rng.random_range(1..n_servers.max(2))) % n_servers;
+        let span = Duration::from_millis(self.rng.random_range(ELSEWHERE_AFTER_MS));
+        self.wait(span).await
+    }
+
+    /// Comes back when told to, and a little later, as not everybody's watch is right.
+    async fn come_back(&mut self, span: Duration) -> Result<(), SentHome> {
+        let late = Duration::from_millis(self.rng.random_range(ELSEWHERE_AFTER_MS));
+        self.wait(span + late).await?;
+        self.go_elsewhere().await
+    }
+
+    async fn call(&mut self, wish: Wish, request: RequestBuilder) -> Reply {
+        let life = self.here.directory.life(self.server);
+        let (sent, watch) = (now(), Stopwatch::start());
+        let response = request.send().await;
+        let mut call = Call { wish, sent, took: watch.elapsed(), status: None, has_retry_after: false };
+        let Ok(response) = response else {
+            self.visit.calls.push(call);
+            return Reply::Nothing;
+        };
+        let status = response.status();
+        let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+        call.has_retry_after = retry_after.is_some();
+        let body = response.bytes().await;
+        call.took = watch.elapsed();
+        let Ok(body) = body else {
+            self.visit.calls.push(call);
+            return Reply::Nothing;
+        };
+        call.status = Some(status);
+        self.visit.calls.push(call);
+        if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
+            return retry_after.map_or(Reply::Nothing, |seconds| Reply::ComeBackIn(Duration::from_secs(seconds)));
+        }
+        if status == StatusCode::NO_CONTENT {
+            return Reply::Nothing;
+        }
+        let is_same_life = life != 0 && life == self.here.directory.life(self.server);
+        match read_place(&body).filter(|_| status.is_success()) {
+            Some((told, place)) => {
+                let by = is_same_life.then_some(ServerLife(life));
+                let told = Told { by, sent, answered: now(), ..told };
+                self.visit.person.told.push(told);
+                Reply::Place(told, place)
+            }
+            None => {
+                let text = String::from_utf8_lossy(&body);
+                self.visit.refusals.push(format!("{wish:?} is answered {status}: {text}"));
+                Reply::Nothing
+            }
+        }
+    }
+}
+
+fn read_place(body: &[u8]) -> Option<(Told, String)> {
+    let body: PlaceBody = serde_json::from_slice(body).ok()?;
+    let pass_until = match body.pass {
+        Some(pass) => Some(read_time(&pass.expires_at)?),
+        None => None,
+    };
+    let told = Told {
+        by: None,
+        sent: Timestamp::EPOCH,
+        answered: Timestamp::EPOCH,
+        number: PlaceNumber::new(body.number),
+        state: state_of(&body.state)?,
+        position: body.position,
+        poll_after: Duration::from_millis(body.poll_after_ms),
+        pass_until,
+    };
+    Some((told, body.place))
+}

@@ -1,0 +1,153 @@
+//! A sale to stand in line for: what an operator sets up, through the API.
+
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use usher_kernel::{PerformanceId, Timestamp};
+
+use crate::clock::{self, eventually};
+use crate::server::{Server, ServerError, Site};
+
+const EMAIL: &str = "operator@example.com";
+const PASSWORD: &str = "correct horse battery staple";
+/// How far ahead the sale opens: seats can only be put before.
+const OPENS_IN: Duration = Duration::from_secs(2);
+const LASTS: Duration = Duration::from_secs(6 * 3_600);
+/// How long until every server knows of the sale.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
+
+/// Why there is no sale.
+#[derive(Debug, thiserror::Error)]
+pub enum SaleError {
+    /// The operator could not be made.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// A server could not be asked.
+    #[error("a server could not be asked")]
+    Http(#[from] reqwest::Error),
+    /// A server refused.
+    #[error("{call}: {status}: {body}")]
+    Refused {
+        /// What was asked.
+        call: &'static str,
+        /// The answer's status.
+        status: StatusCode,
+        /// The answer.
+        body: String,
+    },
+    /// An answer has not what it should have.
+    #[error("an answer to `{0}` that is none")]
+    Odd(&'static str),
+    /// The sale did not open.
+    #[error("the sale did not open within {OPEN_WITHIN:?}")]
+    NotOpen,
+}
+
+/// An operator's hold on one sale.
+#[derive(Clone, Debug)]
+pub struct Sale {
+    client: reqwest::Client,
+    server: String,
+    token: String,
+    performance: PerformanceId,
+}
+
+impl Sale {
+    /// Opens a sale of a few seats, whose line admits as `admission` says (the body of the PATCH), and waits until every
+    /// server sees it open.
+    ///
+    /// # Errors
+    /// See [`SaleError`].
+    pub async fn open(site: &Site, servers: &[Server], admission: &Value) -> Result<Self, SaleError> {
+        site.run(&["operator", "create", "--email", EMAIL], &format!("{PASSWORD}\n"))?;
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?;
+        let server = servers.first().map(|server| format!("http://{}", server.address())).unwrap_or_default();
+        let body = json!({"email": EMAIL, "password": PASSWORD});
+        let log_in = client.post(format!("{server}/api/v1/auth/login")).json(&body);
+        let token = text(&answer("log in", log_in).await?, "access_token")?;
+        let mut sale = Self { client, server, token, performance: PerformanceId::from_bytes([0; 16]) };
+
+        let body =
+            json!({"title": "The First Night", "description": "", "venue": "Usher Hall", "running_time_min": 90});
+        let concert = text(&answer("concert", sale.ask(Method::POST, "operator/concerts").json(&body)).await?, "id")?;
+        let opens_at = clock::now().plus(OPENS_IN);
+        let closes_at = opens_at.plus(LASTS);
+        let body = json!({
+            "starts_at": rfc3339(closes_at), "sale_opens_at": rfc3339(opens_at), "sale_closes_at": rfc3339(closes_at),
+            "seat_limit_per_buyer": 4, "hold_ttl_s": 300,
+        });
+        let performances = format!("operator/concerts/{concert}/performances");
+        let performance = answer("performance", sale.ask(Method::POST, &performances).json(&body)).await?;
+        let performance = text(&performance, "id")?;
+        sale.performance = performance.parse().map_err(|_| SaleError::Odd("performance"))?;
+        let price = json!({"amount": 100, "currency": "KRW"});
+        let seats = json!({"sections": [{"name": "A", "rows": 10, "seats_per_row": 10, "grade": "R", "price": price}]});
+        let put = sale.ask(Method::PUT, &format!("operator/performances/{performance}/seats"));
+        answer("seats", put.json(&seats)).await?;
+        sale.patch(admission).await?;
+        for server in servers {
+            sale.wait_until_begun(server).await?;
+        }
+        Ok(sale)
+    }
+
+    /// Changes how the line admits.
+    ///
+    /// # Errors
+    /// See [`SaleError`].
+    pub async fn patch(&self, admission: &Value) -> Result<(), SaleError> {
+        let path = format!("operator/performances/{}/admission", self.performance);
+        answer("admission", self.ask(Method::PATCH, &path).json(admission)).await.map(drop)
+    }
+
+    /// What an operator sees of the line.
+    ///
+    /// # Errors
+    /// See [`SaleError`].
+    pub async fn stats(&self) -> Result<Value, SaleError> {
+        answer("stats", self.ask(Method::GET, &format!("operator/performances/{}/stats", self.performance))).await
+    }
+
+    /// Which performance is sold.
+    #[must_use]
+    pub const fn performance(&self) -> PerformanceId {
+        self.performance
+    }
+
+    /// Waits until a server sees that the sale's time has come, even if the operator has paused the line.
+    async fn wait_until_begun(&self, server: &Server) -> Result<(), SaleError> {
+        let url = format!("http://{}/api/v1/performances/{}", server.address(), self.performance);
+        let opened = eventually(OPEN_WITHIN, || async {
+            let seen = answer("performance", self.client.get(&url)).await.ok()?;
+            (seen["sale_state"] != "scheduled").then_some(())
+        });
+        opened.await.ok_or(SaleError::NotOpen)
+    }
+
+    fn ask(&self, method: Method, path: &str) -> RequestBuilder {
+        let key = format!("{:032x}", rand::random::<u128>());
+        let request = self.client.request(method, format!("{}/api/v1/{path}", self.server));
+        request.bearer_auth(&self.token).header("Idempotency-Key", key)
+    }
+}
+
+async fn answer(call: &'static str, request: RequestBuilder) -> Result<Value, SaleError> {
+    let response = request.send().await?;
+    let status = response.status();
+    if !status.is_success() {
+        return Err(SaleError::Refused { call, status, body: response.text().await? });
+    }
+    Ok(response.json().await?)
+}
+
+fn text(body: &Value, name: &'static str) -> Result<String, SaleError> {
+    body[name].as_str().map(str::to_owned).ok_or(SaleError::Odd(name))
+}
+
+fn rfc3339(at: Timestamp) -> String {
+    let moment = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.unix_ms()) * 1_000_000);
+    moment.ok().and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_default()
+}

@@ -1,0 +1,45 @@
+//! Every proof once, small. They run the `usher` that was built beside them: `cargo test --workspace` builds it, and so
+//! does `cargo build --package usher-app --bin usher`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+
+use usher_loadtest::prove::{PROOFS, Size};
+
+/// Runs a proof in a folder of its own.
+async fn holds(name: &str) {
+    let proof = PROOFS.iter().find(|proof| proof.name == name).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+
+    let verdict = proof.run(Size::Quick, 1, folder.path().join(name)).await.unwrap();
+
+    assert_eq!(verdict.findings, [""; 0], "{:#?}", verdict.figures);
+}
+
+macro_rules! proofs {
+    ($($test:ident: $name:literal,)*) => {
+        $(#[tokio::test(flavor = "multi_thread")]
+        async fn $test() {
+            holds($name).await;
+        })*
+
+        #[test]
+        fn every_proof_is_tested() {
+            let tested = [$($name),*];
+
+            let untested = PROOFS.iter().filter(|proof| !tested.contains(&proof.name));
+
+            assert_eq!(untested.map(|proof| proof.name).collect::<Vec<_>>(), [""; 0]);
+        }
+    };
+}
+
+proofs! {
+    four_servers_admit_in_order_within_capacity_and_rate: "four-servers",
+    killed_servers_cost_nobody_their_place: "killed-servers",
+    a_flushed_redis_costs_nobody_their_place: "flushed",
+    a_killed_redis_costs_nobody_their_place: "redis-killed",
+    a_stale_copy_in_redis_place_costs_nobody_their_place: "failover",
+    a_redis_that_stands_still_stops_nobody_from_asking: "redis-stopped",
+    no_command_grows_with_the_line: "monitor",
+    polls_cost_redis_nothing: "quiet-polls",
+}
