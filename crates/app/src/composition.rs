@@ -276,11 +276,15 @@ fn n_cores() -> usize {
 
 fn listen(services: web::Data<Services>, settings: &Settings) -> Result<(Server, SocketAddr), StartError> {
     let metrics = if settings.metrics.bind.is_some() { MetricsRoute::Elsewhere } else { MetricsRoute::Here };
-    let config::Http { bind, workers, max_connections, head_timeout_ms, shutdown_timeout_s, .. } = settings.http;
+    let config::Http { bind, workers, max_connections, head_timeout_ms, send_timeout_ms, shutdown_timeout_s, .. } =
+        settings.http;
     let mut server = HttpServer::new(move || http::app(services.clone(), metrics))
         // The command listens for signals, so that whoever embeds the server decides when it stops.
         .disable_signals()
         .client_request_timeout(Duration::from_millis(head_timeout_ms))
+        // Whoever hangs up is gone: else a stream would go on for a client that closed its tab.
+        .h1_allow_half_closed(false)
+        .on_connect(move |connection, _| http::bound_sending(connection, send_timeout_ms))
         .shutdown_timeout(shutdown_timeout_s);
     if workers > 0 {
         server = server.workers(workers);

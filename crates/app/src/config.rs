@@ -123,6 +123,8 @@ pub struct Http {
     pub head_timeout_ms: u64,
     /// How long a request's body may take to arrive.
     pub body_timeout_ms: u64,
+    /// How long a client may take nothing of what it is sent.
+    pub send_timeout_ms: u32,
     /// How long requests may take to end after SIGTERM.
     pub shutdown_timeout_s: u64,
 }
@@ -312,6 +314,7 @@ impl Settings {
         require(self.http.max_connections > 0, "http.max_connections", "must be at least 1")?;
         require(self.http.head_timeout_ms > 0, "http.head_timeout_ms", "must be at least 1")?;
         require(self.http.body_timeout_ms > 0, "http.body_timeout_ms", "must be at least 1")?;
+        require(self.http.send_timeout_ms > 0, "http.send_timeout_ms", "must be at least 1")?;
         let has_redis_url = !self.line.redis_url.is_empty();
         match self.line.backend {
             LineBackend::Memory => require(!has_redis_url, "line.redis_url", "is set, but line.backend is `memory`")?,
@@ -512,6 +515,7 @@ mod tests {
         for (variable, value, key) in [
             ("USHER__HTTP__BIND", "nowhere", "http.bind"),
             ("USHER__HTTP__MAX_IN_FLIGHT", "0", "http.max_in_flight"),
+            ("USHER__HTTP__SEND_TIMEOUT_MS", "0", "http.send_timeout_ms"),
             ("USHER__HTTP__TRUSTED_PROXIES", "10.0.0.0/8, nowhere", "http.trusted_proxies"),
             ("USHER__METRICS__BIND", "nowhere", "metrics.bind"),
             ("USHER__LINE__BACKEND", "redis", "line.redis_url"),

@@ -30,7 +30,7 @@ use usher_concert::SaleDefaults;
 use usher_kernel::{Clock, IdGenerator};
 
 pub use self::detached::Detached;
-pub use self::edge::Edge;
+pub use self::edge::{Edge, bound_sending};
 use self::openapi::Document;
 use self::system::Readiness;
 use crate::identity::Identity;
