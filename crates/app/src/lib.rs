@@ -16,4 +16,5 @@ pub mod observed;
 pub mod password;
 pub mod problem;
 pub mod schema;
+pub mod streams;
 pub mod telemetry;
