@@ -36,6 +36,7 @@ use crate::observed::Observed;
 use crate::password::Argon2Hasher;
 use crate::recorded::Recorded;
 use crate::schema::{self, SchemaError};
+use crate::streams::Streams;
 
 /// How often lapsed holds are freed and unanswered payments looked after.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -96,6 +97,7 @@ pub struct Application {
     address: SocketAddr,
     demo: Option<Demo>,
     background: Background,
+    streams: Streams,
     shutdown_timeout: Duration,
 }
 
@@ -199,7 +201,9 @@ impl Application {
             Ok(()) | Err(usher_queue::Error::LineUnavailable) => {}
             Err(error) => return Err(error.into()),
         }
-        start_background(&background, &line, &reservations, &metrics, tick);
+        let send_timeout = Duration::from_millis(settings.http.send_timeout_ms.into());
+        let streams = Streams::new(settings.http.streams_max, send_timeout, Arc::clone(&metrics));
+        start_background(&background, &line, &reservations, &streams, &metrics, tick);
 
         let services = web::Data::new(Services {
             accounts,
@@ -213,12 +217,13 @@ impl Application {
             readiness: Arc::new(Stores { database, line }),
             detached: Detached::new(background.tasks().clone(), Handle::current()),
             edge: Edge::new(&settings.http),
+            streams: streams.clone(),
             sale_defaults: settings.sale_defaults(),
         });
         let (server, address) = listen(services.clone(), settings)?;
         let metrics_server = listen_for_metrics(services, settings)?;
         let shutdown_timeout = Duration::from_secs(settings.http.shutdown_timeout_s);
-        Ok(Self { server, metrics_server, address, demo, background, shutdown_timeout })
+        Ok(Self { server, metrics_server, address, demo, background, streams, shutdown_timeout })
     }
 
     /// Where the server listens; with port 0 configured, the port that it was given.
@@ -239,7 +244,7 @@ impl Application {
     /// # Errors
     /// If the server's sockets fail.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), std::io::Error> {
-        let Self { server, metrics_server, background, shutdown_timeout, .. } = self;
+        let Self { server, metrics_server, background, streams, shutdown_timeout, .. } = self;
         let metrics_handle = metrics_server.as_ref().map(Server::handle);
         let handle = server.handle();
         let running = async {
@@ -251,6 +256,7 @@ impl Application {
         let stopping = async {
             stop.await;
             tracing::info!("stopping: answering what is under way");
+            streams.end();
             stop_gracefully(&handle, metrics_handle.as_ref()).await;
         };
         let (result, ()) = futures_util::future::join(running, stopping).await;
@@ -271,15 +277,18 @@ fn start_background(
     background: &Background,
     line: &usher_queue::Service,
     reservations: &usher_reservation::Service,
+    streams: &Streams,
     metrics: &Arc<Metrics>,
     tick: Duration,
 ) {
-    let (service, metrics) = (line.clone(), Arc::clone(metrics));
+    let (service, streams, metrics) = (line.clone(), streams.clone(), Arc::clone(metrics));
     background.every("admission", tick, move || {
-        let (service, metrics) = (service.clone(), Arc::clone(&metrics));
+        let (service, streams, metrics) = (service.clone(), streams.clone(), Arc::clone(&metrics));
         async move {
             let result = service.tick().await;
-            metrics.observe_lines(service.stats_of_all().iter().map(|(_, stats)| stats));
+            let lines = service.stats_of_all();
+            metrics.observe_lines(lines.iter().map(|(_, stats)| stats));
+            streams.call(lines.iter().map(|(performance, stats)| (*performance, stats.counts.serving)));
             result
         }
     });
@@ -306,11 +315,15 @@ fn n_cores() -> usize {
 
 fn listen(services: web::Data<Services>, settings: &Settings) -> Result<(Server, SocketAddr), StartError> {
     let metrics = if settings.metrics.bind.is_some() { MetricsRoute::Elsewhere } else { MetricsRoute::Here };
-    let config::Http { bind, workers, max_connections, head_timeout_ms, shutdown_timeout_s, .. } = settings.http;
+    let config::Http { bind, workers, max_connections, head_timeout_ms, send_timeout_ms, shutdown_timeout_s, .. } =
+        settings.http;
     let mut server = HttpServer::new(move || http::app(services.clone(), metrics))
         // The command listens for signals, so that whoever embeds the server decides when it stops.
         .disable_signals()
         .client_request_timeout(Duration::from_millis(head_timeout_ms))
+        // Whoever hangs up is gone: else a stream would go on for a client that closed its tab.
+        .h1_allow_half_closed(false)
+        .on_connect(move |connection, _| http::bound_sending(connection, send_timeout_ms))
         .shutdown_timeout(shutdown_timeout_s);
     if workers > 0 {
         server = server.workers(workers);

@@ -120,12 +120,16 @@ pub struct Http {
     pub max_connections: usize,
     /// Requests being answered at once.
     pub max_in_flight: usize,
+    /// Streams open at once.
+    pub streams_max: usize,
     /// Requests a second from one client address; 0 is no limit.
     pub requests_per_address_per_s: u32,
     /// How long a request's head may take to arrive.
     pub head_timeout_ms: u64,
     /// How long a request's body may take to arrive.
     pub body_timeout_ms: u64,
+    /// How long a client may take nothing of what it is sent.
+    pub send_timeout_ms: u32,
     /// How long requests may take to end after SIGTERM.
     pub shutdown_timeout_s: u64,
 }
@@ -315,8 +319,11 @@ impl Settings {
         };
         require(self.http.max_in_flight > 0, "http.max_in_flight", "must be at least 1")?;
         require(self.http.max_connections > 0, "http.max_connections", "must be at least 1")?;
+        let rule = "must be below http.max_connections: what is no stream needs connections too";
+        require(self.http.streams_max < self.http.max_connections, "http.streams_max", rule)?;
         require(self.http.head_timeout_ms > 0, "http.head_timeout_ms", "must be at least 1")?;
         require(self.http.body_timeout_ms > 0, "http.body_timeout_ms", "must be at least 1")?;
+        require(self.http.send_timeout_ms > 0, "http.send_timeout_ms", "must be at least 1")?;
         let has_redis_url = !self.line.redis_url.is_empty();
         match self.line.backend {
             LineBackend::Memory => require(!has_redis_url, "line.redis_url", "is set, but line.backend is `memory`")?,
@@ -528,6 +535,8 @@ mod tests {
         for (variable, value, key) in [
             ("USHER__HTTP__BIND", "nowhere", "http.bind"),
             ("USHER__HTTP__MAX_IN_FLIGHT", "0", "http.max_in_flight"),
+            ("USHER__HTTP__STREAMS_MAX", "20000", "http.streams_max"),
+            ("USHER__HTTP__SEND_TIMEOUT_MS", "0", "http.send_timeout_ms"),
             ("USHER__HTTP__TRUSTED_PROXIES", "10.0.0.0/8, nowhere", "http.trusted_proxies"),
             ("USHER__METRICS__BIND", "nowhere", "metrics.bind"),
             ("USHER__LINE__BACKEND", "redis", "line.redis_url"),

@@ -19,4 +19,5 @@ pub mod password;
 pub mod problem;
 pub mod recorded;
 pub mod schema;
+pub mod streams;
 pub mod telemetry;

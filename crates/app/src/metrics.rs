@@ -24,6 +24,8 @@ pub struct Metrics {
     line_waiting: IntGauge,
     line_away: IntGauge,
     line_active: IntGauge,
+    streams_open: IntGauge,
+    streams_stalled_total: IntCounter,
 }
 
 impl Metrics {
@@ -59,6 +61,11 @@ impl Metrics {
         registry.register(Box::new(holds_total.clone()))?;
         let line_admitted_total = IntCounter::new("usher_line_admitted_total", "People that this server admitted.")?;
         registry.register(Box::new(line_admitted_total.clone()))?;
+        let streams_stalled_total = IntCounter::new(
+            "usher_streams_stalled_total",
+            "Streams that this server gave up because their clients did not read.",
+        )?;
+        registry.register(Box::new(streams_stalled_total.clone()))?;
         Ok(Self {
             request_duration_seconds,
             store_duration_seconds,
@@ -68,6 +75,8 @@ impl Metrics {
             line_waiting: gauge("usher_line_waiting", "People who wait, over all live lines.")?,
             line_away: gauge("usher_line_away", "People who are away, over all live lines.")?,
             line_active: gauge("usher_line_active", "People who are inside, over all live lines.")?,
+            streams_open: gauge("usher_streams_open", "Streams that are open, of all lines.")?,
+            streams_stalled_total,
             registry,
         })
     }
@@ -140,6 +149,21 @@ impl Metrics {
         for (gauge, sum) in sums {
             gauge.set(i64::try_from(sum).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Notes that there is one more stream.
+    pub fn observe_opened_stream(&self) {
+        self.streams_open.inc();
+    }
+
+    /// Notes that there is one stream less.
+    pub fn observe_closed_stream(&self) {
+        self.streams_open.dec();
+    }
+
+    /// Notes that a stream was given up because its client did not read.
+    pub fn observe_stalled_stream(&self) {
+        self.streams_stalled_total.inc();
     }
 
     /// All metrics in Prometheus' text format (version 0.0.4).

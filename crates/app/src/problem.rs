@@ -186,6 +186,8 @@ pub struct Occurrence<'a> {
 
 /// When to try again where nothing tells better.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// When to open another stream of a place that has enough: by then, one that broke off may be missed.
+const STREAM_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 impl Problem {
     /// A problem that its code explains.
@@ -423,6 +425,18 @@ impl From<usher_queue::Error> for Problem {
             Error::LineUnavailable => Self::of(ProblemCode::LineUnavailable).retry_after(RETRY_AFTER),
             Error::Store(error) => Self::of_store(&error, ProblemCode::StoreUnavailable),
             Error::LineStore(error) => Self::of_store(&error, ProblemCode::LineUnavailable),
+        }
+    }
+}
+
+impl From<crate::streams::Refused> for Problem {
+    fn from(refused: crate::streams::Refused) -> Self {
+        use crate::streams::Refused;
+        match refused {
+            Refused::Full => Self::overloaded(),
+            Refused::PlaceFull => {
+                Self::too_many_requests(STREAM_RETRY_AFTER).because("The place has as many streams as it may.")
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 // The framework runs a request on the thread that took its connection, so nothing here is sent to another.
 #![expect(clippy::future_not_send, reason = "middleware works on requests, which stay on their thread")]
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
@@ -17,10 +18,12 @@ use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
+use actix_web::rt::net::TcpStream;
 use actix_web::web::{Bytes, Data};
 use actix_web::{Error, HttpMessage as _, HttpRequest};
 use futures_util::FutureExt as _;
 use ipnet::IpNet;
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tracing::Instrument as _;
 use usher_kernel::AccountId;
 
@@ -154,7 +157,8 @@ pub(super) async fn guard(
     let request_id = request_id(&request, &services);
     let span = tracing::info_span!("request", %request_id, method, path);
     // A HEAD is a GET whose body the server leaves out (RFC 9110, 9.3.2).
-    if request.method() == Method::HEAD {
+    let is_head = request.method() == Method::HEAD;
+    if is_head {
         request.head_mut().method = Method::GET;
     }
     keep_body(&mut request);
@@ -165,6 +169,7 @@ pub(super) async fn guard(
         Err(problem) => Ok(request.into_response(problem.render(Some(occurrence)))),
     };
     let outcome = outcome.map(|answer| close_if_unread(finish(answer, occurrence)));
+    let outcome = outcome.map(|answer| if is_head { without_stream(answer) } else { answer });
 
     let route = outcome.as_ref().ok().and_then(|answer| answer.request().match_pattern());
     let status = outcome.as_ref().map_or_else(|error| error.as_response_error().status_code(), ServiceResponse::status);
@@ -172,6 +177,20 @@ pub(super) async fn guard(
     services.metrics.observe_request(method, route.as_deref().unwrap_or("unmatched"), status.as_u16(), elapsed);
     tracing::debug!(parent: &span, status = status.as_u16(), elapsed_ms = elapsed.as_secs_f64() * 1_000.0, "answered");
     outcome
+}
+
+/// Lets a connection go whose client takes nothing of what it is sent for `timeout_ms`, or is not there any more. The
+/// kernel does it (RFC 5482): what the framework has handed over, nobody else sees.
+pub fn bound_sending(connection: &dyn Any, timeout_ms: u32) {
+    let Some(connection) = connection.downcast_ref::<TcpStream>() else { return };
+    if let Err(error) = set_tcp_user_timeout(connection, timeout_ms) {
+        tracing::debug!(%error, "a connection is as patient as the system");
+    }
+}
+
+/// The framework would not send the body that a HEAD leaves out, but would wait for its end: a stream has none.
+fn without_stream(answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
+    answer.map_body(|_, body| if matches!(body.size(), BodySize::Stream) { BoxBody::new(()) } else { body })
 }
 
 /// Answers a request; a panic is answered too.

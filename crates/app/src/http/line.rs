@@ -67,7 +67,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
 /// A place in a line.
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "Place")]
-struct PlaceView {
+pub(super) struct PlaceView {
     /// The place token: to be kept, and sent as `Usher-Place`.
     place: String,
     /// The place's number: unique, increasing, never reused.
@@ -126,6 +126,22 @@ impl From<PlaceStatus> for PlaceView {
     }
 }
 
+impl PlaceView {
+    /// The pass of someone admitted, for what stands behind the gate.
+    pub(super) fn pass_cookie(&self, now: Timestamp, request: &HttpRequest) -> Option<Cookie<'_>> {
+        let PassView { token, expires_at } = self.pass.as_ref()?;
+        let lives_s = i64::try_from(expires_at.0.since(now).as_secs()).unwrap_or(i64::MAX);
+        let is_https = request.app_data::<Data<Services>>().is_some_and(|services| services.edge.is_https(request));
+        let cookie = Cookie::build(GatePass::COOKIE, token)
+            .path("/")
+            .max_age(CookieDuration::seconds(lives_s))
+            .http_only(true)
+            .same_site(SameSite::Lax)
+            .secure(is_https);
+        Some(cookie.finish())
+    }
+}
+
 /// A place as it is answered: a pass comes as a cookie too, for what stands behind the gate.
 struct PlaceAnswer<const MAY_BE_NEW: bool> {
     place: PlaceView,
@@ -143,16 +159,8 @@ impl<const MAY_BE_NEW: bool> Responder for PlaceAnswer<MAY_BE_NEW> {
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         let mut answer = HttpResponse::build(self.status);
-        if let Some(PassView { token, expires_at }) = &self.place.pass {
-            let lives_s = i64::try_from(expires_at.0.since(self.now).as_secs()).unwrap_or(i64::MAX);
-            let is_https = request.app_data::<Data<Services>>().is_some_and(|services| services.edge.is_https(request));
-            let cookie = Cookie::build(GatePass::COOKIE, token)
-                .path("/")
-                .max_age(CookieDuration::seconds(lives_s))
-                .http_only(true)
-                .same_site(SameSite::Lax)
-                .secure(is_https);
-            answer.cookie(cookie.finish());
+        if let Some(cookie) = self.place.pass_cookie(self.now, request) {
+            answer.cookie(cookie);
         }
         answer.json(self.place)
     }

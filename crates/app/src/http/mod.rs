@@ -13,6 +13,7 @@ mod operator;
 mod paging;
 mod reading;
 mod reservations;
+mod stream;
 pub mod system;
 mod throttle;
 pub(crate) mod values;
@@ -30,12 +31,13 @@ use usher_concert::SaleDefaults;
 use usher_kernel::{Clock, IdGenerator};
 
 pub use self::detached::Detached;
-pub use self::edge::Edge;
+pub use self::edge::{Edge, bound_sending};
 use self::openapi::Document;
 use self::system::Readiness;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::problem::ProblemCode;
+use crate::streams::Streams;
 
 /// Everything that requests are answered with.
 pub struct Services {
@@ -61,6 +63,8 @@ pub struct Services {
     pub detached: Detached,
     /// The limits that all requests share.
     pub edge: Edge,
+    /// Who follows a place.
+    pub streams: Streams,
     /// What performances get where their operator says nothing.
     pub sale_defaults: SaleDefaults,
 }
@@ -78,10 +82,11 @@ pub enum MetricsRoute {
 type Refusals = &'static [(&'static str, &'static [ProblemCode])];
 
 /// The refusals of all operations.
-const REFUSALS: [Refusals; 6] = [
+const REFUSALS: [Refusals; 7] = [
     accounts::REFUSALS,
     catalogue::REFUSALS,
     line::REFUSALS,
+    stream::REFUSALS,
     reservations::REFUSALS,
     operator::REFUSALS,
     system::REFUSALS,
@@ -101,6 +106,7 @@ fn api(config: &mut ServiceConfig<'_>) {
         .configure(line::routes)
         .configure(accounts::routes)
         .configure(catalogue::routes)
+        .configure(stream::routes)
         .configure(reservations::routes)
         .configure(operator::routes);
     config.service(version_1);

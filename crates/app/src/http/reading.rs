@@ -287,6 +287,7 @@ header_parameters! {
     IdempotencyHeader: "Idempotency-Key", true,
         "Makes the call safe to repeat: 1 to 255 visible ASCII characters, new with each new wish.";
     PlaceHeader: "Usher-Place", true, "The place token.";
+    StreamPlace: "Usher-Place", false, "The place token; else the query's `place`.";
     PassHeader: "Usher-Pass", true, "The pass.";
     GatePass: "Usher-Pass", false, "The pass; else the cookie `usher_pass`.";
 }
@@ -329,6 +330,19 @@ impl FromRequest for PlaceHeader {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let token = header_text(request, "Usher-Place").map(str::to_owned);
         ready(token.map(Self).ok_or_else(|| Problem::of(ProblemCode::PlaceInvalid)))
+    }
+}
+
+/// The header `Usher-Place` of somebody who may say it in the query instead.
+#[derive(Debug)]
+pub(super) struct StreamPlace(pub Option<String>);
+
+impl FromRequest for StreamPlace {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(Ok(Self(header_text(request, "Usher-Place").map(str::to_owned))))
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -247,6 +247,11 @@ impl Api {
         let identity = Identity::new(settings.secret().unwrap().expose(), None, token_ttl);
         let client = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build().unwrap();
         Self { address, client, identity }
+    }
+
+    /// Where the server listens.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// A connection without any HTTP on it yet.
@@ -652,7 +657,18 @@ impl UsherProcess {
 
     /// Runs `usher serve` on a new database, with some variables of its own, e.g. `("LINE__CAPACITY", "5")`.
     pub(crate) async fn start_with(variables: &[(&str, &str)]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), variables, Stdio::inherit()).await
+    }
+
+    /// The same, with its log in a file, which is answered too.
+    pub(crate) async fn start_with_log(variables: &[(&str, &str)]) -> (Self, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("usher.log");
+        let file = std::fs::File::create(&log).unwrap();
+        (Self::start_in(folder, variables, file.into()).await, log)
+    }
+
+    async fn start_in(folder: TempDir, variables: &[(&str, &str)], stderr: Stdio) -> Self {
         let settings = settings_in(folder.path());
         let common = [
             ("DATA__DIR", folder.path().to_str().unwrap()),
@@ -663,7 +679,7 @@ impl UsherProcess {
         ];
         let variables = common.iter().chain(variables);
         let variables: Vec<_> = variables.map(|(key, value)| (format!("USHER__{key}"), (*value).to_owned())).collect();
-        let (child, address) = spawn_usher(&variables).await;
+        let (child, address) = spawn_usher(&variables, stderr).await;
         Self { api: Api::new(address, &settings), child, settings, variables, folder }
     }
 
@@ -684,7 +700,7 @@ impl UsherProcess {
         let bind = ("USHER__HTTP__BIND".to_owned(), self.api.address.to_string());
         self.variables.retain(|(key, _)| *key != bind.0);
         self.variables.push(bind);
-        let (child, address) = spawn_usher(&self.variables).await;
+        let (child, address) = spawn_usher(&self.variables, Stdio::inherit()).await;
         self.child = child;
         self.api = Api::new(address, &self.settings);
     }
@@ -718,9 +734,9 @@ impl Drop for UsherProcess {
 }
 
 /// Runs `usher serve`, and waits for the line that says where it listens.
-async fn spawn_usher(variables: &[(String, String)]) -> (Child, SocketAddr) {
+async fn spawn_usher(variables: &[(String, String)], stderr: Stdio) -> (Child, SocketAddr) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
-    command.arg("serve").envs(variables.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.arg("serve").envs(variables.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
     let mut child = command.spawn().unwrap();
     let stdout = child.stdout.take().unwrap();
     let (found, address) = oneshot::channel();

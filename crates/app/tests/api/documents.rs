@@ -200,6 +200,10 @@ async fn line(tour: &mut Tour<'_>, performance: &str, scheduled: &str, nothing: 
     for (id, place) in [(performance, &leaver.place), (scheduled, &leaver.place)] {
         tour.call(&Method::DELETE, queue, app.delete(&at(queue, id)).header("Usher-Place", place)).await;
     }
+    let stream = "/api/v1/performances/{performance_id}/queue/stream";
+    for (id, place) in [(performance, leaver.place.as_str()), (scheduled, &leaver.place), (performance, "nonsense")] {
+        tour.call(&Method::GET, stream, app.get(&at(stream, id)).header("Usher-Place", place)).await;
+    }
     buyer
 }
 

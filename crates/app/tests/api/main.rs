@@ -30,3 +30,5 @@ mod restart;
 mod rush;
 #[cfg(test)]
 mod store;
+#[cfg(test)]
+mod stream;

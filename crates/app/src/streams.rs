@@ -1,0 +1,291 @@
+//! Who follows a place over an open stream: one registry of this server, by line and place number, so that a step of the
+//! line wakes those whose number was called and nobody else. Knows nothing of HTTP, and reads no line: whoever is woken
+//! looks for themselves.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use usher_kernel::PerformanceId;
+use usher_queue::PlaceNumber;
+
+use crate::metrics::Metrics;
+
+/// Streams of one place at once: some tabs, and connections that broke off and are not missed yet.
+const PER_PLACE_MAX: usize = 5;
+
+/// Why nobody can follow now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// This server has as many streams as it may, or is stopping.
+    #[error("the server takes no more streams")]
+    Full,
+    /// The place has as many streams as it may.
+    #[error("the place has enough streams")]
+    PlaceFull,
+}
+
+/// The open streams of one server.
+#[derive(Clone)]
+pub struct Streams(Arc<Inner>);
+
+struct Inner {
+    n_max: usize,
+    stalled_after: Duration,
+    metrics: Arc<Metrics>,
+    n_open: AtomicUsize,
+    is_ended: AtomicBool,
+    registry: Mutex<Registry>,
+}
+
+#[derive(Default)]
+struct Registry {
+    latest: u64,
+    lines: HashMap<PerformanceId, Followers>,
+}
+
+/// A place, and which of its streams.
+type Key = (PlaceNumber, u64);
+
+/// The streams of one line. Each is in one of the two.
+#[derive(Default)]
+struct Followers {
+    waiting: BTreeMap<Key, Arc<Notify>>,
+    called: BTreeMap<Key, Arc<Notify>>,
+}
+
+impl Followers {
+    fn n_of(&self, number: PlaceNumber) -> usize {
+        let all = (number, 0)..=(number, u64::MAX);
+        self.waiting.range(all.clone()).count() + self.called.range(all).count()
+    }
+}
+
+impl Streams {
+    /// No streams yet, and at most `n_max` at once. A stream that can be sent nothing for `stalled_after` is given up.
+    #[must_use]
+    pub fn new(n_max: usize, stalled_after: Duration, metrics: Arc<Metrics>) -> Self {
+        let (n_open, is_ended, registry) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::default());
+        Self(Arc::new(Inner { n_max, stalled_after, metrics, n_open, is_ended, registry }))
+    }
+
+    /// Makes room for one stream, before any work is done for it.
+    ///
+    /// # Errors
+    /// [`Refused::Full`].
+    pub fn make_room(&self) -> Result<Room, Refused> {
+        let n_open = self.0.n_open.fetch_add(1, Ordering::Relaxed) + 1;
+        let room = Room(self.clone());
+        self.0.metrics.observe_opened_stream();
+        if n_open > self.0.n_max || self.is_ended() { Err(Refused::Full) } else { Ok(room) }
+    }
+
+    /// Wakes those who were called, once each: of every line, the numbers up to what it serves now. Costs nothing for
+    /// everybody else. Answers how many were woken.
+    pub fn call(&self, lines: impl IntoIterator<Item = (PerformanceId, PlaceNumber)>) -> usize {
+        let (mut registry, mut n_called) = (self.registry(), 0);
+        for (performance, serving) in lines {
+            let Some(line) = registry.lines.get_mut(&performance) else { continue };
+            while let Some(first) = line.waiting.first_entry().filter(|first| first.key().0 <= serving) {
+                let (key, bell) = first.remove_entry();
+                bell.notify_one();
+                line.called.insert(key, bell);
+                n_called += 1;
+            }
+        }
+        n_called
+    }
+
+    /// Ends all streams, and takes no more.
+    pub fn end(&self) {
+        let registry = self.registry();
+        self.0.is_ended.store(true, Ordering::Release);
+        for line in registry.lines.values() {
+            line.waiting.values().chain(line.called.values()).for_each(|bell| bell.notify_one());
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        self.0.is_ended.load(Ordering::Acquire)
+    }
+
+    /// Nothing that runs under this lock leaves a half-made state behind, so poison means nothing here.
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Room for one stream.
+pub struct Room(Streams);
+
+impl Room {
+    /// Follows a place.
+    ///
+    /// # Errors
+    /// [`Refused::PlaceFull`], or [`Refused::Full`] if the server stops.
+    pub fn follow(self, performance: PerformanceId, number: PlaceNumber) -> Result<Following, Refused> {
+        let mut registry = self.0.registry();
+        if self.0.is_ended() {
+            return Err(Refused::Full);
+        }
+        registry.latest += 1;
+        let key = (number, registry.latest);
+        let line = registry.lines.entry(performance).or_default();
+        if line.n_of(number) >= PER_PLACE_MAX {
+            return Err(Refused::PlaceFull);
+        }
+        let bell = Arc::new(Notify::new());
+        // Whoever was called before this is woken by the next step of the line.
+        line.waiting.insert(key, Arc::clone(&bell));
+        drop(registry);
+        Ok(Following { room: self, performance, key, bell })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.0.n_open.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.metrics.observe_closed_stream();
+    }
+}
+
+/// A place that is followed, for as long as this lives.
+pub struct Following {
+    room: Room,
+    performance: PerformanceId,
+    key: Key,
+    bell: Arc<Notify>,
+}
+
+impl Following {
+    /// Completes when there is reason to look: the place was called, or all streams end.
+    pub async fn woken(&self) {
+        self.bell.notified().await;
+    }
+
+    /// Whether all streams end.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.room.0.is_ended()
+    }
+
+    /// How long a stream may be sent nothing before it is given up.
+    #[must_use]
+    pub fn stalled_after(&self) -> Duration {
+        self.room.0.0.stalled_after
+    }
+
+    /// Notes that the stream's client does not read.
+    pub fn note_stalled(&self) {
+        self.room.0.0.metrics.observe_stalled_stream();
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let mut registry = self.room.0.registry();
+        let Some(line) = registry.lines.get_mut(&self.performance) else { return };
+        if line.waiting.remove(&self.key).is_none() {
+            line.called.remove(&self.key);
+        }
+        if line.waiting.is_empty() && line.called.is_empty() {
+            registry.lines.remove(&self.performance);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const HERE: PerformanceId = PerformanceId::from_bytes([1; 16]);
+    const ELSEWHERE: PerformanceId = PerformanceId::from_bytes([2; 16]);
+
+    fn streams(n_max: usize) -> Streams {
+        Streams::new(n_max, Duration::from_secs(30), Arc::new(Metrics::new().unwrap()))
+    }
+
+    fn follow(streams: &Streams, performance: PerformanceId, number: u64) -> Result<Following, Refused> {
+        streams.make_room()?.follow(performance, PlaceNumber::new(number))
+    }
+
+    fn is_woken(following: &Following) -> bool {
+        following.woken().now_or_never().is_some()
+    }
+
+    #[test]
+    fn of_ten_thousand_streams_a_step_wakes_those_who_were_called_and_each_once() {
+        let streams = streams(20_000);
+        let here: Vec<_> = (1..=10_000).map(|number| follow(&streams, HERE, number).unwrap()).collect();
+        let elsewhere = follow(&streams, ELSEWHERE, 1).unwrap();
+
+        let called = streams.call([(HERE, PlaceNumber::new(7))]);
+        let woken: Vec<_> = (1..).zip(&here).filter(|(_, following)| is_woken(following)).map(|(n, _)| n).collect();
+        let called_again = streams.call([(HERE, PlaceNumber::new(7))]);
+        let woken_again = here.iter().filter(|following| is_woken(following)).count();
+
+        assert_eq!((called, woken), (7, vec![1, 2, 3, 4, 5, 6, 7]));
+        assert_eq!((called_again, woken_again), (0, 0));
+        assert!(!is_woken(&elsewhere), "lines do not know of each other");
+        assert_eq!(streams.call([(HERE, PlaceNumber::new(9)), (ELSEWHERE, PlaceNumber::new(1))]), 3);
+    }
+
+    #[test]
+    fn who_begins_to_follow_after_the_call_is_woken_by_the_next_step() {
+        let streams = streams(1);
+        streams.call([(HERE, PlaceNumber::new(5))]);
+
+        let late = follow(&streams, HERE, 3).unwrap();
+
+        assert_eq!(streams.call([(HERE, PlaceNumber::new(5))]), 1);
+        assert!(is_woken(&late));
+    }
+
+    #[test]
+    fn there_are_no_more_streams_than_the_server_takes_and_each_that_ends_makes_room() {
+        let streams = streams(2);
+        let (first, second) = (follow(&streams, HERE, 1).unwrap(), follow(&streams, HERE, 2).unwrap());
+
+        let third = follow(&streams, HERE, 3).err();
+        drop(first);
+        let fourth = follow(&streams, HERE, 4);
+
+        assert_eq!(third, Some(Refused::Full));
+        assert!(fourth.is_ok());
+        drop((second, fourth));
+        assert!(streams.registry().lines.is_empty(), "nothing is kept of streams that ended");
+        assert_eq!(streams.0.n_open.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_place_has_a_few_streams_whether_it_was_called_or_not() {
+        let streams = streams(100);
+        let _some = [(); 2].map(|()| follow(&streams, HERE, 1).unwrap());
+        streams.call([(HERE, PlaceNumber::new(1))]);
+        let _others = [(); PER_PLACE_MAX - 2].map(|()| follow(&streams, HERE, 1).unwrap());
+
+        assert_eq!(follow(&streams, HERE, 1).err(), Some(Refused::PlaceFull));
+        assert!(follow(&streams, HERE, 2).is_ok() && follow(&streams, ELSEWHERE, 1).is_ok());
+        assert_eq!(streams.0.n_open.load(Ordering::Relaxed), PER_PLACE_MAX);
+    }
+
+    #[test]
+    fn all_are_woken_to_end_and_nobody_begins_after_that() {
+        let streams = streams(100);
+        let (waiting, called) = (follow(&streams, HERE, 2).unwrap(), follow(&streams, HERE, 1).unwrap());
+        streams.call([(HERE, PlaceNumber::new(1))]);
+        let room = streams.make_room().unwrap();
+        assert!(is_woken(&called));
+
+        streams.end();
+
+        assert!(is_woken(&waiting) && waiting.is_ended());
+        assert!(is_woken(&called) && called.is_ended());
+        assert_eq!(room.follow(HERE, PlaceNumber::new(3)).err(), Some(Refused::Full));
+        assert_eq!(streams.make_room().err(), Some(Refused::Full));
+    }
+}
