@@ -41,13 +41,22 @@ redis:
 
 .PHONY: test
 test: redis ## Run all tests: models, port contracts, HTTP, doc tests
-	@echo "backends: $$(grep -rhoE '_contract!\([A-Za-z]+\)' crates/*/tests | sed -E 's/.*\((.*)\)/\1/' | sort -u | paste -sd ' ')"
+	@echo "backends: $$(grep -rhoE '_contract!\([A-Za-z ]+\)' crates/*/tests | sed -E 's/.*[( ](.*)\)/\1/' | sort -u | paste -sd ' ')"
 	cargo test --locked --workspace --doc --quiet
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	    cargo nextest run --locked --workspace; \
 	else \
 	    cargo test --locked --workspace --lib --bins --tests; \
 	fi
+
+# Images that are on the machine are used as they are, others are pulled.
+REDIS_IMAGES ?= redis:7 redis:8 valkey/valkey:9
+.PHONY: images
+images: ## Run the tests of the line's store on Redis 7, Redis 8 and Valkey 9 (needs Docker)
+	@for image in $(REDIS_IMAGES); do \
+	    echo "== $$image: $$(docker run --rm "$$image" --version | cut -d ' ' -f 1-3)"; \
+	    USHER_TEST_REDIS_IMAGE=$$image cargo test --locked --quiet --package usher-adapter-redis --test redis; \
+	done
 
 .PHONY: check
 check: fmt lint arrows tidy doc deny ## Check everything that needs no test run

@@ -42,8 +42,12 @@ pub trait Fixture: Send + Sync + 'static {
 /// Stamps the suite on a [`Fixture`].
 #[macro_export]
 macro_rules! line_store_contract {
-    ($fixture:ty) => {
-        $crate::line_store_contract! { $fixture:
+    // In one test: for a store that takes longer to start than its suite to run.
+    (whole $fixture:ty) => {
+        $crate::line_store_contract! { @whole $fixture }
+    };
+    (@$stamp:ident $fixture:ty) => {
+        $crate::line_store_contract! { @@$stamp $fixture:
             numbers_follow_the_order_of_the_joins
             ten_thousand_joins_in_one_millisecond_keep_their_order
             an_account_keeps_its_place_from_any_number_of_tabs
@@ -114,12 +118,21 @@ macro_rules! line_store_contract {
             a_crowd_goes_through_and_nobody_is_lost_or_one_too_many
         }
     };
-    ($fixture:ty: $($item:ident)*) => {$(
+    (@@each $fixture:ty: $($item:ident)*) => {$(
         #[::tokio::test(flavor = "multi_thread")]
         async fn $item() {
             $crate::line_store::$item::<$fixture>().await;
         }
     )*};
+    (@@whole $fixture:ty: $($item:ident)*) => {
+        #[::tokio::test(flavor = "multi_thread")]
+        async fn the_whole_suite_holds() {
+            $($crate::line_store::$item::<$fixture>().await;)*
+        }
+    };
+    ($fixture:ty) => {
+        $crate::line_store_contract! { @each $fixture }
+    };
 }
 
 /// In the future of any real clock, so that no store takes its keys for long expired.

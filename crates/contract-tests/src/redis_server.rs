@@ -10,6 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Where a server of one's own choice is; the suite of the port runs on it. It should be one for tests.
 const URL_VARIABLE: &str = "USHER_TEST_REDIS_URL";
+/// The container image to start servers from, instead of what is installed here.
+const IMAGE_VARIABLE: &str = "USHER_TEST_REDIS_IMAGE";
 const BINARIES: [&str; 2] = ["redis-server", "valkey-server"];
 /// How often another port is tried, if somebody took the one that was free, or the one for the cluster, 10,000 above it,
 /// is none.
@@ -25,12 +27,26 @@ wait "$server"
 rm -rf "$dir"
 "#;
 
+/// The same in a container that shares the host's network, processes and temporary files.
+const IMAGE_UNTIL_STDIN_ENDS: &str = r#"
+dir=$(mktemp -d) image=$1 name=usher-test-$$; shift
+docker run --rm --name "$name" --network host --pid host --user "$(id -u):$(id -g)" --volume /tmp:/tmp \
+    "$image" --dir "$dir" "$@" & docker=$!
+cat >/dev/null
+docker kill "$name" >/dev/null
+wait "$docker"
+rm -rf "$dir"
+"#;
+
+#[expect(clippy::disallowed_methods, reason = "a test has no configuration but its environment")]
+fn given(variable: &str) -> Option<String> {
+    env::var(variable).ok().filter(|value| !value.is_empty())
+}
+
 /// The URL of the server that all tests of this process share.
 pub fn shared_url() -> &'static str {
     static SHARED: OnceLock<(String, Option<Server>)> = OnceLock::new();
-    #[expect(clippy::disallowed_methods, reason = "a test has no configuration but its environment")]
-    let given = || env::var(URL_VARIABLE).ok();
-    let (url, _server) = SHARED.get_or_init(|| match given() {
+    let (url, _server) = SHARED.get_or_init(|| match given(URL_VARIABLE) {
         Some(url) => (url, None),
         None => {
             let server = Server::start(&[]);
@@ -70,8 +86,12 @@ impl Server {
     }
 
     fn start_on(port: u16, options: &[&str]) -> Option<Self> {
+        let (script, program) = match given(IMAGE_VARIABLE) {
+            Some(image) => (IMAGE_UNTIL_STDIN_ENDS, image),
+            None => (UNTIL_STDIN_ENDS, binary().to_owned()),
+        };
         let mut guard = Command::new("sh")
-            .args(["-c", UNTIL_STDIN_ENDS, "sh", binary(), "--bind", "127.0.0.1", "--port", &port.to_string()])
+            .args(["-c", script, "sh", &program, "--bind", "127.0.0.1", "--port", &port.to_string()])
             .args(["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"])
             .args(options)
             .stdin(Stdio::piped())
@@ -178,6 +198,49 @@ impl Drop for Server {
     fn drop(&mut self) {
         drop(self.guard.stdin.take());
         self.guard.wait().expect("the shell ends with its stdin");
+    }
+}
+
+/// A cluster of three, of a test's own.
+pub struct Cluster {
+    nodes: Vec<Server>,
+}
+
+impl Cluster {
+    const NODES: u32 = 3;
+    const SLOTS: u32 = 16_384;
+    /// How often each node is asked whether it knows the others; a try is some tenths of a millisecond.
+    const TRIES_MAX: u32 = 200_000;
+
+    /// Starts one that covers all slots.
+    ///
+    /// # Panics
+    /// If the nodes do not find each other.
+    pub fn start() -> Self {
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+        let nodes: Vec<_> = (0..Self::NODES).map(|_| Server::start(&options)).collect();
+        for (index, node) in (0..).zip(&nodes) {
+            let (first, after) = (index * Self::SLOTS / Self::NODES, (index + 1) * Self::SLOTS / Self::NODES);
+            assert_eq!(node.command(&format!("CLUSTER ADDSLOTSRANGE {first} {}", after - 1)), "+OK");
+            assert_eq!(node.command(&format!("CLUSTER SET-CONFIG-EPOCH {}", index + 1)), "+OK");
+            assert_eq!(node.command(&format!("CLUSTER MEET 127.0.0.1 {}", nodes[0].port)), "+OK");
+        }
+        let is_whole = |node: &Server| {
+            let info = node.command("CLUSTER INFO");
+            let nodes = format!("cluster_known_nodes:{}\r", Self::NODES);
+            info.contains("cluster_state:ok") && info.contains(&nodes)
+        };
+        for node in &nodes {
+            assert!((0..Self::TRIES_MAX).any(|_| is_whole(node)), "the nodes find each other");
+        }
+        Self { nodes }
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> String {
+        let [first, others @ ..] = self.nodes.as_slice() else { unreachable!("it has three nodes") };
+        let others: Vec<_> = others.iter().map(|node| format!("node=127.0.0.1:{}", node.port)).collect();
+        format!("redis-cluster://127.0.0.1:{}?{}", first.port, others.join("&"))
     }
 }
 

@@ -1,13 +1,13 @@
 //! Redis is a line store like any other.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use usher_adapter_redis::RedisLineStore;
 use usher_contract_tests::line_store::Fixture;
 use usher_contract_tests::line_store_contract;
 use usher_queue::ports::LineStore;
 
-use usher_contract_tests::redis_server;
+use usher_contract_tests::redis_server::{self, Cluster};
 
 struct Redis;
 
@@ -18,3 +18,19 @@ impl Fixture for Redis {
 }
 
 line_store_contract!(Redis);
+
+struct RedisCluster;
+
+impl Fixture for RedisCluster {
+    async fn store() -> Arc<dyn LineStore> {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        let url = SHARED.get_or_init(Cluster::start).url();
+        Arc::new(RedisLineStore::connect(&url).await.expect("the cluster is up"))
+    }
+}
+
+mod cluster {
+    use super::{RedisCluster, line_store_contract};
+
+    line_store_contract!(whole RedisCluster);
+}

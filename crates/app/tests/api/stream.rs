@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use usher_app::config::Settings;
 
 use crate::app::{Api, SaleOptions, TestApp, UsherProcess, assert_problem, eventually, header, json_of, now, section};
@@ -364,6 +364,21 @@ async fn a_client_that_does_not_read_is_let_go() {
     wait_for_open_streams(&app, 1).await;
     drop(silent);
     assert_eq!(reader.response.status(), 200, "whoever reads stays");
+}
+
+/// A closed tab sends no more than the end of its side; nothing that is written to it later would tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_is_gone_at_once() {
+    let (app, performance) = line().await;
+    let place = place(&app, &performance).await;
+    let mut client = TcpStream::connect(app.address()).await.unwrap();
+    let request = format!("GET {} HTTP/1.1\r\nHost: usher\r\nUsher-Place: {place}\r\n\r\n", path(&performance));
+    client.write_all(request.as_bytes()).await.unwrap();
+    wait_for_open_streams(&app, 1).await;
+
+    client.shutdown().await.unwrap();
+
+    wait_for_open_streams(&app, 0).await;
 }
 
 /// The shortest presence window is six seconds; who was not seen for it, and for the quarter that its measure is coarse
