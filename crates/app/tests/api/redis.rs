@@ -68,6 +68,45 @@ async fn a_redis_that_restarts_under_the_server_costs_nobody_their_place() {
     app.held(&inside[0], &["A-1-1"]).await;
 }
 
+/// A Redis that is silent is not a Redis that is lost: who waits is told where they stand from memory, who wants to join
+/// is told to come back, and when it speaks again everything goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_silent_for_a_while_keeps_nobody_waiting() {
+    let redis = Server::start(&[]);
+    let app = TestApp::start_with(|settings| {
+        on_redis(settings, &redis.url());
+        settings.line.capacity = 1;
+    })
+    .await;
+    let performance = app.performance(&[section("A", 1, 10, "R", 100)], SaleOptions::default()).await;
+    let inside = app.admitted(&performance).await;
+    let mut waiting = Vec::new();
+    for _ in 0..5 {
+        waiting.push(app.joined(&app.buyer(), &performance).await);
+    }
+    let newcomer = app.buyer();
+
+    redis.pause();
+    let polls = join_all(waiting.iter().map(|before| app.poll(before["place"].as_str().unwrap(), &performance))).await;
+    let joins = join_all((0..20).map(|_| app.join(&newcomer, &performance))).await;
+    redis.resume();
+
+    for (before, answer) in waiting.iter().zip(polls) {
+        let after = json_of(answer, 200).await;
+        assert_eq!((&after["number"], &after["state"]), (&before["number"], &before["state"]));
+    }
+    for answer in joins {
+        assert!(answer.headers().contains_key("retry-after"));
+        assert_eq!(json_of(answer, 503).await["code"], "line-unavailable");
+    }
+    eventually("the line goes on", async || (app.join(&newcomer, &performance).await.status() != 503).then_some(()))
+        .await;
+    let joined = app.joined(&newcomer, &performance).await;
+    assert_eq!(joined["number"], 7, "however often it asked, it has one place");
+    assert_eq!(app.leave(&inside.place, &performance).await.status(), 204);
+    app.wait_for_place(waiting[0]["place"].as_str().unwrap(), &performance, "admitted").await;
+}
+
 /// L2, L3, L4: both servers run the scheduler, on one line and one database.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_on_one_line_give_each_number_once_and_fill_the_room_once() {
