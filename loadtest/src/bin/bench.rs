@@ -1,0 +1,83 @@
+//! Runs the benchmarks: a table on the terminal, and `target/bench.json`. Sees servers as their clients do.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use usher_contract_tests::redis_server::Server;
+use usher_loadtest::bench::report::{Figure, json, table};
+use usher_loadtest::bench::{Outcome, Scale, line, redis_side};
+
+/// Measures Usher beside a control in the same run.
+#[derive(Debug, Parser)]
+#[command(name = "bench")]
+struct Cli {
+    /// Only this part; otherwise all.
+    #[arg(long)]
+    part: Option<Part>,
+    /// Small crowds and short runs, to see that it works: the figures mean nothing.
+    #[arg(long)]
+    quick: bool,
+    /// Where the figures go.
+    #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
+    json: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The line: on Redis, and over HTTP.
+    Line,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // What was started ends when its owner is dropped, so Ctrl-C must come back to here.
+    let result = tokio::select! {
+        result = run(&cli) => result,
+        _ = tokio::signal::ctrl_c() => Err("stopped by Ctrl-C".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With standard error gone there is nobody left to tell.
+            drop(writeln!(io::stderr(), "bench: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: &Cli) -> Outcome<()> {
+    let scale = if cli.quick { Scale::Quick } else { Scale::Full };
+    let (mut figures, mut head) = (Vec::new(), String::new());
+    if cli.part.is_none_or(|part| part == Part::Line) {
+        let redis = Server::start(&[]);
+        head = machine(&redis)?;
+        figures.extend(measure_line(&redis, scale).await?);
+    }
+    if let Some(folder) = cli.json.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(&cli.json, json(&figures)?)?;
+    let mut out = io::stdout();
+    writeln!(out, "\n{head}\n\n{}", table(&figures))?;
+    writeln!(out, "also in {}", cli.json.display())?;
+    Ok(())
+}
+
+/// What the figures are of.
+fn machine(redis: &Server) -> Outcome<String> {
+    let n_cores = std::thread::available_parallelism()?;
+    let version = redis_side::version(&mut redis::Client::open(redis.url())?.get_connection()?)?;
+    Ok(format!(
+        "{n_cores} cores, shared by servers, {version} and the load; each figure is beside its control of the same run"
+    ))
+}
+
+async fn measure_line(redis: &Server, scale: Scale) -> Outcome<Vec<Figure>> {
+    let mut figures = line::admission(redis, scale).await?;
+    figures.extend(line::million(redis, scale).await?);
+    Ok(figures)
+}
