@@ -2,3 +2,5 @@
 //! Sees a server as its clients do; never part of one.
 
 pub mod bench;
+pub mod clock;
+pub mod server;

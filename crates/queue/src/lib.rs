@@ -1,5 +1,6 @@
 //! The line: join, position, admit, pass, presence, policy. Knows nothing of seats.
 
+pub mod audit;
 pub mod error;
 pub mod model;
 pub mod pace;

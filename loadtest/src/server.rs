@@ -1,0 +1,294 @@
+//! Servers of the driver's own: `usher` processes with one database and one secret, which it starts, stops and kills.
+//! Knows them by their command line, their environment and their log only.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+use std::{env, fs};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::clock::eventually;
+
+/// How long a server may take to listen, on a busy machine.
+const START_WITHIN: Duration = Duration::from_secs(60);
+/// What a server prints once it listens; its address follows.
+const READY: &str = "Usher is ready on http://";
+
+/// Tells the server's process id, and runs it until stdin ends, which is when the process ends that holds it, however
+/// that ends.
+const UNTIL_STDIN_ENDS: &str = r#"
+log=$1; shift
+"$@" >>"$log" 2>&1 & server=$!
+echo "$server"
+cat >/dev/null
+kill -9 "$server" 2>/dev/null
+wait "$server"
+"#;
+
+/// Why a server is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// There is no `usher` beside this program.
+    #[error("there is no {}: `cargo build --package usher-app --bin usher` makes it (`--release` for release)", .0.display())]
+    NoBinary(PathBuf),
+    /// A process or a file failed.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// It did not listen in time.
+    #[error("a server did not start within {START_WITHIN:?}; its log is {}", .0.display())]
+    NotReady(PathBuf),
+    /// A command failed.
+    #[error("`usher {command}` failed: {said}")]
+    Failed {
+        /// The command.
+        command: String,
+        /// What it said.
+        said: String,
+    },
+}
+
+/// Says what was tried when an operation of the system failed.
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
+    move |source| ServerError::Io { what, source }
+}
+
+/// What servers share: a folder with the database, the logs and the histories, and a configuration.
+#[derive(Clone, Debug)]
+pub struct Site {
+    folder: PathBuf,
+    program: PathBuf,
+    environment: BTreeMap<String, String>,
+    records: bool,
+}
+
+impl Site {
+    /// A site in an existing folder, with the `usher` that was built beside this program, a secret and a SQLite file of
+    /// its own. Servers listen on free ports, and limit nobody for what thousands of people at one address do.
+    ///
+    /// # Errors
+    /// [`ServerError::NoBinary`].
+    pub fn new(folder: &Path) -> Result<Self, ServerError> {
+        let secret: [u8; 32] = rand::random();
+        let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (program, environment) = (usher_binary()?, BTreeMap::new());
+        let site = Self { folder: folder.to_owned(), program, environment, records: false };
+        Ok(site
+            .with("data.dir", &folder.display())
+            .with("store.url", &format!("sqlite://{}", folder.join("usher.db").display()))
+            .with("auth.secret", &secret)
+            .with("http.bind", "127.0.0.1:0"))
+    }
+
+    /// The same with `section.key` set.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: &(impl ToString + ?Sized)) -> Self {
+        let variable = format!("USHER__{}", key.to_uppercase().replace('.', "__"));
+        self.environment.insert(variable, value.to_string());
+        self
+    }
+
+    /// The same with the line on this Redis.
+    #[must_use]
+    pub fn on_redis(self, url: &str) -> Self {
+        self.with("line.backend", "redis").with("line.redis_url", url)
+    }
+
+    /// The same with each server recording what its line's store answers.
+    #[must_use]
+    pub const fn recording(mut self) -> Self {
+        self.records = true;
+        self
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Runs a command of `usher` to its end, with `input` on standard input, and answers what it printed.
+    ///
+    /// # Errors
+    /// [`ServerError::Failed`], or the process could not be run.
+    pub fn run(&self, arguments: &[&str], input: &str) -> Result<String, ServerError> {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).envs(&self.environment);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(failed("cannot run usher"))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes()).map_err(failed("cannot write to usher"))?;
+        }
+        let output = child.wait_with_output().map_err(failed("cannot read from usher"))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(ServerError::Failed { command: arguments.join(" "), said });
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Access tokens of new buyers.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn mint(&self, count: usize) -> Result<Vec<String>, ServerError> {
+        let printed = self.run(&["token", "mint", "--count", &count.to_string()], "")?;
+        Ok(printed.lines().map(str::to_owned).collect())
+    }
+
+    /// Starts a server, and waits until it listens. `name` names its log and its history.
+    ///
+    /// # Errors
+    /// It cannot be started, or does not listen in time.
+    pub async fn start(&self, name: &str) -> Result<Server, ServerError> {
+        self.start_at(name, SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    async fn start_at(&self, name: &str, bind: SocketAddr) -> Result<Server, ServerError> {
+        let (log, history) = (self.folder.join(format!("{name}.log")), self.history_of(name));
+        let written_before = fs::metadata(&log).map_or(0, |metadata| metadata.len());
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", UNTIL_STDIN_ENDS, "sh"])
+            .args([log.as_path(), self.program.as_path()])
+            .arg("serve")
+            .envs(&self.environment)
+            .env("USHER__HTTP__BIND", bind.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        if self.records {
+            command.env("USHER__LINE__HISTORY", history);
+        }
+        let mut guard = command.spawn().map_err(failed("there is no shell"))?;
+        let pid = read_pid(&mut guard).map_err(failed("the shell did not tell the server's process id"))?;
+        let mut server = Server { site: self.clone(), name: name.to_owned(), address: bind, pid, guard };
+        let listens = eventually(START_WITHIN, async || address_in(&log, written_before)).await;
+        server.address = listens.ok_or(ServerError::NotReady(log))?;
+        Ok(server)
+    }
+
+    /// Where the server of this name records what its line's store answers.
+    fn history_of(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.history"))
+    }
+
+    /// Every history that was recorded.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn histories(&self) -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.folder)?.collect::<Result<Vec<_>, _>>()?;
+        let paths = entries.into_iter().map(|entry| entry.path());
+        Ok(paths.filter(|path| path.extension().is_some_and(|it| it == "history")).collect())
+    }
+}
+
+/// The `usher` that was built beside this program.
+fn usher_binary() -> Result<PathBuf, ServerError> {
+    let this = env::current_exe().map_err(failed("the driver does not know where it is"))?;
+    // Tests are one folder further down.
+    let folder = this.ancestors().skip(1).find(|folder| !folder.ends_with("deps")).unwrap_or(&this);
+    let program = folder.join("usher");
+    if program.is_file() { Ok(program) } else { Err(ServerError::NoBinary(program)) }
+}
+
+fn read_pid(guard: &mut Child) -> io::Result<Pid> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+    let mut line = String::new();
+    BufReader::new(guard.stdout.take().ok_or_else(invalid)?).read_line(&mut line)?;
+    line.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(invalid)
+}
+
+/// The address that a server says it listens on, in what it logged since.
+fn address_in(log: &Path, written_before: u64) -> Option<SocketAddr> {
+    let bytes = fs::read(log).ok()?;
+    let text = String::from_utf8_lossy(bytes.get(usize::try_from(written_before).ok()?..)?);
+    // A line that is not written to its end may be half an address.
+    let line = text.split_inclusive('\n').find_map(|line| line.strip_suffix('\n')?.strip_prefix(READY))?;
+    line.parse().ok()
+}
+
+/// One process. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    site: Site,
+    name: String,
+    address: SocketAddr,
+    pid: Pid,
+    guard: Child,
+}
+
+impl Server {
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process id: another one in each life.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Ends the process as kill -9 does, and waits until it is gone.
+    ///
+    /// # Errors
+    /// The process cannot be waited for.
+    pub fn kill(&mut self) -> Result<(), ServerError> {
+        drop(self.guard.stdin.take());
+        self.guard.wait().map(drop).map_err(failed("a server cannot be waited for"))
+    }
+
+    /// Starts the server again, at the same address; kills it first if it still runs.
+    ///
+    /// # Errors
+    /// As [`Site::start`].
+    pub async fn restart(&mut self) -> Result<(), ServerError> {
+        self.kill()?;
+        *self = self.site.start_at(&self.name, self.address).await?;
+        Ok(())
+    }
+
+    /// Stops the process where it is, until [`Self::resume`].
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn pause(&self) -> Result<(), ServerError> {
+        kill_process(self.pid, Signal::STOP).map_err(|errno| failed("a server cannot be stopped")(errno.into()))
+    }
+
+    /// Lets the process go on.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn resume(&self) -> Result<(), ServerError> {
+        kill_process(self.pid, Signal::CONT).map_err(|errno| failed("a server cannot be resumed")(errno.into()))
+    }
+
+    /// The memory that the process has in use (VmRSS), in bytes. Linux only.
+    ///
+    /// # Errors
+    /// The process is gone, or the system does not tell.
+    pub fn resident_bytes(&self) -> Result<u64, ServerError> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).map_err(failed("a server is gone"))?;
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        let kib: Option<u64> = kib.and_then(|kib| kib.trim().parse().ok());
+        kib.map(|kib| kib * 1024).ok_or_else(|| failed("no VmRSS")(io::ErrorKind::InvalidData.into()))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A server that cannot be waited for is not running.
+        drop(self.kill());
+    }
+}
