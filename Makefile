@@ -11,6 +11,10 @@ export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 URL ?= http://127.0.0.1:8080
 PEOPLE ?= 200000
 
+# For `make bench`: one part of it (line); all, if empty. QUICK=1 runs it small: its figures mean nothing.
+PART ?=
+QUICK ?=
+
 .PHONY: help
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -91,6 +95,24 @@ loadtest: ## Ramp 1,000 joining users against a running `make run` (needs k6)
 	@mkdir -p target/loadtest
 	cargo run --locked --release --quiet --package usher-app --bin usher -- token mint --count $(PEOPLE) > target/loadtest/tokens.txt
 	k6 run --env URL=$(URL) --env TOKENS=$(CURDIR)/target/loadtest/tokens.txt loadtest/k6/line.js
+
+.PHONY: wrk
+wrk:
+	@if ! command -v wrk >/dev/null; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "installing wrk: the benchmarks over HTTP need it, and it is not there"; \
+	        apt-get update -qq; \
+	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq wrk >/dev/null; \
+	    else \
+	        echo "the benchmarks over HTTP need wrk on PATH: install it (Debian: wrk)" >&2; \
+	        exit 1; \
+	    fi; \
+	fi
+
+.PHONY: bench
+bench: redis wrk ## Measure Usher beside controls, into target/bench.json (PART=line, QUICK=1)
+	cargo build --locked --release --package usher-app --package usher-loadtest
+	$${CARGO_TARGET_DIR:-target}/release/bench $(if $(PART),--part $(PART)) $(if $(QUICK),--quick)
 
 .PHONY: tools
 tools: ## Install cargo-deny, cargo-nextest and cargo-shear into target/tools

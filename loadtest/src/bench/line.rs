@@ -10,7 +10,8 @@ use usher_queue::ports::{AdmitTerms, Cursor, Gate, LineStore as _};
 
 use super::crowd::{Crowd, account, current};
 use super::report::{Figure, Goal, median, percentile};
-use super::{Outcome, RUNS, Scale, progress, redis_side, start_watch};
+use super::{Outcome, RUNS, Scale, progress, redis_side};
+use crate::clock::Stopwatch;
 
 /// As the scheduler asks.
 const EXAMINE_MAX: u32 = 1_000;
@@ -62,7 +63,7 @@ fn admit_old_way(
         joining.cmd("ZADD").arg(&waiting).arg(n).arg(account(n).as_bytes()).ignore();
     }
     joining.exec(connection)?;
-    let watch = start_watch();
+    let watch = Stopwatch::start();
     admit(connection, &waiting, &inside)?;
     let took = watch.elapsed();
     let n_admitted: u64 = redis::cmd("ZCARD").arg(&inside).query(connection)?;
@@ -102,7 +103,7 @@ async fn admit_by_script(url: &str, performance: PerformanceId, n_people: u64) -
     let mut crowd = Crowd::open(url, performance, BEGIN).await?;
     crowd.join_up_to(n_people).await?;
     let terms = AdmitTerms { gate: Gate::Open, ..crowd.terms };
-    let watch = start_watch();
+    let watch = Stopwatch::start();
     let mut n_admitted = 0;
     loop {
         let admission = current(crowd.store.admit(crowd.at, &terms, EXAMINE_MAX).await?)?;
@@ -141,7 +142,7 @@ pub async fn million(server: &Server, scale: Scale) -> Outcome<Vec<Figure>> {
     let before_few = redis_side::used_memory(&mut connection)?;
     few.join_up_to(n_few).await?;
     let before = redis_side::used_memory(&mut connection)?;
-    let watch = start_watch();
+    let watch = Stopwatch::start();
     crowd.join_up_to(n_people).await?;
     let join_s = watch.elapsed().as_secs_f64();
     let after = redis_side::used_memory(&mut connection)?;
@@ -185,7 +186,7 @@ impl Took {
     /// Times one call, at the client and in Redis.
     async fn time<T>(&mut self, connection: &mut Connection, call: impl Future<Output = Outcome<T>>) -> Outcome<T> {
         let before_us = redis_side::script_us(connection)?;
-        let watch = start_watch();
+        let watch = Stopwatch::start();
         let answer = call.await?;
         self.client_ms.push(ms(watch.elapsed()));
         self.redis_ms.push((redis_side::script_us(connection)? - before_us) / 1e3);

@@ -2,13 +2,15 @@
 //! Judges nothing by itself but that every answer was the right one.
 
 pub mod crowd;
+pub mod http;
 pub mod line;
 pub mod redis_side;
 pub mod report;
+pub mod stage;
+pub mod wrk;
 
 use std::error::Error;
 use std::io::{self, Write as _};
-use std::time::Instant;
 
 /// What a benchmark comes back with; the error ends the run.
 pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -40,10 +42,4 @@ pub const RUNS: usize = 3;
 pub fn progress(text: &str) {
     // With standard error gone there is nobody left to tell.
     drop(writeln!(io::stderr(), "  {text} ..."));
-}
-
-/// Starts a stopwatch. The driver is no part of the server: what it measures is the time that goes by.
-#[expect(clippy::disallowed_methods, reason = "a benchmark measures time")]
-pub(crate) fn start_watch() -> Instant {
-    Instant::now()
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use redis::Connection;
 
-use super::{Outcome, start_watch};
+use super::Outcome;
+use crate::clock::Stopwatch;
 
 /// How long one wait for the next command of a monitored server may take.
 const MONITOR_PATIENCE: Duration = Duration::from_millis(100);
@@ -70,7 +71,7 @@ fn usec_of(stats: &str, command: &str) -> Option<f64> {
 pub fn round_trips_us(connection: &mut Connection, count: usize) -> Outcome<Vec<f64>> {
     let mut trips = Vec::with_capacity(count);
     for _ in 0..count {
-        let watch = start_watch();
+        let watch = Stopwatch::start();
         redis::cmd("PING").exec(connection)?;
         trips.push(watch.elapsed().as_secs_f64() * 1e6);
     }
@@ -87,7 +88,7 @@ pub fn commands_received(port: u16, span: Duration) -> Outcome<u64> {
     stream.set_read_timeout(Some(MONITOR_PATIENCE))?;
     stream.write_all(b"MONITOR\r\n")?;
     let mut reader = BufReader::with_capacity(1 << 20, stream);
-    let watch = start_watch();
+    let watch = Stopwatch::start();
     let (mut n_received, mut line) = (0, Vec::new());
     while watch.elapsed() < span {
         match reader.read_until(b'\n', &mut line) {

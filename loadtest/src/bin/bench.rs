@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use usher_contract_tests::redis_server::Server;
-use usher_loadtest::bench::report::{Figure, json, table};
+use usher_loadtest::bench::http::Bench;
+use usher_loadtest::bench::report::{json, table};
+use usher_loadtest::bench::wrk::Wrk;
 use usher_loadtest::bench::{Outcome, Scale, line, redis_side};
 
 /// Measures Usher beside a control in the same run.
@@ -53,9 +55,14 @@ async fn run(cli: &Cli) -> Outcome<()> {
     let scale = if cli.quick { Scale::Quick } else { Scale::Full };
     let (mut figures, mut head) = (Vec::new(), String::new());
     if cli.part.is_none_or(|part| part == Part::Line) {
+        let folder = tempfile::tempdir()?;
+        // What is missing is told before minutes went by.
+        let wrk = Wrk::new(folder.path())?;
         let redis = Server::start(&[]);
         head = machine(&redis)?;
-        figures.extend(measure_line(&redis, scale).await?);
+        figures.extend(line::admission(&redis, scale).await?);
+        figures.extend(line::million(&redis, scale).await?);
+        figures.extend(Bench { folder: folder.path(), wrk: &wrk, redis: &redis, scale }.measure().await?);
     }
     if let Some(folder) = cli.json.parent() {
         fs::create_dir_all(folder)?;
@@ -74,10 +81,4 @@ fn machine(redis: &Server) -> Outcome<String> {
     Ok(format!(
         "{n_cores} cores, shared by servers, {version} and the load; each figure is beside its control of the same run"
     ))
-}
-
-async fn measure_line(redis: &Server, scale: Scale) -> Outcome<Vec<Figure>> {
-    let mut figures = line::admission(redis, scale).await?;
-    figures.extend(line::million(redis, scale).await?);
-    Ok(figures)
 }
