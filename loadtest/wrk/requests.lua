@@ -25,11 +25,9 @@ function request()
   return requests[current]
 end
 
-function done(summary, latency)
+function done(summary)
   local errors = summary.errors
   io.write(string.format(
-    '\n{"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d,' ..
-    '"unconnected":%d,"unread":%d,"unwritten":%d,"refused":%d,"late":%d}\n',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
-    errors.connect, errors.read, errors.write, errors.status, errors.timeout))
+    '\n{"requests":%d,"duration_us":%d,"unconnected":%d,"unread":%d,"unwritten":%d,"refused":%d,"late":%d}\n',
+    summary.requests, summary.duration, errors.connect, errors.read, errors.write, errors.status, errors.timeout))
 end

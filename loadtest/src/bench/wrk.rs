@@ -51,10 +51,6 @@ pub struct Answered {
     /// How many answers.
     pub requests: u64,
     duration_us: u64,
-    /// The median time to an answer, in microseconds.
-    pub p50_us: f64,
-    /// The time that 99 of 100 answers did not take, in microseconds.
-    pub p99_us: f64,
     unconnected: u64,
     unread: u64,
     unwritten: u64,
@@ -138,8 +134,7 @@ mod tests {
 
     fn answered(refused: u64) -> Answered {
         let text = format!(
-            r#"{{"requests":300,"duration_us":1500000,"p50_us":10,"p99_us":20,
-                "unconnected":0,"unread":0,"unwritten":0,"refused":{refused},"late":0}}"#
+            r#"{{"requests":300,"duration_us":1500000,"unconnected":0,"unread":0,"unwritten":0,"refused":{refused},"late":0}}"#
         );
         serde_json::from_str(&text).unwrap()
     }

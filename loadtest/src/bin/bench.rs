@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 use usher_contract_tests::redis_server::Server;
 use usher_loadtest::bench::http::Bench;
-use usher_loadtest::bench::report::{json, table};
+use usher_loadtest::bench::report::{Figure, json, table};
 use usher_loadtest::bench::wrk::Wrk;
 use usher_loadtest::bench::{Outcome, Scale, line, redis_side};
 
@@ -36,12 +37,13 @@ enum Part {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    // What was started ends when its owner is dropped, so Ctrl-C must come back to here.
+    // What was started ends when its owner is dropped, so a signal must come back to here.
+    let (mut figures, mut head) = (Vec::new(), String::new());
     let result = tokio::select! {
-        result = run(&cli) => result,
-        _ = tokio::signal::ctrl_c() => Err("stopped by Ctrl-C".into()),
+        result = measure(&cli, &mut head, &mut figures) => result,
+        result = interrupted() => result,
     };
-    match result {
+    match result.and(publish(&cli.json, &head, &figures)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // With standard error gone there is nobody left to tell.
@@ -51,26 +53,41 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: &Cli) -> Outcome<()> {
+/// Completes when somebody wants the run to end.
+async fn interrupted() -> Outcome<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Err("stopped by a signal".into())
+}
+
+/// Runs what is asked for. `head` says what the figures are of.
+async fn measure(cli: &Cli, head: &mut String, figures: &mut Vec<Figure>) -> Outcome<()> {
     let scale = if cli.quick { Scale::Quick } else { Scale::Full };
-    let (mut figures, mut head) = (Vec::new(), String::new());
     if cli.part.is_none_or(|part| part == Part::Line) {
         let folder = tempfile::tempdir()?;
         // What is missing is told before minutes went by.
         let wrk = Wrk::new(folder.path())?;
         let redis = Server::start(&[]);
-        head = machine(&redis)?;
+        *head = machine(&redis)?;
         figures.extend(line::admission(&redis, scale).await?);
         figures.extend(line::million(&redis, scale).await?);
-        figures.extend(Bench { folder: folder.path(), wrk: &wrk, redis: &redis, scale }.measure().await?);
+        Bench { folder: folder.path(), wrk: &wrk, redis: &redis, scale }.measure(figures).await?;
     }
-    if let Some(folder) = cli.json.parent() {
+    Ok(())
+}
+
+/// Writes the figures to where they are asked for, of a run that failed those that it came to.
+fn publish(file: &Path, head: &str, figures: &[Figure]) -> Outcome<()> {
+    if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(&cli.json, json(&figures)?)?;
+    fs::write(file, json(figures)?)?;
     let mut out = io::stdout();
-    writeln!(out, "\n{head}\n\n{}", table(&figures))?;
-    writeln!(out, "also in {}", cli.json.display())?;
+    writeln!(out, "\n{head}\n\n{}", table(figures))?;
+    writeln!(out, "also in {}", file.display())?;
     Ok(())
 }
 
