@@ -13,6 +13,10 @@ PEOPLE ?= 200000
 # For `make prove`: --quick, --only NAME, --seed N.
 PROVE ?=
 
+# For `make bench`: one part of it (line); all, if empty. QUICK=1 runs it small: its figures mean nothing.
+PART ?=
+QUICK ?=
+
 .PHONY: help
 help: ## List the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -107,6 +111,24 @@ loadtest: ## Ramp 1,000 joining users against a running `make run` (needs k6)
 prove: redis ## Prove what the line keeps, for some 25 minutes (PROVE="--quick --only NAME")
 	cargo build --locked --release --package usher-app --package usher-loadtest --bins
 	target/release/prove $(PROVE)
+
+.PHONY: wrk
+wrk:
+	@if ! command -v wrk >/dev/null; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "installing wrk: the benchmarks over HTTP need it, and it is not there"; \
+	        apt-get update -qq; \
+	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq wrk >/dev/null; \
+	    else \
+	        echo "the benchmarks over HTTP need wrk on PATH: install it (Debian: wrk)" >&2; \
+	        exit 1; \
+	    fi; \
+	fi
+
+.PHONY: bench
+bench: redis wrk ## Measure Usher beside controls, into target/bench.json (PART=line, QUICK=1)
+	cargo build --locked --release --package usher-app --package usher-loadtest
+	$${CARGO_TARGET_DIR:-target}/release/bench $(if $(PART),--part $(PART)) $(if $(QUICK),--quick)
 
 .PHONY: tools
 tools: ## Install cargo-deny, cargo-nextest and cargo-shear into target/tools

@@ -26,7 +26,7 @@ log=$1; shift
 echo "$server"
 cat >/dev/null
 kill -9 "$server" 2>/dev/null
-wait "$server"
+wait "$server" 2>/dev/null
 "#;
 
 /// Why a server is not there.

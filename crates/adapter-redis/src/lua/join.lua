@@ -32,7 +32,7 @@ for i = 9, #ARGV do
   else
     line.issued = line.issued + 1
     if redis.call('EXISTS', WAITING) == 0 and room(terms) > 0 then
-      answer(JOINED_ADMITTED, line.issued, grant(line.issued, account, terms))
+      answer(JOINED_ADMITTED, line.issued, grant({line.issued, account}, terms))
     else
       wait_at(line.issued, account)
       answer(JOINED_WAITING, line.issued, 0)

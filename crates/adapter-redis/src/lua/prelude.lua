@@ -178,13 +178,27 @@ local function is_presence_trusted(window)
   return line.now - line.merged_at <= window / BUCKETS_PER_WINDOW and line.complete_since <= line.now - window
 end
 
--- Whether a number was seen within the window. O(buckets).
-local function has_seen(window, number)
-  for i = #buckets, 1, -1 do
-    if buckets[i].last_at < line.now - window then return false end
-    if has(KEYS[SEEN_FIRST + buckets[i].slot], number) then return true end
+-- Which of some accounts, as ZPOPMIN answers them with their numbers, were seen within the window: by their indices.
+-- O(accounts x buckets), at a call a bucket.
+local function seen_among(window, popped)
+  local is_seen, asked = {}, {}
+  for i = 1, #popped, 2 do asked[#asked + 1] = i end
+  for b = #buckets, 1, -1 do
+    if #asked == 0 or buckets[b].last_at < line.now - window then break end
+    local gets = {}
+    for _, i in ipairs(asked) do
+      gets[#gets + 1] = 'GET'
+      gets[#gets + 1] = 'u1'
+      gets[#gets + 1] = popped[i + 1]
+    end
+    local bits = redis.call('BITFIELD_RO', KEYS[SEEN_FIRST + buckets[b].slot], unpack(gets))
+    local rest = {}
+    for j, i in ipairs(asked) do
+      if bits[j] == 1 then is_seen[i] = true else rest[#rest + 1] = i end
+    end
+    asked = rest
   end
-  return false
+  return is_seen
 end
 
 -- Puts an account into the line, or back into it, and notes that it is present.
@@ -237,14 +251,21 @@ local function room(terms)
   return math.min(math.max(terms.capacity - active() - n_unseen, 0), by_rate)
 end
 
--- Lets an account, which stands nowhere any more, in at its number, and pays for it. Answers when the pass runs out.
-local function grant(number, account, terms)
+-- Lets accounts, which stand nowhere any more, in at their numbers (number, account, number, ...), and pays for it. Answers
+-- when the passes run out.
+local function grant(places, terms)
+  local n_granted = #places / 2
   local expires_at = line.now + terms.pass_ttl
-  redis.call('ZADD', INSIDE, number, account)
-  redis.call('ZADD', EXPIRIES, expires_at, account)
-  line.serving = math.max(line.serving, number)
-  if line.rate_level >= 0 then line.rate_level = math.max(line.rate_level - TOKEN_MILLI, 0) end
-  line.admitted_total = line.admitted_total + 1
+  local expiries = {}
+  for i = 1, #places, 2 do
+    expiries[i] = expires_at
+    expiries[i + 1] = places[i + 1]
+  end
+  redis.call('ZADD', INSIDE, unpack(places))
+  redis.call('ZADD', EXPIRIES, unpack(expiries))
+  line.serving = math.max(line.serving, tonumber(places[#places - 1]))
+  if line.rate_level >= 0 then line.rate_level = math.max(line.rate_level - n_granted * TOKEN_MILLI, 0) end
+  line.admitted_total = line.admitted_total + n_granted
   return expires_at
 end
 

@@ -1,0 +1,203 @@
+//! A server of the benchmark's own with one line in which nobody is let in: its sale is open and paused.
+//! Drives it as an operator and as buyers do.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use usher_kernel::PerformanceId;
+
+use super::Outcome;
+use crate::clock::eventually;
+use crate::server::{Server, Site};
+
+/// Known to the driver, so that it can sign the places of people whom it put into the line itself.
+pub const SECRET: &str = "of servers on loopback that live for minutes";
+const OPERATOR: &str = "operator@usher.example";
+const PASSWORD: &str = "of an operator who lives for minutes";
+/// Seats can be laid out until the sale opens.
+const OPENS_AFTER: Duration = Duration::from_secs(2);
+const SALE_LASTS: Duration = Duration::from_secs(3_600);
+/// How long the server may take to see what others did.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How many people join at once.
+const AT_ONCE: usize = 64;
+/// Answers by route pattern, in the server's own count.
+const COUNTED: &str = "usher_http_request_duration_seconds_count";
+
+/// A server, and its line.
+pub struct Stage {
+    site: Site,
+    /// The process.
+    pub server: Server,
+    client: Client,
+    /// Whose line it is.
+    pub performance: PerformanceId,
+}
+
+impl Stage {
+    /// Starts a server in a folder of its own, with its line in memory or on a Redis.
+    ///
+    /// # Errors
+    /// If the server does not start, or refuses.
+    pub async fn set(folder: &Path, redis_url: Option<&str>) -> Outcome<Self> {
+        std::fs::create_dir(folder)?;
+        let site = Site::new(folder)?.with("auth.secret", SECRET);
+        let site = match redis_url {
+            Some(url) => site.on_redis(url),
+            None => site,
+        };
+        site.run(&["operator", "create", "--email", OPERATOR], PASSWORD)?;
+        let server = site.start("usher").await?;
+        let client = Client::new();
+        let api = format!("http://{}/api/v1", server.address());
+        let login = json!({"email": OPERATOR, "password": PASSWORD});
+        let login = done(client.post(format!("{api}/auth/login")).json(&login)).await?;
+        let token = login["access_token"].as_str().ok_or("a log-in answers with a token")?;
+        let performance = open_and_pause(&client, &format!("{api}/operator"), token).await?;
+        let stage = Self { site, server, client, performance };
+        let is_paused = async || stage.sale_state().await.ok().filter(|state| state == "paused");
+        eventually(PATIENCE, is_paused).await.ok_or("the sale opens and is paused")?;
+        Ok(stage)
+    }
+
+    /// `http://` and the server's address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.server.address())
+    }
+
+    /// The path of its line.
+    #[must_use]
+    pub fn queue(&self) -> String {
+        format!("/api/v1/performances/{}/queue", self.performance)
+    }
+
+    async fn sale_state(&self) -> Outcome<String> {
+        let path = format!("{}/api/v1/performances/{}", self.url(), self.performance);
+        let performance = done(self.client.get(path)).await?;
+        Ok(performance["sale_state"].as_str().ok_or("a performance has a state")?.to_owned())
+    }
+
+    /// Access tokens of new buyers, as `Authorization` names them.
+    ///
+    /// # Errors
+    /// If `usher token mint` fails.
+    pub fn mint(&self, count: usize) -> Outcome<Vec<String>> {
+        Ok(self.site.mint(count)?.into_iter().map(|token| format!("Bearer {token}")).collect())
+    }
+
+    /// Lets new people join over HTTP. Answers with their place tokens.
+    ///
+    /// # Errors
+    /// If one of them does not get a place.
+    pub async fn join(&self, count: usize) -> Outcome<Vec<String>> {
+        let url = format!("{}{}", self.url(), self.queue());
+        let joining = self.mint(count)?.into_iter().map(|bearer| {
+            let request = self.client.post(&url).header("Authorization", bearer);
+            async {
+                let place = done(request).await?;
+                Outcome::Ok(place["place"].as_str().ok_or("who joins gets a place")?.to_owned())
+            }
+        });
+        stream::iter(joining).buffered(AT_ONCE).try_collect().await
+    }
+
+    /// Asks for each of these places once.
+    ///
+    /// # Errors
+    /// If one is not answered.
+    pub async fn poll(&self, places: &[String]) -> Outcome<()> {
+        let url = format!("{}{}", self.url(), self.queue());
+        let polls = places.iter().map(|place| done(self.client.get(&url).header("Usher-Place", place)));
+        stream::iter(polls).buffered(AT_ONCE).try_for_each(async |_| Ok(())).await
+    }
+
+    /// Waits until the server knows that so many people wait.
+    ///
+    /// # Errors
+    /// If it does not learn of it in time.
+    pub async fn knows_waiting(&self, n_people: u64) -> Outcome<()> {
+        let waiting = format!("usher_line_waiting {n_people}");
+        let knows = async || self.metrics().await.ok()?.lines().any(|line| line == waiting).then_some(());
+        let known = eventually(PATIENCE, knows).await;
+        known.ok_or_else(|| format!("the server was to see {n_people} people waiting").into())
+    }
+
+    /// How many joins the server answered with this status.
+    ///
+    /// # Errors
+    /// If it does not tell.
+    pub async fn joins_answered(&self, with: impl Fn(StatusCode) -> bool) -> Outcome<u64> {
+        Ok(answers(&self.metrics().await?, "POST", "/queue", with))
+    }
+
+    async fn metrics(&self) -> Outcome<String> {
+        let answer = self.client.get(format!("{}/metrics", self.url())).send().await?;
+        Ok(answer.error_for_status()?.text().await?)
+    }
+}
+
+/// Adds a concert, a performance and a seat; waits for nothing but the answers.
+async fn open_and_pause(client: &Client, operator: &str, token: &str) -> Outcome<PerformanceId> {
+    let call = |method, path: &str, body: Value| {
+        let request = client.request(method, format!("{operator}/{path}")).bearer_auth(token);
+        done(request.header("Idempotency-Key", path).json(&body))
+    };
+    let concert = json!({"title": "Bench", "description": "", "venue": "Bench", "running_time_min": 60});
+    let concert = call(Method::POST, "concerts", concert).await?;
+    let concert = concert["id"].as_str().ok_or("a concert has an id")?;
+    let opens_at = OffsetDateTime::now_utc() + OPENS_AFTER;
+    let closes_at = (opens_at + SALE_LASTS).format(&Rfc3339)?;
+    let opens_at = opens_at.format(&Rfc3339)?;
+    let performance = json!({"starts_at": closes_at, "sale_opens_at": opens_at, "sale_closes_at": closes_at});
+    let performance = call(Method::POST, &format!("concerts/{concert}/performances"), performance).await?;
+    let id: PerformanceId = performance["id"].as_str().ok_or("a performance has an id")?.parse()?;
+    let price = json!({"amount": 1_000, "currency": "KRW"});
+    let section = json!({"name": "A", "rows": 1, "seats_per_row": 1, "grade": "R", "price": price});
+    call(Method::PUT, &format!("performances/{id}/seats"), json!({"sections": [section]})).await?;
+    call(Method::PATCH, &format!("performances/{id}/admission"), json!({"state": "paused"})).await?;
+    Ok(id)
+}
+
+/// The answer to a request that must succeed.
+async fn done(request: RequestBuilder) -> Outcome<Value> {
+    Ok(request.send().await?.error_for_status()?.json().await?)
+}
+
+/// The sum of a server's counts of answers, over the statuses asked for.
+fn answers(metrics: &str, method: &str, route_ends: &str, with: impl Fn(StatusCode) -> bool) -> u64 {
+    let label = |line: &str, name: &str| -> Option<String> {
+        let (_, rest) = line.split_once(&format!("{name}=\""))?;
+        Some(rest.split_once('"')?.0.to_owned())
+    };
+    let count = |line: &str| {
+        let is_asked = label(line, "method")? == method
+            && label(line, "route")?.ends_with(route_ends)
+            && with(label(line, "status")?.parse().ok()?);
+        line.rsplit_once(' ')?.1.parse::<u64>().ok().filter(|_| is_asked)
+    };
+    metrics.lines().filter(|line| line.starts_with(COUNTED)).filter_map(count).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_counted_by_method_route_and_status() {
+        let line = |method, status, count| {
+            let route = "/api/v1/performances/{performance_id}/queue";
+            format!("{COUNTED}{{method=\"{method}\",route=\"{route}\",status=\"{status}\"}} {count}\n")
+        };
+        let metrics = [line("POST", 201, 70), line("POST", 200, 5), line("GET", 200, 900), "other 3\n".into()].concat();
+
+        assert_eq!(answers(&metrics, "POST", "/queue", |status| status == StatusCode::CREATED), 70);
+        assert_eq!(answers(&metrics, "POST", "/queue", |_| true), 75);
+        assert_eq!(answers(&metrics, "POST", "/gate", |_| true), 0);
+    }
+}
