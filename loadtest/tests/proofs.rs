@@ -16,7 +16,7 @@ async fn holds(name: &str) {
 }
 
 macro_rules! proofs {
-    ($($test:ident: $name:literal,)*) => {
+    ($(fn $test:ident() proves $name:literal;)*) => {
         $(#[tokio::test(flavor = "multi_thread")]
         async fn $test() {
             holds($name).await;
@@ -34,12 +34,12 @@ macro_rules! proofs {
 }
 
 proofs! {
-    four_servers_admit_in_order_within_capacity_and_rate: "four-servers",
-    killed_servers_cost_nobody_their_place: "killed-servers",
-    a_flushed_redis_costs_nobody_their_place: "flushed",
-    a_killed_redis_costs_nobody_their_place: "redis-killed",
-    a_stale_copy_in_redis_place_costs_nobody_their_place: "failover",
-    a_redis_that_stands_still_stops_nobody_from_asking: "redis-stopped",
-    no_command_grows_with_the_line: "monitor",
-    polls_cost_redis_nothing: "quiet-polls",
+    fn four_servers_admit_in_order_within_capacity_and_rate() proves "four-servers";
+    fn killed_servers_cost_nobody_their_place() proves "killed-servers";
+    fn a_flushed_redis_costs_nobody_their_place() proves "flushed";
+    fn a_killed_redis_costs_nobody_their_place() proves "redis-killed";
+    fn a_stale_copy_in_redis_place_costs_nobody_their_place() proves "failover";
+    fn a_redis_that_stands_still_stops_nobody_from_asking() proves "redis-stopped";
+    fn no_command_grows_with_the_line() proves "monitor";
+    fn polls_cost_redis_nothing() proves "quiet-polls";
 }
