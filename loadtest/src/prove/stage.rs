@@ -76,8 +76,6 @@ impl Stage {
             tick: TICK,
             pass_ttl,
             presence_window,
-            // The design's second, and what a busy machine adds. Two polls and this fit into the window.
-            merged_within: Duration::from_millis(2_500),
             // The design's tick, and what a busy machine and a shared SQLite file add.
             saved_within: Duration::from_secs(2),
         };
