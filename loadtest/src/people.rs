@@ -384,11 +384,16 @@ impl Visitor {
             let url = self.url();
             let request = self.here.client.delete(url).header("Usher-Place", place);
             match self.call(Wish::Leave, request).await {
-                Reply::Nothing if self.visit.calls.last().is_some_and(|call| call.status.is_some()) => return Ok(()),
+                Reply::Nothing if self.has_left() => return Ok(()),
                 Reply::Nothing | Reply::Place(..) => self.go_elsewhere().await?,
                 Reply::ComeBackIn(span) => self.come_back(span).await?,
             }
         }
+    }
+
+    /// Whether the last call was answered that the place is given up.
+    fn has_left(&self) -> bool {
+        self.visit.calls.last().is_some_and(|call| call.status == Some(StatusCode::NO_CONTENT))
     }
 
     fn url(&self) -> String {
@@ -433,7 +438,9 @@ impl Visitor {
         if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             return retry_after.map_or(Reply::Nothing, |seconds| Reply::ComeBackIn(Duration::from_secs(seconds)));
         }
-        if status == StatusCode::NO_CONTENT {
+        // A connection that was opened and not used in time is answered 408 and closed; a request that meets that on the
+        // way was not read, and may be repeated (RFC 9110, 15.5.9).
+        if status == StatusCode::NO_CONTENT || status == StatusCode::REQUEST_TIMEOUT {
             return Reply::Nothing;
         }
         let is_same_life = life != 0 && life == self.here.directory.life(self.server);

@@ -245,14 +245,14 @@ pub async fn start_slowlog(port: u16, threshold: Duration) -> io::Result<()> {
     connection.command("SLOWLOG RESET").await.map(drop)
 }
 
-/// The longest that each script took, of those that took longer than the threshold.
+/// How long scripts took, of those that took longer than the threshold.
 ///
 /// # Errors
 /// The connection broke.
-pub async fn slowest(port: u16, scripts: &HashMap<String, Script>) -> io::Result<HashMap<Script, Duration>> {
+pub async fn slow(port: u16, scripts: &HashMap<String, Script>) -> io::Result<HashMap<Script, Vec<Duration>>> {
     let mut connection = Connection::open(port).await?;
     let log = connection.command("SLOWLOG GET -1").await?;
-    let mut slowest: HashMap<Script, Duration> = HashMap::new();
+    let mut slow: HashMap<Script, Vec<Duration>> = HashMap::new();
     for entry in log.many() {
         let [_, _, took, command, ..] = entry.many() else { continue };
         let words = command.many();
@@ -260,10 +260,9 @@ pub async fn slowest(port: u16, scripts: &HashMap<String, Script>) -> io::Result
         let Some(sha) = words.get(1).and_then(Reply::text).filter(|_| is_script) else { continue };
         let script = scripts.get(sha).copied().unwrap_or(Script::Other);
         let took = Duration::from_micros(took.whole().and_then(|took| u64::try_from(took).ok()).unwrap_or(0));
-        let longest = slowest.entry(script).or_default();
-        *longest = took.max(*longest);
+        slow.entry(script).or_default().push(took);
     }
-    Ok(slowest)
+    Ok(slow)
 }
 
 #[cfg(test)]

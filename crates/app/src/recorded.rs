@@ -46,6 +46,7 @@ enum AnswerText {
     Inside { number: u64, account: String, expires_at: i64 },
     Over { number: u64, account: String },
     Left { number: u64 },
+    Merged,
     Unanswered,
 }
 
@@ -70,6 +71,7 @@ impl From<Answer> for AnswerText {
             }
             Answer::Over { number, account } => Self::Over { number: number.get(), account: hex(account) },
             Answer::Left(number) => Self::Left { number: number.get() },
+            Answer::Merged => Self::Merged,
             Answer::Unanswered => Self::Unanswered,
         }
     }
@@ -92,6 +94,7 @@ impl AnswerText {
                 Answer::Over { number: PlaceNumber::new(*number), account: unhex(account)? }
             }
             Self::Left { number } => Answer::Left(PlaceNumber::new(*number)),
+            Self::Merged => Answer::Merged,
             Self::Unanswered => Answer::Unanswered,
         })
     }
@@ -292,7 +295,12 @@ impl LineStore for Recorded {
         presence_window: Duration,
         seen: &RoaringTreemap,
     ) -> Result<InEpoch<()>, StoreError> {
-        self.inner.mark_present(at, presence_window, seen).await
+        let began = self.clock.now();
+        let merged = self.inner.mark_present(at, presence_window, seen).await?;
+        if merged == InEpoch::Current(()) {
+            self.record(at, began, std::iter::once(Answer::Merged));
+        }
+        Ok(merged)
     }
 
     async fn admit(&self, at: At, terms: &AdmitTerms, examine_max: u32) -> Result<InEpoch<Admission>, StoreError> {
@@ -362,6 +370,8 @@ mod tests {
         clock.advance(Duration::from_millis(7));
         let resolved = store.resolve(at(START), &[place(1), place(2)]).await.unwrap();
         assert!(matches!(resolved, InEpoch::Current(_)));
+        let merged = store.mark_present(at(START), TERMS.presence_window, &RoaringTreemap::new()).await.unwrap();
+        assert_eq!(merged, InEpoch::Current(()));
         let left = store.leave(at(START), place(1)).await.unwrap();
         assert_eq!(left, InEpoch::Current(LeaveOutcome::EndedPass));
         let admission = store.admit(at(START), &TERMS, 10).await.unwrap();
@@ -378,6 +388,7 @@ mod tests {
             waits,
             Answer::Inside(grant(1)),
             waits,
+            Answer::Merged,
             Answer::Left(PlaceNumber::new(1)),
             Answer::Admitted(grant(2)),
         ];

@@ -30,8 +30,6 @@ pub struct Terms {
     pub pass_ttl: Duration,
     /// Who was not seen for this long is away.
     pub presence_window: Duration,
-    /// How long a server that lives may take to tell the store whom it saw.
-    pub merged_within: Duration,
     /// How long a server that lives may take to save a grant to the ledger.
     pub saved_within: Duration,
 }
@@ -61,6 +59,8 @@ pub enum Answer {
     },
     /// This call took a place out of the line, or ended its pass.
     Left(PlaceNumber),
+    /// This call told the store whom the server saw since its call before.
+    Merged,
     /// Nobody knows what this call did: a join or an admission that the store did not answer.
     Unanswered,
 }
@@ -257,7 +257,12 @@ impl<'a> Audit<'a> {
                 Answer::Inside(grant) => {
                     found.entry((grant.number, grant.expires_at)).or_insert_with(|| pass(grant));
                 }
-                Answer::Opened | Answer::Waits { .. } | Answer::Over { .. } | Answer::Left(_) | Answer::Unanswered => {}
+                Answer::Opened
+                | Answer::Waits { .. }
+                | Answer::Over { .. }
+                | Answer::Left(_)
+                | Answer::Merged
+                | Answer::Unanswered => {}
             }
         }
         for person in &self.history.people {
@@ -394,7 +399,7 @@ impl<'a> Audit<'a> {
         let recorded = self.history.recorded.iter().filter_map(|recorded| match recorded.answer {
             Answer::Waits { number, account } | Answer::Over { number, account } => Some((number, account)),
             Answer::Admitted(grant) | Answer::Inside(grant) => Some((grant.number, grant.account)),
-            Answer::Opened | Answer::Left(_) | Answer::Unanswered => None,
+            Answer::Opened | Answer::Left(_) | Answer::Merged | Answer::Unanswered => None,
         });
         let people = &self.history.people;
         let told = people.iter().flat_map(|person| person.told.iter().map(|told| (told.number, person.account)));
@@ -500,12 +505,16 @@ impl<'a> Audit<'a> {
                 Answer::Over { account, .. } => {
                     epoch.is_over.entry(account).or_insert(recorded.began);
                 }
+                Answer::Merged => {
+                    epoch.merges.entry(recorded.by).or_default().push((recorded.now, recorded.ended));
+                }
                 Answer::Opened | Answer::Inside(_) | Answer::Left(_) | Answer::Unanswered => {}
             }
         }
         self.findings.n_epochs = epochs.len();
         let first = epochs.keys().next().copied();
         for (number, epoch) in &mut epochs {
+            epoch.merges.values_mut().for_each(|merges| merges.sort_unstable());
             let mut waiting = Vec::new();
             for person in &self.history.people {
                 waiting.extend(self.sure_to_wait(person, epoch));
@@ -521,10 +530,13 @@ impl<'a> Audit<'a> {
 
     /// When someone surely waited in an epoch's line, present.
     fn sure_to_wait(&self, person: &Person, epoch: &mut InEpoch) -> Vec<Waiting> {
-        let (Some(waits), Some(told)) = (epoch.waits.get_mut(&person.account), person.told.first()) else {
+        if let Some(waits) = epoch.waits.get_mut(&person.account) {
+            waits.sort_unstable();
+        }
+        let epoch = &*epoch;
+        let (Some(waits), Some(told)) = (epoch.waits.get(&person.account), person.told.first()) else {
             return Vec::new();
         };
-        waits.sort_unstable();
         // That they still waited is sure until the last time the store said so, or let them in.
         let admitted = epoch.admitted.get(&person.account).copied();
         let proof = waits.last().map(|&(began, _)| began).max(admitted);
@@ -534,10 +546,8 @@ impl<'a> Audit<'a> {
         let mut seen: Vec<Sighting> = Vec::with_capacity(waits.len() + person.told.len());
         seen.extend(waits.iter().map(|&(began, ended)| Sighting { known: ended, sent: began, by_store: true }));
         for told in person.told.iter().filter(|told| told.state == PlaceState::Waiting) {
-            let known = told.answered.plus(self.terms.merged_within);
             // A server that died may not have told the store whom it saw.
-            let is_told = told.by.is_some_and(|by| self.killed.get(&by).is_none_or(|&at| at > known));
-            if is_told {
+            if let Some(known) = told.by.and_then(|by| epoch.merged(by, told.answered)) {
                 seen.push(Sighting { known, sent: told.sent, by_store: false });
             }
         }
@@ -616,6 +626,18 @@ struct InEpoch {
     is_over: HashMap<AccountHash, Timestamp>,
     /// The calls that admitted anybody, and the highest number of each.
     calls: BTreeMap<(Timestamp, Timestamp, ServerLife), PlaceNumber>,
+    /// The times of each server's merges of presence, and when they were answered; in order.
+    merges: HashMap<ServerLife, Vec<(Timestamp, Timestamp)>>,
+}
+
+impl InEpoch {
+    /// When the store knew of somebody for sure whom a server saw before `seen`. Not by the first merge after that, whose
+    /// people may have been gathered just before, but by the second.
+    fn merged(&self, by: ServerLife, seen: Timestamp) -> Option<Timestamp> {
+        let merges = self.merges.get(&by)?;
+        let first = merges.partition_point(|&(now, _)| now < seen);
+        merges.get(first + 1).map(|&(_, ended)| ended)
+    }
 }
 
 /// Somebody was seen at `sent` or later, and the store knew from `known` on at the latest.
@@ -646,7 +668,6 @@ mod tests {
         tick: Duration::from_millis(100),
         pass_ttl: Duration::from_secs(10),
         presence_window: Duration::from_secs(8),
-        merged_within: Duration::from_secs(1),
         saved_within: Duration::from_secs(1),
     };
     const SERVER: ServerLife = ServerLife(7);
@@ -708,6 +729,7 @@ mod tests {
             recorded_.push(recorded(1, ms, Answer::Admitted(grant(n, ms))));
         }
         recorded_.push(recorded(1, 3_000, Answer::Left(number(1))));
+        recorded_.extend((0..30).map(|n| recorded(1, 500 * n, Answer::Merged)));
         recorded_.push(recorded(2, 16_000, waits(5)));
         recorded_.push(recorded(2, 18_000, Answer::Admitted(grant(5, 18_000))));
         let people = vec![
@@ -926,14 +948,14 @@ mod tests {
     }
 
     #[test]
-    fn who_was_seen_by_a_server_that_died_may_count_as_away() {
+    fn who_was_seen_by_a_server_that_did_not_tell_the_store_may_count_as_away() {
         accepts(|history| {
             admitted_while_away(5_000)(history);
-            history.killed.push((SERVER, at(4_400)));
+            history.recorded.retain(|recorded| recorded.answer != Answer::Merged || recorded.now < at(4_900));
         });
         finds("place 4: is admitted before 3", |history| {
             admitted_while_away(5_000)(history);
-            history.killed.push((SERVER, at(5_400)));
+            history.recorded.retain(|recorded| recorded.answer != Answer::Merged || recorded.now < at(5_100));
         });
     }
 

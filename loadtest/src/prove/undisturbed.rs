@@ -60,7 +60,7 @@ pub(super) async fn monitor(context: Context) -> Result<Verdict, ProofError> {
     // Reading along slows Redis down by as much as it says, so it is for a part only; joins, polls, leaves are in it.
     let watched = stage.watching(&crowd, redis::watch(port, Duration::from_secs(context.sized(10, 2)))).await?;
     stage.watching(&crowd, between(Duration::from_secs(context.sized(40, 2)))).await;
-    let slowest = redis::slowest(port, &watched.scripts).await?;
+    let slow = redis::slow(port, &watched.scripts).await?;
     let (mut verdict, _) = stage.judge(vec![crowd], Done::WhoeverIs).await?;
     verdict.figure("watched_commands", f64::from(u32::try_from(watched.n_direct).unwrap_or(u32::MAX)));
     verdict.figure("watched_commands_of_scripts", f64::from(u32::try_from(watched.n_by_scripts).unwrap_or(u32::MAX)));
@@ -75,8 +75,11 @@ pub(super) async fn monitor(context: Context) -> Result<Verdict, ProofError> {
         (Script::Merge, MERGE_AND_REFRESH_WITHIN),
         (Script::Refresh, MERGE_AND_REFRESH_WITHIN),
     ] {
-        let longest = slowest.get(&script).copied().unwrap_or_default();
+        let took = slow.get(&script).map_or(&[][..], Vec::as_slice);
+        let longest = took.iter().max().copied().unwrap_or_default();
+        let n_longer = took.iter().filter(|took| **took > within).count();
         verdict.figure(format!("{}_slowest_ms", script.as_str()), longest.as_secs_f64() * 1_000.0);
+        verdict.figure(format!("{}_too_slow", script.as_str()), count_f64(n_longer));
         if context.size == Size::Full && longest > within {
             verdict.findings.push(format!("a script of {} takes {longest:?}", script.as_str()));
         }
