@@ -21,8 +21,8 @@ use usher_kernel::{AccountId, Clock, ManualClock, PerformanceId, StoreError, Tim
 use usher_queue::pace::Eta;
 use usher_queue::policy::Sale;
 use usher_queue::ports::{
-    Admission, AdmitTerms, At, Contribution, Cursor, InEpoch, JoinOutcome, LeaveOutcome, LineChanges, LineLedger as _,
-    LineStore, Opening, ReEntry, Resolution, SaleCalendar, Superseded,
+    Admission, AdmitTerms, At, Contribution, Cursor, Gate, InEpoch, JoinOutcome, LeaveOutcome, LineChanges,
+    LineLedger as _, LineStore, Opening, ReEntry, Resolution, SaleCalendar, Superseded,
 };
 use usher_queue::{
     AccountHash, AdmissionPolicy, Epoch, Error, LineState, PassCheck, Place, PlaceNumber, PlaceState, PlaceStatus,
@@ -486,6 +486,36 @@ async fn at_halfway_nine_of_ten_are_told_a_range_that_holds_them() {
     }
     assert!(n_asked > PEOPLE * 8 / 10, "{n_asked} were asked");
     assert!(n_held * 10 >= n_asked * 9, "{n_held} of {n_asked} were told right");
+}
+
+/// L1: a server is killed after the store did what it asked and before it heard of it. Whoever tells of such a grant sees to
+/// it that it survives a loss.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_its_server_did_not_live_to_save_is_saved_by_who_tells_of_it() {
+    let machine = Machine::new(0).await;
+    let server = machine.start().await;
+    let place = server.join(1).await.place;
+    let epoch = SqlLineLedger::new(machine.database.clone()).epoch().await.unwrap();
+    let at = At { performance: PERFORMANCE, epoch, now: machine.clock.now() };
+    let terms = AdmitTerms {
+        gate: Gate::Open,
+        capacity: 1,
+        rate_per_s: 0,
+        tick: TICK,
+        pass_ttl: PASS_TTL,
+        presence_window: Duration::from_secs(90),
+    };
+    let _unheard = server.store.admit(at, &terms, 10).await.unwrap();
+    server.run_for(TICK).await;
+
+    let told = server.poll(&place).await;
+    server.run_for(TICK).await;
+    server.store.lose_everything();
+    assert!(server.service.tick().await.is_err());
+    server.run_for(TICK).await;
+
+    assert_eq!(told.state, PlaceState::Admitted);
+    assert_eq!(server.poll(&place).await.pass, told.pass);
 }
 
 /// Between the ledger's word and the store's there is a moment in which a line is not there, and not lost either.

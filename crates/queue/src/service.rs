@@ -200,12 +200,7 @@ impl Service {
             JoinOutcome::CeilingReached => return Err(Error::LineUnavailable),
         };
         let status = match standing {
-            Standing::Admitted(grant) => {
-                if is_new {
-                    line.note_granted(&[grant]);
-                }
-                self.admitted(&line, grant, now)
-            }
+            Standing::Admitted(grant) => self.admitted(&line, grant, now),
             Standing::Waiting(number) => {
                 let place = Place { performance, number, account };
                 match self.waiting_by_view(&line, place, now) {
@@ -622,6 +617,7 @@ impl Service {
     fn admitted(&self, line: &Line, grant: Grant, now: Timestamp) -> PlaceStatus {
         let place = Place { performance: line.performance, number: grant.number, account: grant.account };
         line.note_settled(grant.number);
+        line.note_granted(&[grant]);
         let token = self.0.keys.sign_pass(line.performance, grant);
         let pass = Some(PassToken { token, expires_at: grant.expires_at });
         PlaceStatus { pass, ..self.over(line, place, PlaceState::Admitted, now) }
@@ -767,11 +763,11 @@ impl Service {
                 Ok(())
             }
             Ok(Superseded::By(newer)) => {
-                line.note_granted(&granted);
+                line.put_back_granted(&granted);
                 self.adopt(newer).await
             }
             Err(error) => {
-                line.note_granted(&granted);
+                line.put_back_granted(&granted);
                 Err(Error::Store(error))
             }
         }

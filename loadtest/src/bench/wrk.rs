@@ -3,11 +3,10 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::process::Command;
 
 use super::Outcome;
 
@@ -80,7 +79,7 @@ impl Wrk {
     /// If there is none.
     pub fn new(folder: &Path) -> Outcome<Self> {
         // It has no command that succeeds and does nothing: whether it starts is all there is to see.
-        let started = std::process::Command::new("wrk").arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let started = Command::new("wrk").arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
         match started {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -117,7 +116,9 @@ impl Wrk {
         command.args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{}s", span.as_secs()), "-s"]).arg(&self.script);
         command.args([*url, "--", method, path, values.header]).arg(&values.file);
         command.args([used.start, used.len()].map(|n| n.to_string()));
-        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+        // It ends by itself after its time, so that nobody has to look after it; and tokio's processes are a feature that
+        // every crate would be built anew for.
+        let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output()).await??;
         let printed = String::from_utf8_lossy(&output.stdout);
         let answered = printed.lines().rev().find_map(|line| serde_json::from_str::<Answered>(line).ok());
         match answered {

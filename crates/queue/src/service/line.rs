@@ -87,6 +87,8 @@ struct OpeningAttempts {
 #[derive(Default)]
 struct Unsaved {
     granted: Vec<Grant>,
+    /// Whose grants of this epoch were noted here, so that each is saved once.
+    noted: RoaringTreemap,
     saved: LineMark,
 }
 
@@ -176,6 +178,8 @@ impl Line {
     /// The line is open in `epoch`: begins a new view.
     pub(super) fn opened(&self, epoch: Epoch, ceiling: PlaceNumber, changes: LineChanges, now: Timestamp) {
         lock(&self.entered).clear();
+        // What was granted before and is granted again now is news.
+        lock(&self.unsaved).noted.clear();
         *lock(&self.opening) = OpeningAttempts { held: epoch, ..OpeningAttempts::default() };
         self.raise_ceiling(ceiling);
         self.view.store(LineView::default().with(changes, Limit::Shut, now).into());
@@ -279,7 +283,15 @@ impl Line {
         has_entered && !view.gone().contains(n) && !lock(&self.settled).contains(n)
     }
 
+    /// The ledger has to hear of these grants: this server made them, or tells of them, for who made them may not have
+    /// lived to hear of it.
     pub(super) fn note_granted(&self, granted: &[Grant]) {
+        let Unsaved { granted: unsaved, noted, .. } = &mut *lock(&self.unsaved);
+        unsaved.extend(granted.iter().filter(|grant| noted.insert(grant.number.get())));
+    }
+
+    /// These grants could not be saved.
+    pub(super) fn put_back_granted(&self, granted: &[Grant]) {
         lock(&self.unsaved).granted.extend_from_slice(granted);
     }
 
