@@ -40,6 +40,8 @@ pub struct Asked<'a> {
     pub values: &'a Values,
     /// Which of them.
     pub used: std::ops::Range<usize>,
+    /// How long each connection pauses before each request.
+    pub pause: Duration,
     /// For how long.
     pub span: Duration,
 }
@@ -111,11 +113,11 @@ impl Wrk {
     /// # Errors
     /// If anything but a good answer came back.
     pub async fn run(&self, asked: &Asked<'_>) -> Outcome<Answered> {
-        let Asked { url, method, path, values, used, span } = asked;
+        let Asked { url, method, path, values, used, pause, span } = asked;
         let mut command = Command::new("wrk");
         command.args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{}s", span.as_secs()), "-s"]).arg(&self.script);
         command.args([*url, "--", method, path, values.header]).arg(&values.file);
-        command.args([used.start, used.len()].map(|n| n.to_string()));
+        command.args([used.start, used.len()].map(|n| n.to_string())).arg(pause.as_millis().to_string());
         // It ends by itself after its time, so that nobody has to look after it; and tokio's processes are a feature that
         // every crate would be built anew for.
         let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output()).await??;
