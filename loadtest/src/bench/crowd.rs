@@ -11,6 +11,10 @@ use usher_queue::{AccountHash, Epoch, PlaceNumber};
 
 use super::Outcome;
 
+/// Above all numbers of any crowd. The ledger knows nothing of this crowd, so a server whose ledger is behind must not be
+/// kept from taking joins until it has caught up, block by block.
+const CEILING: PlaceNumber = PlaceNumber::new(100_000_000);
+
 /// How many join in one call, as a batching server might send them.
 const SLICE: u64 = 500;
 
@@ -58,7 +62,7 @@ impl Crowd {
     /// # Errors
     /// If Redis fails, or somebody does not wait where they should.
     pub async fn join_up_to(&mut self, n_people: u64) -> Outcome<()> {
-        let (ceiling, terms) = (PlaceNumber::new(n_people), AdmitTerms { gate: Gate::Shut, ..self.terms });
+        let (ceiling, terms) = (CEILING, AdmitTerms { gate: Gate::Shut, ..self.terms });
         while self.n_joined < n_people {
             let next = self.n_joined + 1..(self.n_joined + SLICE).min(n_people) + 1;
             let outcomes = current(self.store.join(self.at, &terms, ceiling, &accounts(next.clone())).await?)?;
