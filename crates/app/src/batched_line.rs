@@ -1,7 +1,7 @@
 //! Joins, polls and re-entries that arrive together travel together: decorators of the line's ports, for stores that are
 //! a round trip away.
 //!
-//! What one person asks for is answered within [`ANSWER_WITHIN`], or given up: a store that is silent keeps nobody
+//! What one person asks for is answered within 400 ms, or given up: a store that is silent keeps nobody
 //! waiting. A command given up may still run, and repeating it does no harm.
 
 use std::future::Future;
