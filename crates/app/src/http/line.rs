@@ -20,6 +20,16 @@ use super::values::Instant;
 use super::{Refusals, Services};
 use crate::problem::{Problem, ProblemCode};
 
+/// What a look at a place can be refused with, once or as a stream.
+pub(super) const POLL_REFUSALS: &[ProblemCode] = &[
+    ProblemCode::PlaceInvalid,
+    ProblemCode::PassMismatch,
+    ProblemCode::SaleNotOpen,
+    ProblemCode::SaleClosed,
+    ProblemCode::LineUnavailable,
+    ProblemCode::StoreUnavailable,
+];
+
 pub(super) const REFUSALS: Refusals = &[
     (
         "line.join",
@@ -30,17 +40,7 @@ pub(super) const REFUSALS: Refusals = &[
             ProblemCode::StoreUnavailable,
         ],
     ),
-    (
-        "line.poll",
-        &[
-            ProblemCode::PlaceInvalid,
-            ProblemCode::PassMismatch,
-            ProblemCode::SaleNotOpen,
-            ProblemCode::SaleClosed,
-            ProblemCode::LineUnavailable,
-            ProblemCode::StoreUnavailable,
-        ],
-    ),
+    ("line.poll", POLL_REFUSALS),
     (
         "line.leave",
         &[

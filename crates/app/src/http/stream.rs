@@ -23,23 +23,13 @@ use tokio::time::{Instant, timeout_at};
 use usher_kernel::{Clock, PerformanceId, Timestamp};
 use usher_queue::service::{PassToken, PlaceState, PlaceStatus};
 
-use super::line::PlaceView;
+use super::line::{POLL_REFUSALS, PlaceView};
 use super::reading::{PathId, Query, StreamPlace};
 use super::{Refusals, Services};
 use crate::problem::{Problem, ProblemCode};
 use crate::streams::Following;
 
-pub(super) const REFUSALS: Refusals = &[(
-    "line.stream",
-    &[
-        ProblemCode::PlaceInvalid,
-        ProblemCode::PassMismatch,
-        ProblemCode::SaleNotOpen,
-        ProblemCode::SaleClosed,
-        ProblemCode::LineUnavailable,
-        ProblemCode::StoreUnavailable,
-    ],
-)];
+pub(super) const REFUSALS: Refusals = &[("line.stream", POLL_REFUSALS)];
 
 const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// Tells nginx, and those who copied it, to pass on what comes as it comes.
