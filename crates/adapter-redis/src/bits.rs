@@ -5,10 +5,13 @@ use roaring::{RoaringBitmap, RoaringTreemap};
 /// The highest number that a bitmap of Redis can hold: its strings end at 512 MB.
 pub(crate) const NUMBER_MAX: u64 = u32::MAX as u64;
 
-/// Between two numbers further apart than this a segment ends: zeros beyond it cost more than the next segment's head.
-const GAP_MAX_BYTES: u64 = 32;
+/// Between two numbers further apart than this a segment ends: zeros beyond it cost more than the next segment's head,
+/// which a script takes in by a call of its own.
+const GAP_MAX_BYTES: u64 = 256;
 /// A segment is no longer than this.
 const SEGMENT_MAX_BYTES: usize = 64 * 1024;
+/// So much of a bitmap goes to one script, which takes as long as that: all of a line of four million.
+const STRETCH_BYTES: u64 = 512 * 1024;
 
 /// A part of a bitmap in which bits are set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +43,14 @@ pub(crate) fn segments(numbers: &RoaringTreemap) -> Vec<Segment> {
         }
     }
     segments
+}
+
+/// The segments that go to one script each; of none a single empty stretch, because a call without segments asks for the
+/// epoch still.
+pub(crate) fn stretches(segments: &[Segment]) -> Vec<&[Segment]> {
+    let in_one = |one: &Segment, other: &Segment| one.offset / STRETCH_BYTES == other.offset / STRETCH_BYTES;
+    let stretches: Vec<_> = segments.chunk_by(in_one).collect();
+    if stretches.is_empty() { vec![segments] } else { stretches }
 }
 
 /// The set that a bitmap is. O(size of the bitmap).
@@ -84,6 +95,18 @@ mod tests {
         assert_eq!(segments.len(), 6);
         assert!(segments.iter().all(|segment| segment.bytes.len() <= SEGMENT_MAX_BYTES));
         assert_eq!(numbers(&written(&segments)), set);
+    }
+
+    #[test]
+    fn a_stretch_is_as_long_as_a_script_may_take_and_there_is_always_one() {
+        let of_a_stretch = STRETCH_BYTES * 8;
+        let sparse: RoaringTreemap = (0..2 * of_a_stretch).step_by(100_000).collect();
+        let segments = segments(&sparse);
+
+        let lengths: Vec<_> = stretches(&segments).into_iter().map(<[_]>::len).collect();
+
+        assert_eq!(lengths, [42, 42]);
+        assert_eq!(stretches(&[]), [&[]]);
     }
 
     #[test]

@@ -28,8 +28,6 @@ const CHUNK: usize = 500;
 /// The same for the passes that a line opens with: once an epoch, so it may take longer, and all of a usual line's are
 /// there as soon as it is.
 const GRANTS_CHUNK: usize = 5_000;
-/// How many segments of a bitmap go to one script: 512 KB at most, and all of a line of four million.
-const SEGMENTS_CHUNK: usize = 8;
 /// Longer spans are as good as for ever, and would not fit into what Lua counts with.
 const SPAN_MAX_MS: u128 = 1 << 50;
 
@@ -221,7 +219,7 @@ fn contribution_args(verb: Verb, now: Timestamp, contribution: &Contribution) ->
         time_or_none(contribution.holds_until),
     ];
     let gone = bits::segments(&contribution.gone);
-    let (mut grants, mut gone) = (Chunks::of(&contribution.active, GRANTS_CHUNK), Chunks::of(&gone, SEGMENTS_CHUNK));
+    let (mut grants, mut gone) = (Chunks::of(&contribution.active, GRANTS_CHUNK), bits::stretches(&gone).into_iter());
     let mut calls = Vec::new();
     loop {
         let (grants, gone) = match (grants.next(), gone.next()) {
@@ -397,9 +395,9 @@ impl LineStore for RedisLineStore {
         presence_window: Duration,
         seen: &RoaringTreemap,
     ) -> Result<InEpoch<()>, StoreError> {
-        for chunk in Chunks::of(&bits::segments(seen), SEGMENTS_CHUNK) {
+        for stretch in bits::stretches(&bits::segments(seen)) {
             let mut args = vec![time(at.now), span(presence_window)];
-            push_segments(&mut args, chunk);
+            push_segments(&mut args, stretch);
             match self.run(Verb::MarkPresent, at, args).await? {
                 InEpoch::Current(_) => {}
                 InEpoch::Lost => return Ok(InEpoch::Lost),

@@ -102,14 +102,12 @@ local function has(bitmap, number)
   return number <= NUMBER_MAX and redis.call('GETBIT', bitmap, number) == 1
 end
 
--- Adds ARGV[from] and what follows to a bitmap: pairs of an offset in bytes, and bytes. Answers whether any bit was new.
+-- Adds ARGV[from] and what follows to a bitmap: pairs of an offset in bytes, and bytes.
 local function merge_bits(bitmap, from)
-  if from > #ARGV then return false end
-  local n_before = redis.call('BITCOUNT', bitmap)
+  if from > #ARGV then return end
   for i = from, #ARGV, 2 do redis.call('SETRANGE', MERGING, ARGV[i], ARGV[i + 1]) end
   redis.call('BITOP', 'OR', bitmap, bitmap, MERGING)
   redis.call('DEL', MERGING)
-  return redis.call('BITCOUNT', bitmap) > n_before
 end
 
 -- Where an account stands: the key of that set, the number, and when the pass runs out. Nil if nowhere.
@@ -297,7 +295,9 @@ local function add_contribution()
   line.holds_until = math.max(line.holds_until, tonumber(ARGV[7]) or 0)
 
   local after_grants = 9 + 3 * tonumber(ARGV[8])
-  if merge_bits(GONE, after_grants) then
+  local n_gone = redis.call('BITCOUNT', GONE)
+  merge_bits(GONE, after_grants)
+  if redis.call('BITCOUNT', GONE) > n_gone then
     -- Every reader is sent all of G next time.
     line.gone_count = line.gone_count + 1
     redis.call('DEL', RECENT)
