@@ -234,25 +234,25 @@ fn is_unbounded(name: &str, words: &[&str]) -> bool {
     }
 }
 
-/// Notes from now on which commands take longer than `threshold`.
+/// Notes from now on how long every command takes, the last 100,000 of them.
 ///
 /// # Errors
 /// The connection broke.
-pub async fn start_slowlog(port: u16, threshold: Duration) -> io::Result<()> {
+pub async fn start_slowlog(port: u16) -> io::Result<()> {
     let mut connection = Connection::open(port).await?;
-    connection.command(&format!("CONFIG SET slowlog-log-slower-than {}", threshold.as_micros())).await?;
+    connection.command("CONFIG SET slowlog-log-slower-than 0").await?;
     connection.command("CONFIG SET slowlog-max-len 100000").await?;
     connection.command("SLOWLOG RESET").await.map(drop)
 }
 
-/// How long scripts took, of those that took longer than the threshold.
+/// How long each call of a script took since [`start_slowlog`], by Redis' own clock.
 ///
 /// # Errors
 /// The connection broke.
-pub async fn slow(port: u16, scripts: &HashMap<String, Script>) -> io::Result<HashMap<Script, Vec<Duration>>> {
+pub async fn slowlog(port: u16, scripts: &HashMap<String, Script>) -> io::Result<HashMap<Script, Vec<Duration>>> {
     let mut connection = Connection::open(port).await?;
     let log = connection.command("SLOWLOG GET -1").await?;
-    let mut slow: HashMap<Script, Vec<Duration>> = HashMap::new();
+    let mut scripts_took: HashMap<Script, Vec<Duration>> = HashMap::new();
     for entry in log.many() {
         let [_, _, took, command, ..] = entry.many() else { continue };
         let words = command.many();
@@ -260,9 +260,9 @@ pub async fn slow(port: u16, scripts: &HashMap<String, Script>) -> io::Result<Ha
         let Some(sha) = words.get(1).and_then(Reply::text).filter(|_| is_script) else { continue };
         let script = scripts.get(sha).copied().unwrap_or(Script::Other);
         let took = Duration::from_micros(took.whole().and_then(|took| u64::try_from(took).ok()).unwrap_or(0));
-        slow.entry(script).or_default().push(took);
+        scripts_took.entry(script).or_default().push(took);
     }
-    Ok(slow)
+    Ok(scripts_took)
 }
 
 #[cfg(test)]
