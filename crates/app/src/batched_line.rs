@@ -225,23 +225,37 @@ impl LineStore for BatchedLineStore {
     }
 }
 
-/// A ledger whose callers share the looking up of past grants: after a loss, everybody's is looked up once.
+/// Which ceiling of which line is to be raised by how much.
+type ReserveKey = (PerformanceId, Epoch, PlaceNumber, u64);
+
+/// A ledger whose callers share the looking up of past grants, as after a loss everybody's is looked up at once; and the
+/// raising of a ceiling, which all reach together. Whoever gives a call up leaves no transaction half begun.
 pub struct BatchedLineLedger {
     inner: Arc<dyn LineLedger>,
+    reserves: Together<ReserveKey, (), Superseded<PlaceNumber>>,
     past_grants: Together<PerformanceId, PlaceNumber, PastGrant>,
 }
 
 impl BatchedLineLedger {
-    /// Wraps a ledger. The task that feeds it ends with the background tasks.
+    /// Wraps a ledger. The tasks that feed it end with the background tasks.
     #[must_use]
     pub fn new(inner: Arc<dyn LineLedger>, background: &Background) -> Self {
+        let ledger = Arc::clone(&inner);
+        let reserves =
+            together("ledger.reserve", background, ReserveKey::eq, move |key: ReserveKey, callers: Vec<()>| {
+                let ((line, epoch, seen, block), ledger) = (key, Arc::clone(&ledger));
+                Box::pin(async move {
+                    let reserved = ledger.reserve(line, epoch, seen, block).await?;
+                    Ok(InEpoch::Current(vec![reserved; callers.len()]))
+                })
+            });
         let ledger = Arc::clone(&inner);
         let same_line = |one: &PerformanceId, other: &PerformanceId| one == other;
         let past_grants = together("ledger.past_grants", background, same_line, move |line, numbers: Vec<_>| {
             let ledger = Arc::clone(&ledger);
             Box::pin(async move { ledger.past_grants(line, &numbers).await.map(InEpoch::Current) })
         });
-        Self { inner, past_grants }
+        Self { inner, reserves, past_grants }
     }
 }
 
@@ -272,7 +286,14 @@ impl LineLedger for BatchedLineLedger {
         seen: PlaceNumber,
         block: u64,
     ) -> Result<Superseded<PlaceNumber>, StoreError> {
-        self.inner.reserve(performance, epoch, seen, block).await
+        let call = Call { key: (performance, epoch, seen, block), items: vec![()] };
+        let answer = self.reserves.call(call).await?;
+        // A ledger does not lose anything; and who is not answered asks again.
+        let unmoved = Superseded::No(seen);
+        Ok(match answer {
+            InEpoch::Current(reserved) => reserved.into_iter().next().unwrap_or(unmoved),
+            InEpoch::Lost => unmoved,
+        })
     }
 
     async fn save(

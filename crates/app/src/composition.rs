@@ -143,13 +143,11 @@ impl Application {
             ),
             None => store,
         };
+        let ledger: Arc<dyn LineLedger> = Arc::new(BatchedLineLedger::new(ledger, &background));
         // Only what is a round trip away gains by sharing it.
-        let (store, ledger): (Arc<dyn LineStore>, Arc<dyn LineLedger>) = match settings.line.backend {
-            LineBackend::Memory => (store, ledger),
-            LineBackend::Redis => (
-                Arc::new(BatchedLineStore::new(store, &background)),
-                Arc::new(BatchedLineLedger::new(ledger, &background)),
-            ),
+        let store: Arc<dyn LineStore> = match settings.line.backend {
+            LineBackend::Memory => store,
+            LineBackend::Redis => Arc::new(BatchedLineStore::new(store, &background)),
         };
         // Observed inside, so that a batch is timed as the one transaction that it is.
         let reservations: Arc<dyn ReservationRepository> = Arc::new(Observed::new(reservations, Arc::clone(&metrics)));

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it is")]
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -625,6 +626,32 @@ async fn numbers_go_on_past_a_block_without_a_gap() {
         assert_eq!(number, last + 1);
         last = number;
     }
+}
+
+#[tokio::test]
+async fn a_join_given_up_while_it_raises_the_ceiling_leaves_that_to_the_next() {
+    let machine = Machine::new(0).await;
+    let server = machine.start().await;
+    let ledger = SqlLineLedger::new(machine.database.clone());
+    let ceiling = async || {
+        // Told a ceiling that is not the one, the ledger raises none.
+        let reserved = ledger.reserve(PERFORMANCE, Epoch::new(1), PlaceNumber::new(0), 1).await.unwrap();
+        let Superseded::No(ceiling) = reserved else { panic!("another epoch") };
+        ceiling.get()
+    };
+    let half = 5_000;
+    for person in 0..half {
+        server.join(person).await;
+    }
+    let mut given_up = Box::pin(server.join(half));
+    let first_look = std::future::poll_fn(|context| Poll::Ready(given_up.as_mut().poll(context).is_pending()));
+    assert!(first_look.await, "it has its number, and waits for the ledger");
+    drop(given_up);
+    assert_eq!(ceiling().await, 10_000);
+
+    let next = server.join(half + 1).await;
+
+    assert_eq!((next.number.get(), ceiling().await), (half + 2, 20_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]

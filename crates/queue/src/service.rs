@@ -42,8 +42,9 @@ pub struct Settings {
 /// How many numbers are reserved at a time. A loss of the store leaves a gap of at most this many (DESIGN: 10,000 joins
 /// are one SQL write).
 const BLOCK: u64 = 10_000;
-/// How many places one call of the scheduler looks at: a remote store answers nobody else meanwhile.
-const EXAMINE_MAX: u32 = 1_000;
+/// How many places one call of the scheduler looks at: a remote store answers nobody else meanwhile. Redis takes some
+/// 10 us for each, and a call may take 15 ms of it where the machine is busy with other things too.
+pub const EXAMINE_MAX: u32 = 800;
 /// How many calls of the scheduler one tick makes for one line, so that no line starves the others.
 const ADMIT_CALLS_MAX: u32 = 20;
 
@@ -183,11 +184,19 @@ impl Service {
         Self(Arc::new(Inner { ports, keys, settings, epoch, lines, opening: Mutex::new(()) }))
     }
 
+    /// Whether the line of a performance is open on this server: then nothing asked of it has to open it first. An opening
+    /// is to be run to its end, for the ledger hears of it before the store does, and one given up in between is taken for
+    /// a loss.
+    #[must_use]
+    pub fn is_open(&self, performance: PerformanceId) -> bool {
+        self.0.lines.load().get(&performance).is_some_and(|line| self.holds(line))
+    }
+
     /// Gives the account a place, or tells which one it has.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::SaleNotOpen`], [`Error::SaleClosed`], [`Error::LineUnavailable`], or a store's.
-    #[tracing::instrument(skip_all, name = "line.join", fields(%performance))]
+    #[tracing::instrument(skip_all, name = "line.join", level = "debug", fields(%performance))]
     pub async fn join(&self, performance: PerformanceId, account: AccountId) -> Result<Joined, Error> {
         let (line, now) = (self.line(performance).await?, self.0.ports.clock.now());
         let live = line.live_sale();
@@ -424,7 +433,7 @@ impl Service {
     #[tracing::instrument(skip_all, name = "line.merge_presence", level = "debug")]
     pub async fn merge_presence(&self) -> Result<(), Error> {
         let lines: Vec<_> = self.0.lines.load().values().cloned().collect();
-        for line in lines.iter().filter(|line| self.is_open(line)) {
+        for line in lines.iter().filter(|line| self.holds(line)) {
             let window = line.live_sale().policy.presence_window;
             let seen = line.take_seen();
             let at = self.at(line, self.0.ports.clock.now());
@@ -522,12 +531,11 @@ impl Service {
                     Standing::Admitted(grant) => grant.number,
                 },
             };
-            if number.get() + BLOCK / 2 > ceiling.get() && line.begin_raising() {
-                let raised = self.raise_ceiling(line, ceiling).await;
-                line.end_raising();
-                if let Err(error) = raised {
-                    tracing::warn!(performance = %line.performance, error = %error, "joins go on up to the ceiling");
-                }
+            if number.get() + BLOCK / 2 > ceiling.get()
+                && let Some(_raising) = line.begin_raising()
+                && let Err(error) = self.raise_ceiling(line, ceiling).await
+            {
+                tracing::warn!(performance = %line.performance, error = %error, "joins go on up to the ceiling");
             }
             return Ok(outcome);
         }
@@ -641,25 +649,25 @@ impl Service {
 
     /// Makes sure that the store holds the line in the epoch that this server believes in.
     async fn ensure_open(&self, line: &Line) -> Result<(), Error> {
-        if self.is_open(line) {
+        if self.holds(line) {
             return Ok(());
         }
         let _one_at_a_time = self.0.opening.lock().await;
         let now = self.0.ports.clock.now();
-        if !self.is_open(line) && line.has_just_failed_to_open(now) {
+        if !self.holds(line) && line.has_just_failed_to_open(now) {
             return Err(Error::LineUnavailable);
         }
-        let opened = self.open(line).await;
+        let opened = self.open_line(line).await;
         if opened.is_err() {
             line.note_failed_to_open(now);
         }
         opened
     }
 
-    async fn open(&self, line: &Line) -> Result<(), Error> {
+    async fn open_line(&self, line: &Line) -> Result<(), Error> {
         // A loss, or another server's newer epoch, sends us round again; each round is a newer epoch.
         for _ in 0..4 {
-            if self.is_open(line) {
+            if self.holds(line) {
                 return Ok(());
             }
             if self.epoch() == Epoch::ZERO {
@@ -671,7 +679,7 @@ impl Service {
     }
 
     /// Whether the line was opened in the epoch that this server believes in.
-    fn is_open(&self, line: &Line) -> bool {
+    fn holds(&self, line: &Line) -> bool {
         line.epoch() == self.epoch() && line.epoch() != Epoch::ZERO
     }
 

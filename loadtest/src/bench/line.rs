@@ -7,14 +7,13 @@ use roaring::RoaringTreemap;
 use usher_contract_tests::redis_server::Server;
 use usher_kernel::{PerformanceId, Timestamp};
 use usher_queue::ports::{AdmitTerms, Cursor, Gate, LineStore as _};
+use usher_queue::service::EXAMINE_MAX;
 
 use super::crowd::{Crowd, account, current};
 use super::report::{Figure, Goal, median, percentile};
 use super::{Outcome, RUNS, Scale, progress, redis_side};
 use crate::clock::Stopwatch;
 
-/// As the scheduler asks.
-const EXAMINE_MAX: u32 = 1_000;
 /// As many to a pipeline as the script examines.
 const PIPELINED: isize = 1_000;
 /// Where the driver's time begins; stores are told it.

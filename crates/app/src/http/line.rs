@@ -12,6 +12,7 @@ use paperclip::v2::models::{DefaultOperationRaw, DefaultSchemaRaw};
 use paperclip::v2::schema::Apiv2Schema;
 use serde::Serialize;
 use usher_kernel::{PerformanceId, Timestamp};
+use usher_queue::Error;
 use usher_queue::service::{PassToken, PlaceStatus};
 
 use super::bearer::LoggedIn;
@@ -189,6 +190,21 @@ impl<const MAY_BE_NEW: bool> OperationModifier for PlaceAnswer<MAY_BE_NEW> {
     }
 }
 
+/// Asks something of a line. A line that is open answers by single calls of its store, each all or nothing, so that whoever
+/// asks may go away; one that has to be opened first is asked by a task of its own, because an opening given up halfway
+/// looks like a loss to all servers.
+pub(super) async fn ask<T: Send + 'static>(
+    services: &Services,
+    performance: PerformanceId,
+    question: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Problem> {
+    if services.line.is_open(performance) {
+        Ok(question.await?)
+    } else {
+        services.detached.run(async move { Ok(question.await?) }).await
+    }
+}
+
 /// Joins the line. Whoever has a place already is shown that one.
 #[api_v2_operation(tags("line"), operation_id = "line.join")]
 async fn join(
@@ -197,8 +213,8 @@ async fn join(
     PathId(performance): PathId<PerformanceId>,
 ) -> Result<JoinAnswer, Problem> {
     let line = services.line.clone();
-    let joining = services.detached.run(async move { Ok(line.join(performance, bearer.account).await?) });
-    let joined = joining.await?;
+    let joining = async move { line.join(performance, bearer.account).await };
+    let joined = ask(&services, performance, joining).await?;
     let status = if joined.is_new { StatusCode::CREATED } else { StatusCode::OK };
     Ok(PlaceAnswer { place: joined.status.into(), status, now: services.clock.now() })
 }
@@ -212,7 +228,8 @@ async fn poll(
 ) -> Result<PollAnswer, Problem> {
     let now = services.clock.now();
     services.edge.polls.check(&place, now)?;
-    let status = services.line.poll(performance, &place).await?;
+    let line = services.line.clone();
+    let status = ask(&services, performance, async move { line.poll(performance, &place).await }).await?;
     Ok(PlaceAnswer { place: status.into(), status: StatusCode::OK, now })
 }
 

@@ -23,7 +23,7 @@ use tokio::time::{Instant, timeout_at};
 use usher_kernel::{Clock, PerformanceId, Timestamp};
 use usher_queue::service::{PassToken, PlaceState, PlaceStatus};
 
-use super::line::{POLL_REFUSALS, PlaceView};
+use super::line::{self, POLL_REFUSALS, PlaceView};
 use super::reading::{PathId, Query, StreamPlace};
 use super::{Refusals, Services};
 use crate::problem::{Problem, ProblemCode};
@@ -58,7 +58,8 @@ async fn follow(
     let room = services.streams.make_room()?;
     let place = in_header.or(in_query).ok_or_else(|| Problem::of(ProblemCode::PlaceInvalid))?;
     services.edge.polls.check(&place, services.clock.now())?;
-    let status = services.line.poll(performance, &place).await?;
+    let (line, asked) = (services.line.clone(), place.clone());
+    let status = line::ask(&services, performance, async move { line.poll(performance, &asked).await }).await?;
     Ok(PlaceEvents { following: room.follow(performance, status.number)?, performance, place, status })
 }
 

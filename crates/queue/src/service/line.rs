@@ -74,6 +74,15 @@ pub(super) struct Line {
     unsaved: Mutex<Unsaved>,
 }
 
+/// Somebody raises the ceiling. Whoever does may give up at any time.
+pub(super) struct Raising<'a>(&'a Line);
+
+impl Drop for Raising<'_> {
+    fn drop(&mut self) {
+        self.0.is_raising.store(false, Ordering::Release);
+    }
+}
+
 /// What came of trying to open the line.
 #[derive(Default)]
 struct OpeningAttempts {
@@ -231,13 +240,9 @@ impl Line {
         self.ceiling.fetch_max(ceiling.get(), Ordering::AcqRel);
     }
 
-    /// Whether the caller is the one to raise the ceiling ahead of need.
-    pub(super) fn begin_raising(&self) -> bool {
-        !self.is_raising.swap(true, Ordering::AcqRel)
-    }
-
-    pub(super) fn end_raising(&self) {
-        self.is_raising.store(false, Ordering::Release);
+    /// Whether the caller is the one to raise the ceiling ahead of need; it is until it drops the answer.
+    pub(super) fn begin_raising(&self) -> Option<Raising<'_>> {
+        (!self.is_raising.swap(true, Ordering::AcqRel)).then_some(Raising(self))
     }
 
     pub(super) fn note_seen(&self, number: PlaceNumber) {
