@@ -113,26 +113,11 @@ impl Database {
         U: Future<Output = Result<T, Failure>> + Send,
         T: Send,
     {
-        self.try_write(operation, TRIES_MAX, unit).await?.map_err(|failure| convert(operation, failure))
-    }
-
-    /// Runs a unit that writes, as [`Self::write`] does, for a caller that knows what else to do about a lost race.
-    pub(crate) async fn try_write<T, F, U>(
-        &self,
-        operation: &'static str,
-        tries_max: u32,
-        unit: F,
-    ) -> Result<Result<T, Failure>, StoreError>
-    where
-        F: Fn(Transaction) -> U + Send + Sync,
-        U: Future<Output = Result<T, Failure>> + Send,
-        T: Send,
-    {
         let mut tries = 1;
         loop {
             match self.write_once(operation, &unit).await? {
-                Err(failure) if tries < tries_max && failure.is_transient() => pause(tries).await,
-                result => return Ok(result),
+                Err(failure) if tries < TRIES_MAX && failure.is_transient() => pause(tries).await,
+                result => return result.map_err(|failure| convert(operation, failure)),
             }
             tries += 1;
         }
@@ -328,7 +313,7 @@ mod tests {
             })
             .await;
 
-        assert!(matches!(lost, Err(StoreError::Unavailable { operation: "test", .. })), "{lost:?}");
+        assert!(matches!(lost, Err(StoreError::Conflict { operation: "test", .. })), "{lost:?}");
         assert_eq!((runs.into_inner(), count(&database).await), (3, 0));
     }
 

@@ -69,8 +69,14 @@ pub(crate) fn convert(operation: &'static str, failure: Failure) -> StoreError {
         Failure::Database(error) => is_contradiction(error),
         Failure::Conflict { .. } | Failure::Overdue => false,
     };
-    let source = Box::new(failure);
-    if is_bug { StoreError::Corrupt { operation, source } } else { StoreError::Unavailable { operation, source } }
+    let (is_lost_race, source) = (failure.is_transient(), Box::new(failure));
+    if is_lost_race {
+        StoreError::Conflict { operation, source }
+    } else if is_bug {
+        StoreError::Corrupt { operation, source }
+    } else {
+        StoreError::Unavailable { operation, source }
+    }
 }
 
 /// A commit that failed: refused by the database it had no effect; else nobody knows.

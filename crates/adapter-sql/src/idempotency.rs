@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use sea_orm::prelude::Uuid;
 use sea_orm::{ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter};
-use usher_kernel::{AccountId, Claim, Timestamp};
+use usher_kernel::{AccountId, Claim, Fingerprint, Timestamp};
 
 use crate::database::ROWS_PER_STATEMENT;
 use crate::entities::idempotency_keys::{ActiveModel, Column, Entity, Model};
@@ -46,6 +46,16 @@ pub(crate) enum Found {
     Made(Uuid),
     /// The key was used for another request.
     Mismatch,
+}
+
+impl Found {
+    /// The subject, if the same request made one.
+    pub(crate) const fn made(self) -> Option<Uuid> {
+        match self {
+            Self::Made(subject) => Some(subject),
+            Self::Nothing | Self::Mismatch => None,
+        }
+    }
 }
 
 /// Looks up what was made under a claim.
@@ -132,6 +142,66 @@ pub(crate) async fn keep_all(
         insert.await.map_err(inserted_first("idempotency_keys"))?;
     }
     Ok(())
+}
+
+/// The claims of a batch of commands: what was made under them before, and what the earlier commands make for the later.
+pub(crate) struct Claims<'a, T> {
+    operation: Operation,
+    known: HashMap<(AccountId, &'a str), Known<T>>,
+    new: Vec<(&'a Claim, Uuid, Timestamp)>,
+}
+
+enum Known<T> {
+    For(Fingerprint, T),
+    ForAnother,
+}
+
+/// The key of a claim was used for another request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyMismatch;
+
+impl<'a, T: Sync> Claims<'a, T> {
+    /// The claims of commands, with what [`find_all`] found of each; `made` tells what it was.
+    pub(crate) fn new(
+        operation: Operation,
+        found: impl IntoIterator<Item = (&'a Claim, Found)>,
+        mut made: impl FnMut(Uuid) -> Result<T, Failure>,
+    ) -> Result<Self, Failure> {
+        let mut known = HashMap::new();
+        for (claim, found) in found {
+            let key = (claim.account, claim.key.as_str());
+            match found {
+                Found::Nothing => {}
+                Found::Mismatch => {
+                    known.entry(key).or_insert(Known::ForAnother);
+                }
+                // Of two commands with one key, the one with the right fingerprint knows what it was made for.
+                Found::Made(subject) => {
+                    known.insert(key, Known::For(claim.fingerprint, made(subject)?));
+                }
+            }
+        }
+        Ok(Self { operation, known, new: Vec::new() })
+    }
+
+    /// What was made under a claim, if anything was under its key.
+    pub(crate) fn get(&self, claim: &'a Claim) -> Option<Result<&T, KeyMismatch>> {
+        match self.known.get(&(claim.account, claim.key.as_str()))? {
+            Known::For(fingerprint, made) if *fingerprint == claim.fingerprint => Some(Ok(made)),
+            Known::For(..) | Known::ForAnother => Some(Err(KeyMismatch)),
+        }
+    }
+
+    /// Notes what is made under a claim.
+    pub(crate) fn keep(&mut self, claim: &'a Claim, subject: Uuid, now: Timestamp, made: T) {
+        self.known.insert((claim.account, claim.key.as_str()), Known::For(claim.fingerprint, made));
+        self.new.push((claim, subject, now));
+    }
+
+    /// Writes down what was noted.
+    pub(crate) async fn write(&self, db: &impl ConnectionTrait) -> Result<(), Failure> {
+        keep_all(db, self.operation, &self.new).await
+    }
 }
 
 /// Frees the claim under which something was made.

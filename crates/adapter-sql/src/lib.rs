@@ -3,6 +3,7 @@
 mod account;
 mod catalogue;
 mod database;
+mod each;
 mod entities;
 mod error;
 mod gateway;

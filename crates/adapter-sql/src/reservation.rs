@@ -5,6 +5,7 @@
 
 mod hold;
 mod lapse;
+mod locked;
 mod payment;
 mod reading;
 mod rows;
@@ -15,8 +16,8 @@ use usher_kernel::{AccountId, AttemptId, Claim, PerformanceId, ReservationId, St
 use usher_reservation::audit::History;
 use usher_reservation::model::Availability;
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseOutcome, ReservationRepository, SeatFilter,
-    Settled, Unsettled, Verdict,
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationRepository,
+    SeatFilter, SettleCommand, Settled, Unsettled,
 };
 use usher_reservation::{Reservation, Seat, SeatCounts};
 
@@ -40,7 +41,8 @@ impl SqlReservationRepository {
 impl ReservationRepository for SqlReservationRepository {
     #[tracing::instrument(skip_all, name = "sql.reservation.hold", fields(n_commands = commands.len()))]
     async fn hold(&self, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, StoreError> {
-        hold::hold(&self.database, commands).await
+        let operation = "reservation.hold";
+        self.database.write(operation, |tx| async move { hold::hold_all(&tx, commands).await }).await
     }
 
     async fn find_hold(&self, claim: &Claim, now: Timestamp) -> Result<Option<HoldOutcome>, StoreError> {
@@ -48,10 +50,10 @@ impl ReservationRepository for SqlReservationRepository {
         self.database.read(operation, |db| hold::find(db, claim, now)).await
     }
 
-    #[tracing::instrument(skip_all, name = "sql.reservation.begin_payment")]
-    async fn begin_payment(&self, command: &PayCommand) -> Result<PayOutcome, StoreError> {
+    #[tracing::instrument(skip_all, name = "sql.reservation.begin_payments", fields(n_commands = commands.len()))]
+    async fn begin_payments(&self, commands: &[PayCommand]) -> Result<Vec<PayOutcome>, StoreError> {
         let operation = "reservation.begin_payment";
-        self.database.write(operation, |tx| async move { payment::begin(&tx, command).await }).await
+        self.database.write(operation, |tx| async move { payment::begin_all(&tx, commands).await }).await
     }
 
     async fn resolve_early(&self, attempt: AttemptId, now: Timestamp) -> Result<(), StoreError> {
@@ -59,26 +61,16 @@ impl ReservationRepository for SqlReservationRepository {
         self.database.write(operation, |tx| async move { payment::resolve_early(&tx, attempt, now).await }).await
     }
 
-    #[tracing::instrument(skip_all, name = "sql.reservation.settle")]
-    async fn settle(
-        &self,
-        attempt: AttemptId,
-        verdict: &Verdict,
-        now: Timestamp,
-    ) -> Result<Option<Settled>, StoreError> {
+    #[tracing::instrument(skip_all, name = "sql.reservation.settle_all", fields(n_commands = commands.len()))]
+    async fn settle_all(&self, commands: &[SettleCommand]) -> Result<Vec<Option<Settled>>, StoreError> {
         let operation = "reservation.settle";
-        self.database.write(operation, |tx| async move { payment::settle(&tx, attempt, verdict, now).await }).await
+        self.database.write(operation, |tx| async move { payment::settle_all(&tx, commands).await }).await
     }
 
-    #[tracing::instrument(skip_all, name = "sql.reservation.release")]
-    async fn release(
-        &self,
-        reservation: ReservationId,
-        account: AccountId,
-        now: Timestamp,
-    ) -> Result<ReleaseOutcome, StoreError> {
+    #[tracing::instrument(skip_all, name = "sql.reservation.release_all", fields(n_commands = commands.len()))]
+    async fn release_all(&self, commands: &[ReleaseCommand]) -> Result<Vec<ReleaseOutcome>, StoreError> {
         let operation = "reservation.release";
-        self.database.write(operation, |tx| async move { lapse::release(&tx, reservation, account, now).await }).await
+        self.database.write(operation, |tx| async move { lapse::release_all(&tx, commands).await }).await
     }
 
     #[tracing::instrument(skip_all, name = "sql.reservation.expire_lapsed")]

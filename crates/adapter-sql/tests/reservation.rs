@@ -161,7 +161,7 @@ async fn a_hold_whose_seat_changes_under_it_is_rolled_back_whole() {
 
     let error = fixture.repository().hold(std::slice::from_ref(&wish)).await.unwrap_err();
 
-    assert!(matches!(error, StoreError::Unavailable { operation: "reservation.hold", .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Conflict { operation: "reservation.hold", .. }), "{error:?}");
     let history = fixture.repository().history(PERFORMANCE).await.unwrap();
     assert_eq!((history.events, history.reservations), (vec![], vec![]));
     execute(&fixture, "DROP TRIGGER rival").await.unwrap();
@@ -170,17 +170,14 @@ async fn a_hold_whose_seat_changes_under_it_is_rolled_back_whole() {
 }
 
 #[tokio::test]
-async fn a_batch_that_keeps_losing_races_goes_one_by_one() {
+async fn a_batch_that_keeps_losing_races_is_rolled_back_whole() {
     let fixture = two_seats().await;
     always_change_first(&fixture, "A-1-2").await;
 
     let error = fixture.repository().hold(&[wish(1, "A-1-1"), wish(2, "A-1-2")]).await.unwrap_err();
 
-    // The first is held, so nobody may believe that nothing happened.
-    assert!(matches!(error, StoreError::Timeout { operation: "reservation.hold", .. }), "{error:?}");
-    let held = fixture.repository().find_hold(&claim(1, "hold"), NOW).await.unwrap();
-    assert!(matches!(held, Some(HoldOutcome::Replayed(_))), "{held:?}");
-    assert_eq!(fixture.repository().find_hold(&claim(2, "hold"), NOW).await.unwrap(), None);
+    assert!(matches!(error, StoreError::Conflict { operation: "reservation.hold", .. }), "{error:?}");
+    assert_eq!(fixture.repository().find_hold(&claim(1, "hold"), NOW).await.unwrap(), None);
 }
 
 #[tokio::test]

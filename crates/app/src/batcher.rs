@@ -91,6 +91,7 @@ pub(crate) fn share<O>(error: &StoreError, count: usize) -> Vec<Result<O, StoreE
         match error {
             StoreError::Unavailable { .. } => StoreError::Unavailable { operation, source },
             StoreError::Timeout { .. } => StoreError::Timeout { operation, source },
+            StoreError::Conflict { .. } => StoreError::Conflict { operation, source },
             StoreError::Corrupt { .. } => StoreError::Corrupt { operation, source },
         }
     };

@@ -1,83 +1,128 @@
-//! Holds that arrive together share a transaction: a decorator of the reservation repository.
+//! Holds that arrive together share a transaction, and so do payments and releases: a decorator of the reservation
+//! repository.
 //!
-//! While one batch commits, the next gathers. A hold that comes alone waits for nobody.
+//! While one batch commits, the next gathers. A command that comes alone waits for nobody.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::future::{BoxFuture, try_join_all};
 use usher_kernel::{AccountId, AttemptId, Claim, PerformanceId, ReservationId, StoreError, Timestamp};
 use usher_reservation::audit::History;
 use usher_reservation::model::Availability;
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseOutcome, ReservationRepository, SeatFilter,
-    Settled, Unsettled, Verdict,
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationRepository,
+    SeatFilter, SettleCommand, Settled, Unsettled,
 };
 use usher_reservation::{Reservation, Seat, SeatCounts};
 
 use crate::background::Background;
 use crate::batcher::{self, Batcher, Bounds};
 
-/// More holds in one transaction make it longer than the lock timeout of those who wait for its seats.
+/// More commands in one transaction make it longer than the lock timeout of those who wait for its seats.
 const BOUNDS: Bounds = Bounds { batch_max: 256, waiting_max: 4_096 };
 
-/// A reservation repository whose holds travel together.
+/// A reservation repository whose holds, payments and releases travel together, each with its like.
 pub struct GroupCommit {
     inner: Arc<dyn ReservationRepository>,
     holds: Batcher<HoldCommand, HoldOutcome>,
+    beginnings: Batcher<PayCommand, PayOutcome>,
+    settlements: Batcher<SettleCommand, Option<Settled>>,
+    releases: Batcher<ReleaseCommand, ReleaseOutcome>,
 }
 
 impl GroupCommit {
-    /// Wraps a repository. The task that feeds it ends with the background tasks, between two batches.
+    /// Wraps a repository. The tasks that feed it end with the background tasks, between two batches.
     #[must_use]
     pub fn new(inner: Arc<dyn ReservationRepository>, background: &Background) -> Self {
-        let repository = Arc::clone(&inner);
-        let holds = Batcher::new("reservation.hold", BOUNDS, background, move |commands: Vec<HoldCommand>| {
-            let repository = Arc::clone(&repository);
-            async move {
-                match repository.hold(&commands).await {
-                    Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
-                    Err(error) => batcher::share(&error, commands.len()),
-                }
-            }
-        });
-        Self { inner, holds }
+        Self {
+            holds: together("reservation.hold", &inner, background, |repository, commands| {
+                Box::pin(async move { repository.hold(commands).await })
+            }),
+            beginnings: together("reservation.begin_payment", &inner, background, |repository, commands| {
+                Box::pin(async move { repository.begin_payments(commands).await })
+            }),
+            settlements: together("reservation.settle", &inner, background, |repository, commands| {
+                Box::pin(async move { repository.settle_all(commands).await })
+            }),
+            releases: together("reservation.release", &inner, background, |repository, commands| {
+                Box::pin(async move { repository.release_all(commands).await })
+            }),
+            inner,
+        }
     }
+}
+
+/// A verb of the repository.
+type Verb<C, O> = for<'a> fn(&'a dyn ReservationRepository, &'a [C]) -> BoxFuture<'a, Result<Vec<O>, StoreError>>;
+
+/// Runs commands in one transaction. Where that fails for what may be the fault of one of them, they go one by one, so that
+/// it fails alone.
+fn together<C, O>(
+    operation: &'static str,
+    inner: &Arc<dyn ReservationRepository>,
+    background: &Background,
+    verb: Verb<C, O>,
+) -> Batcher<C, O>
+where
+    C: Send + Sync + 'static,
+    O: Send + 'static,
+{
+    let repository = Arc::clone(inner);
+    Batcher::new(operation, BOUNDS, background, move |commands: Vec<C>| {
+        let repository = Arc::clone(&repository);
+        async move {
+            match verb(&*repository, &commands).await {
+                Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+                Err(StoreError::Conflict { .. } | StoreError::Corrupt { .. }) if commands.len() > 1 => {
+                    let mut outcomes = Vec::with_capacity(commands.len());
+                    for command in commands.chunks(1) {
+                        let alone = verb(&*repository, command).await;
+                        outcomes.extend(
+                            alone.map_or_else(|error| vec![Err(error)], |one| one.into_iter().map(Ok).collect()),
+                        );
+                    }
+                    outcomes
+                }
+                Err(error) => batcher::share(&error, commands.len()),
+            }
+        }
+    })
+}
+
+/// Makes several calls with the batches that come.
+async fn call_all<C, O>(batcher: &Batcher<C, O>, commands: &[C]) -> Result<Vec<O>, StoreError>
+where
+    C: Clone + Send + Sync + 'static,
+    O: Send + 'static,
+{
+    try_join_all(commands.iter().map(|command| batcher.call(command.clone()))).await
 }
 
 #[async_trait]
 impl ReservationRepository for GroupCommit {
     async fn hold(&self, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, StoreError> {
-        futures_util::future::try_join_all(commands.iter().map(|command| self.holds.call(command.clone()))).await
+        call_all(&self.holds, commands).await
     }
 
     async fn find_hold(&self, claim: &Claim, now: Timestamp) -> Result<Option<HoldOutcome>, StoreError> {
         self.inner.find_hold(claim, now).await
     }
 
-    async fn begin_payment(&self, command: &PayCommand) -> Result<PayOutcome, StoreError> {
-        self.inner.begin_payment(command).await
+    async fn begin_payments(&self, commands: &[PayCommand]) -> Result<Vec<PayOutcome>, StoreError> {
+        call_all(&self.beginnings, commands).await
     }
 
     async fn resolve_early(&self, attempt: AttemptId, now: Timestamp) -> Result<(), StoreError> {
         self.inner.resolve_early(attempt, now).await
     }
 
-    async fn settle(
-        &self,
-        attempt: AttemptId,
-        verdict: &Verdict,
-        now: Timestamp,
-    ) -> Result<Option<Settled>, StoreError> {
-        self.inner.settle(attempt, verdict, now).await
+    async fn settle_all(&self, commands: &[SettleCommand]) -> Result<Vec<Option<Settled>>, StoreError> {
+        call_all(&self.settlements, commands).await
     }
 
-    async fn release(
-        &self,
-        reservation: ReservationId,
-        account: AccountId,
-        now: Timestamp,
-    ) -> Result<ReleaseOutcome, StoreError> {
-        self.inner.release(reservation, account, now).await
+    async fn release_all(&self, commands: &[ReleaseCommand]) -> Result<Vec<ReleaseOutcome>, StoreError> {
+        call_all(&self.releases, commands).await
     }
 
     async fn expire_lapsed(&self, now: Timestamp, limit: u32) -> Result<u32, StoreError> {

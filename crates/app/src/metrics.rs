@@ -103,6 +103,7 @@ impl Metrics {
             Ok(_) => "ok",
             Err(StoreError::Unavailable { .. }) => "unavailable",
             Err(StoreError::Timeout { .. }) => "timeout",
+            Err(StoreError::Conflict { .. }) => "conflict",
             Err(StoreError::Corrupt { .. }) => "corrupt",
         };
         self.store_duration_seconds.with_label_values(&[port, method, outcome]).observe(start.elapsed().as_secs_f64());

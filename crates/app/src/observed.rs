@@ -20,8 +20,8 @@ use usher_queue::{AccountHash, AdmissionPolicy, Epoch, Grant, Place, PlaceNumber
 use usher_reservation::audit::History;
 use usher_reservation::model::Availability;
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseOutcome, ReservationRepository, SeatFilter,
-    Settled, Unsettled, Verdict,
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationRepository,
+    SeatFilter, SettleCommand, Settled, Unsettled,
 };
 use usher_reservation::{Reservation, Seat, SeatCounts};
 
@@ -132,10 +132,10 @@ observed!(CatalogueRepository {
 observed!(ReservationRepository {
     fn hold(commands: &[HoldCommand]) -> Vec<HoldOutcome> { count };
     fn find_hold(claim: &Claim, now: Timestamp) -> Option<HoldOutcome>;
-    fn begin_payment(command: &PayCommand) -> PayOutcome;
+    fn begin_payments(commands: &[PayCommand]) -> Vec<PayOutcome>;
     fn resolve_early(attempt: AttemptId, now: Timestamp) -> ();
-    fn settle(attempt: AttemptId, verdict: &Verdict, now: Timestamp) -> Option<Settled>;
-    fn release(reservation: ReservationId, account: AccountId, now: Timestamp) -> ReleaseOutcome;
+    fn settle_all(commands: &[SettleCommand]) -> Vec<Option<Settled>>;
+    fn release_all(commands: &[ReleaseCommand]) -> Vec<ReleaseOutcome>;
     fn expire_lapsed(now: Timestamp, limit: u32) -> u32;
     fn unsettled(now: Timestamp, limit: u32) -> Vec<Unsettled>;
     fn refunds_due(limit: u32) -> Vec<RefundDue>;

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::SqliteConnectOptions;
 use tempfile::TempDir;
 use usher_adapter_memory::MemoryLineStore;
 use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlLineLedger, SqlReservationRepository};
@@ -16,12 +18,14 @@ use usher_app::observed::Observed;
 use usher_app::recorded::Recorded;
 use usher_app::schema;
 use usher_concert::SeatMap;
+use usher_concert::seat_map::SectionPlan;
+use usher_contract_tests::reservation_repository::Fixture as _;
 use usher_contract_tests::{line_ledger, line_store, reservation_repository};
-use usher_kernel::{PerformanceId, Timestamp};
+use usher_kernel::{AccountId, Claim, Fingerprint, Money, PerformanceId, ReservationId, StoreError, Timestamp};
 use usher_queue::PlaceNumber;
 use usher_queue::ports::{LineLedger, LineStore};
 use usher_reservation::model::PassNumber;
-use usher_reservation::ports::ReservationRepository;
+use usher_reservation::ports::{HoldCommand, HoldOutcome, ReservationRepository};
 
 fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new().unwrap())
@@ -72,6 +76,42 @@ mod group_commit {
     use super::GroupCommitted;
 
     usher_contract_tests::reservation_repository_contract!(GroupCommitted);
+}
+
+#[tokio::test]
+async fn a_hold_that_keeps_losing_races_does_not_fail_those_beside_it() {
+    let fixture = GroupCommitted::fresh().await;
+    let performance = PerformanceId::from_bytes([1; 16]);
+    let price = Money::new(100, "KRW".parse().unwrap()).unwrap();
+    let section = SectionPlan { name: "A".into(), rows: 1, seats_per_row: 3, grade: "R".into(), price };
+    fixture.seed(performance, &SeatMap::from_sections(&[section]).unwrap()).await;
+    // Whoever writes to the seat finds that it has changed since it was read.
+    let rival = "CREATE TRIGGER rival BEFORE UPDATE ON seats WHEN OLD.seat = 'A-1-2' BEGIN SELECT RAISE(IGNORE); END";
+    let file = SqliteConnectOptions::new().filename(fixture._folder.path().join("usher.db"));
+    sqlx::query(rival).execute(&mut file.connect().await.unwrap()).await.unwrap();
+    let hold = |n: u8| {
+        let account = AccountId::from_bytes([n; 16]);
+        let command = HoldCommand {
+            id: ReservationId::from_bytes([n; 16]),
+            performance,
+            account,
+            pass: PassNumber(u64::from(n)),
+            seats: vec![format!("A-1-{n}").parse().unwrap()],
+            seat_limit: 4,
+            now: Timestamp::EPOCH,
+            held_until: Timestamp::from_unix_ms(300_000),
+            claim: Claim { account, key: "hold".parse().unwrap(), fingerprint: Fingerprint([n; 32]) },
+        };
+        let reservations = fixture.repository();
+        async move { reservations.hold(&[command]).await }
+    };
+
+    let (first, loser, third) = tokio::join!(hold(1), hold(2), hold(3));
+
+    assert!(matches!(loser, Err(StoreError::Conflict { operation: "reservation.hold", .. })), "{loser:?}");
+    for held in [first, third] {
+        assert!(matches!(held.unwrap()[..], [HoldOutcome::Held(_)]));
+    }
 }
 
 struct ObservedMemory;

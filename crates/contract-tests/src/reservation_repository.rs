@@ -15,8 +15,8 @@ use usher_kernel::{
 use usher_reservation::audit::{self, History};
 use usher_reservation::model::{PassNumber, TransitionError};
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseOutcome, ReservationRepository, SeatFilter,
-    Settled, Unsettled, Verdict,
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationRepository,
+    SeatFilter, SettleCommand, Settled, Unsettled, Verdict,
 };
 use usher_reservation::{Reservation, SeatCounts, SeatStatus, State};
 
@@ -83,6 +83,7 @@ macro_rules! reservation_repository_contract {
             racing_groups_that_overlap_are_held_whole_or_not_at_all
             a_group_is_held_whole_or_not_at_all_and_every_conflict_is_named
             commands_of_one_call_are_judged_one_after_the_other
+            payments_of_one_call_are_judged_one_after_the_other
             a_batch_spans_performances
             every_change_of_a_seat_raises_its_version_and_leaves_one_event
             a_lapsed_hold_reads_as_expired_and_keeps_nobody_from_its_seats
@@ -421,6 +422,65 @@ pub async fn commands_of_one_call_are_judged_one_after_the_other<F: Fixture>() {
     assert_eq!(over_the_limit, HoldOutcome::LimitReached);
     assert_eq!(held(just_within).seats[0].seat, seat("A-1-3"));
     assert_eq!(stage.repository.hold(&[]).await.unwrap(), []);
+    stage.close().await;
+}
+
+/// 1, 5, 9 and 10, inside of one call each: what becomes of one reservation is no other's business.
+pub async fn payments_of_one_call_are_judged_one_after_the_other<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(7).await;
+    let repository = &stage.repository;
+    for n in 1..=6 {
+        stage.held(&stage.wish(n, &[&format!("A-1-{n}")])).await;
+    }
+    let [first, declined, given_up] = [1, 2, 3].map(|n| stage.payment(n, NOW));
+    let twin = PayCommand { attempt: AttemptId::from_bytes(id(101)), ..first.clone() };
+    let other_body = PayCommand { claim: claim(1, "confirm", 101), ..twin.clone() };
+    let other_key = PayCommand { claim: claim(1, "another", 101), ..twin.clone() };
+    let of_another = PayCommand { account: account(9), claim: claim(9, "confirm", 9), ..stage.payment(4, NOW) };
+    let commands = [first, twin, other_body, other_key, of_another, declined, given_up];
+
+    let outcomes = repository.begin_payments(&commands).await.unwrap();
+
+    let [first, twin, other_body, other_key, of_another, declined, given_up] =
+        <[PayOutcome; 7]>::try_from(outcomes).unwrap();
+    let PayOutcome::Begun(paying) = first else { panic!("{first:?}") };
+    assert_eq!(twin, PayOutcome::InFlight { reservation: paying });
+    assert_eq!(other_body, PayOutcome::KeyMismatch);
+    assert_eq!(other_key, PayOutcome::Refused(TransitionError::WrongState));
+    assert_eq!(of_another, PayOutcome::NotFound);
+    assert!(matches!((declined, given_up), (PayOutcome::Begun(_), PayOutcome::Begun(_))));
+
+    let settle = |n, verdict| SettleCommand { attempt: AttemptId::from_bytes(id(n)), verdict, now: NOW };
+    let verdicts = [
+        settle(1, captured(1, 1)),
+        settle(1, Verdict::Declined),
+        settle(2, Verdict::Declined),
+        settle(2, captured(2, 1)),
+        settle(3, Verdict::Unheard),
+        settle(101, Verdict::Declined),
+    ];
+    let outcomes = repository.settle_all(&verdicts).await.unwrap();
+
+    let [sold, again, declined, too_late, given_up, unknown] = <[Option<Settled>; 6]>::try_from(outcomes).unwrap();
+    assert!(matches!(&sold, Some(Settled::Confirmed(reservation)) if reservation.seats[0].seat == seat("A-1-1")));
+    assert_eq!(again, sold);
+    assert!(matches!(declined, Some(Settled::Declined { ordinal: 1, .. })), "{declined:?}");
+    assert_eq!((too_late, given_up), (Some(Settled::Refunded), Some(Settled::GivenUp)));
+    assert_eq!(unknown, None);
+
+    let release = |n| ReleaseCommand { reservation: ReservationId::from_bytes(id(n)), account: account(n), now: NOW };
+    let releases =
+        [release(1), release(2), release(2), ReleaseCommand { account: account(9), ..release(4) }, release(5)];
+    let outcomes = repository.release_all(&releases).await.unwrap();
+
+    let [confirmed, released, again, of_another, also] = <[ReleaseOutcome; 5]>::try_from(outcomes).unwrap();
+    assert_eq!(confirmed, ReleaseOutcome::Refused(TransitionError::WrongState));
+    assert!(matches!((released, also), (ReleaseOutcome::Released(_), ReleaseOutcome::Released(_))));
+    assert_eq!((again, of_another), (ReleaseOutcome::AlreadyReleased, ReleaseOutcome::NotFound));
+    assert_eq!(stage.counts(NOW).await, SeatCounts { total: 7, available: 3, held: 3, sold: 1 });
+    assert_eq!(repository.begin_payments(&[]).await.unwrap(), []);
+    assert_eq!(repository.settle_all(&[]).await.unwrap(), []);
+    assert_eq!(repository.release_all(&[]).await.unwrap(), []);
     stage.close().await;
 }
 

@@ -24,6 +24,14 @@ pub enum StoreError {
         /// The driver's error.
         source: Source,
     },
+    /// Other calls were quicker, time and again; there was no effect. Trying again may help, and helps best alone.
+    #[error("{operation}: other calls were quicker")]
+    Conflict {
+        /// The port's method.
+        operation: &'static str,
+        /// What it lost.
+        source: Source,
+    },
     /// The store holds, or was asked for, what cannot be. A bug or a damaged row; repeating will not help.
     #[error("{operation}: the store contradicts itself")]
     Corrupt {
@@ -39,7 +47,7 @@ impl StoreError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Timeout { .. } => true,
+            Self::Unavailable { .. } | Self::Timeout { .. } | Self::Conflict { .. } => true,
             Self::Corrupt { .. } => false,
         }
     }
@@ -48,9 +56,10 @@ impl StoreError {
     #[must_use]
     pub const fn operation(&self) -> &'static str {
         match self {
-            Self::Unavailable { operation, .. } | Self::Timeout { operation, .. } | Self::Corrupt { operation, .. } => {
-                operation
-            }
+            Self::Unavailable { operation, .. }
+            | Self::Timeout { operation, .. }
+            | Self::Conflict { operation, .. }
+            | Self::Corrupt { operation, .. } => operation,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What reservations need from outside: a durable store, a payment gateway, the terms of a sale, and a gate that says
 //! who is admitted.
 
+use std::slice;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -125,6 +126,28 @@ pub enum Verdict {
     Unheard,
 }
 
+/// What the gateway said of an attempt, to be written down.
+#[derive(Clone, Debug)]
+pub struct SettleCommand {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// The time of the command.
+    pub now: Timestamp,
+}
+
+/// A wish to give seats back.
+#[derive(Clone, Copy, Debug)]
+pub struct ReleaseCommand {
+    /// The reservation.
+    pub reservation: ReservationId,
+    /// Who asks. Another account's reservation is not found.
+    pub account: AccountId,
+    /// The time of the command.
+    pub now: Timestamp,
+}
+
 /// What became of a wish to release.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,11 +193,17 @@ pub struct SeatFilter {
     pub limit: u64,
 }
 
+/// The answer to the only command of a call.
+fn the_only<T>(operation: &'static str, answers: Vec<T>) -> Result<T, StoreError> {
+    let too_few = || StoreError::Corrupt { operation, source: "a command was not answered".into() };
+    answers.into_iter().next().ok_or_else(too_few)
+}
+
 /// Keeps seats and reservations, durably. The only judge of who has a seat.
 ///
 /// # Contract
-/// 1. Each command of `hold` is all or nothing, and the commands of one call are judged one after the other: a later one
-///    sees what an earlier one took. Of any number of callers asking for one seat, exactly one gets it.
+/// 1. Each command is all or nothing, and the commands of one call are judged one after the other: a later one
+///    sees what an earlier one did. Of any number of callers asking for one seat, exactly one gets it.
 /// 2. Every change of a seat is guarded by its version, raises it by one, and leaves one event in the same transaction.
 ///    A sold seat has a `sold` row under the primary key (performance, seat).
 /// 3. A hold is live while `now < held_until`. A lapsed one reads as expired everywhere, keeps nobody from its seats, and
@@ -206,11 +235,19 @@ pub trait ReservationRepository: Send + Sync + 'static {
     /// [`StoreError`] if the store failed.
     async fn find_hold(&self, claim: &Claim, now: Timestamp) -> Result<Option<HoldOutcome>, StoreError>;
 
-    /// Makes a held reservation `paying`.
+    /// Makes held reservations `paying`; answers in the order of the commands.
     ///
     /// # Errors
-    /// [`StoreError`] if the store failed.
-    async fn begin_payment(&self, command: &PayCommand) -> Result<PayOutcome, StoreError>;
+    /// [`StoreError`] if the store failed; then none of the commands had an effect, unless it is a timeout.
+    async fn begin_payments(&self, commands: &[PayCommand]) -> Result<Vec<PayOutcome>, StoreError>;
+
+    /// Makes one held reservation `paying`.
+    ///
+    /// # Errors
+    /// As [`begin_payments`](Self::begin_payments).
+    async fn begin_payment(&self, command: &PayCommand) -> Result<PayOutcome, StoreError> {
+        the_only("reservation.begin_payment", self.begin_payments(slice::from_ref(command)).await?)
+    }
 
     /// Lets anybody ask the gateway about an attempt from `now` on: the gateway did not answer in time.
     ///
@@ -218,27 +255,45 @@ pub trait ReservationRepository: Send + Sync + 'static {
     /// [`StoreError`] if the store failed.
     async fn resolve_early(&self, attempt: AttemptId, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Ends an attempt to pay. `None` if there is no such attempt.
+    /// Ends attempts to pay; answers in the order of the commands, `None` where there is no such attempt.
     ///
     /// # Errors
-    /// [`StoreError`] if the store failed.
+    /// [`StoreError`] if the store failed; then none of the commands had an effect, unless it is a timeout.
+    async fn settle_all(&self, commands: &[SettleCommand]) -> Result<Vec<Option<Settled>>, StoreError>;
+
+    /// Ends one attempt to pay.
+    ///
+    /// # Errors
+    /// As [`settle_all`](Self::settle_all).
     async fn settle(
         &self,
         attempt: AttemptId,
         verdict: &Verdict,
         now: Timestamp,
-    ) -> Result<Option<Settled>, StoreError>;
+    ) -> Result<Option<Settled>, StoreError> {
+        let command = SettleCommand { attempt, verdict: verdict.clone(), now };
+        the_only("reservation.settle", self.settle_all(&[command]).await?)
+    }
 
-    /// Gives the seats of a held reservation back.
+    /// Gives the seats of held reservations back; answers in the order of the commands.
     ///
     /// # Errors
-    /// [`StoreError`] if the store failed.
+    /// [`StoreError`] if the store failed; then none of the commands had an effect, unless it is a timeout.
+    async fn release_all(&self, commands: &[ReleaseCommand]) -> Result<Vec<ReleaseOutcome>, StoreError>;
+
+    /// Gives the seats of one held reservation back.
+    ///
+    /// # Errors
+    /// As [`release_all`](Self::release_all).
     async fn release(
         &self,
         reservation: ReservationId,
         account: AccountId,
         now: Timestamp,
-    ) -> Result<ReleaseOutcome, StoreError>;
+    ) -> Result<ReleaseOutcome, StoreError> {
+        let command = ReleaseCommand { reservation, account, now };
+        the_only("reservation.release", self.release_all(&[command]).await?)
+    }
 
     /// Writes down that holds have lapsed, and frees the seats they still own: the oldest `limit` of them, at most
     /// 1,000. Answers how many reservations expired.

@@ -4,46 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use sea_orm::prelude::Uuid;
 use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter};
-use usher_kernel::{
-    AccountId, Claim, Fingerprint, IdempotencyKey, Money, PerformanceId, SeatId, StoreError, Timestamp,
-};
+use usher_kernel::{AccountId, Claim, Fingerprint, IdempotencyKey, Money, PerformanceId, SeatId, Timestamp};
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{HoldCommand, HoldOutcome};
 use usher_reservation::{Reservation, ReservedSeat, State};
 
 use super::rows;
 use super::seats::{self, Change, SeatHolding, SeatState};
-use crate::Database;
 use crate::database::ROWS_PER_STATEMENT;
 use crate::entities::{ended_passes, reservations};
-use crate::error::{CorruptRow, Failure, convert};
+use crate::error::{CorruptRow, Failure};
 use crate::idempotency::{self, Found, Operation};
-
-const OPERATION: &str = "reservation.hold";
-/// How often a batch is tried as a whole, before its commands go one by one.
-const TOGETHER_MAX: u32 = 2;
-
-pub(super) async fn hold(database: &Database, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, StoreError> {
-    if let [_] | [] = commands {
-        return database.write(OPERATION, |tx| async move { hold_all(&tx, commands).await }).await;
-    }
-    let together = database.try_write(OPERATION, TOGETHER_MAX, |tx| async move { hold_all(&tx, commands).await });
-    match together.await? {
-        Ok(outcomes) => return Ok(outcomes),
-        Err(failure) if failure.is_transient() => {}
-        Err(failure) => return Err(convert(OPERATION, failure)),
-    }
-    let mut outcomes = Vec::with_capacity(commands.len());
-    for command in commands.chunks(1) {
-        match database.write(OPERATION, |tx| async move { hold_all(&tx, command).await }).await {
-            Ok(one) => outcomes.extend(one),
-            Err(error) if outcomes.is_empty() => return Err(error),
-            // The ones before it had their effect, so the caller must not believe that none had.
-            Err(error) => return Err(StoreError::Timeout { operation: OPERATION, source: Box::new(error) }),
-        }
-    }
-    Ok(outcomes)
-}
 
 /// What was made under a claim, if it was a hold.
 pub(super) async fn find(
@@ -62,7 +33,7 @@ pub(super) async fn find(
     }
 }
 
-async fn hold_all(tx: &DatabaseTransaction, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, Failure> {
+pub(super) async fn hold_all(tx: &DatabaseTransaction, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, Failure> {
     let mut desk = Desk::open(tx, commands).await?;
     let outcomes = commands.iter().map(|command| desk.judge(command)).collect::<Result<_, _>>()?;
     desk.close(tx).await?;

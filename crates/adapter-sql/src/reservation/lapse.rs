@@ -1,39 +1,48 @@
 //! How a hold ends without a sale: its buyer gives it back, or its time runs out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-
 use sea_orm::prelude::Uuid;
 use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
-use usher_kernel::{AccountId, PerformanceId, ReservationId, SeatId, StoreError, Timestamp};
-use usher_reservation::ports::ReleaseOutcome;
+use usher_kernel::{ReservationId, StoreError, Timestamp};
+use usher_reservation::ports::{ReleaseCommand, ReleaseOutcome};
 use usher_reservation::{Reservation, State};
 
+use super::locked::Locked;
 use super::rows;
-use super::seats::{self, SeatHolding};
+use super::seats::SeatHolding;
 use crate::Database;
 use crate::entities::reservations;
-use crate::error::{CorruptRow, Failure};
+use crate::error::Failure;
 
-pub(super) async fn release(
+pub(super) async fn release_all(
     tx: &DatabaseTransaction,
-    reservation: ReservationId,
-    account: AccountId,
-    now: Timestamp,
-) -> Result<ReleaseOutcome, Failure> {
-    let Some(held) = rows::lock(tx, reservation).await?.filter(|reservation| reservation.account == account) else {
-        return Ok(ReleaseOutcome::NotFound);
-    };
+    commands: &[ReleaseCommand],
+) -> Result<Vec<ReleaseOutcome>, Failure> {
+    let ids = commands.iter().map(|command| command.reservation).collect();
+    let mut locked = Locked::open(tx, &ids).await?;
+    let outcomes = commands.iter().map(|command| release(&mut locked, command)).collect();
+    locked.write(tx).await?;
+    Ok(outcomes)
+}
+
+fn release(locked: &mut Locked, command: &ReleaseCommand) -> ReleaseOutcome {
+    let own = locked.get(command.reservation).filter(|reservation| reservation.account == command.account);
+    let Some(held) = own else { return ReleaseOutcome::NotFound };
     if held.state == State::Released {
-        return Ok(ReleaseOutcome::AlreadyReleased);
+        return ReleaseOutcome::AlreadyReleased;
     }
-    let read = held.version;
-    let released = match held.release(now) {
-        Ok(released) => released,
-        Err(refusal) => return Ok(ReleaseOutcome::Refused(refusal)),
-    };
-    rows::update(tx, &released, read).await?;
-    free(tx, std::slice::from_ref(&released), now).await?;
-    Ok(ReleaseOutcome::Released(released))
+    match held.clone().release(command.now) {
+        Ok(released) => {
+            free(locked, released.clone(), command.now);
+            ReleaseOutcome::Released(released)
+        }
+        Err(refusal) => ReleaseOutcome::Refused(refusal),
+    }
+}
+
+/// A reservation has ended: the seats that are still its own are anybody's.
+fn free(locked: &mut Locked, ended: Reservation, now: Timestamp) {
+    locked.change_seats(&ended, |state| state.is_held_by(ended.id), SeatHolding::Nobody, now);
+    locked.put(ended);
 }
 
 const EXPIRE: &str = "reservation.expire_lapsed";
@@ -52,7 +61,7 @@ pub(super) async fn expire(database: &Database, now: Timestamp, limit: u32) -> R
     Ok(n_expired)
 }
 
-async fn lapsed(db: &impl ConnectionTrait, now: Timestamp, limit: u32) -> Result<Vec<Uuid>, Failure> {
+async fn lapsed(db: &impl ConnectionTrait, now: Timestamp, limit: u32) -> Result<Vec<ReservationId>, Failure> {
     use reservations::Column;
     let lapsed = reservations::Entity::find()
         .select_only()
@@ -61,50 +70,18 @@ async fn lapsed(db: &impl ConnectionTrait, now: Timestamp, limit: u32) -> Result
         .filter(Column::HeldUntil.lte(now.unix_ms()))
         .order_by_asc(Column::HeldUntil)
         .limit(u64::from(limit));
-    Ok(lapsed.into_tuple().all(db).await?)
+    let lapsed: Vec<Uuid> = lapsed.into_tuple().all(db).await?;
+    Ok(lapsed.into_iter().map(ReservationId::from_uuid).collect())
 }
 
-async fn expire_all(tx: &DatabaseTransaction, ids: &[Uuid], now: Timestamp) -> Result<u32, Failure> {
-    use reservations::Column;
+async fn expire_all(tx: &DatabaseTransaction, ids: &[ReservationId], now: Timestamp) -> Result<u32, Failure> {
+    let mut locked = Locked::open(tx, &ids.iter().copied().collect()).await?;
     // Some may have been paid, released or expired since they were found.
-    let still_held = reservations::Entity::find()
-        .filter(Column::Id.is_in(ids.iter().copied()))
-        .filter(Column::State.eq(rows::HELD))
-        .filter(Column::HeldUntil.lte(now.unix_ms()))
-        .order_by_asc(Column::Id)
-        .lock_exclusive();
-    let mut expired = Vec::with_capacity(ids.len());
-    for held in rows::load(tx, &still_held.all(tx).await?).await? {
-        let (id, read) = (held.id, held.version);
-        let one = held.expire(now).map_err(|_| CorruptRow::new("reservations", "state", id))?;
-        rows::update(tx, &one, read).await?;
-        expired.push(one);
+    let expired: Vec<_> = locked.iter().filter_map(|held| held.clone().expire(now).ok()).collect();
+    let n_expired = u32::try_from(expired.len()).map_err(|_| Failure::Overdue)?;
+    for reservation in expired {
+        free(&mut locked, reservation, now);
     }
-    free(tx, &expired, now).await?;
-    u32::try_from(expired.len()).map_err(|_| Failure::Overdue)
-}
-
-/// Frees the seats that are still these reservations' own.
-async fn free(tx: &DatabaseTransaction, ended: &[Reservation], now: Timestamp) -> Result<(), Failure> {
-    let mut names: BTreeMap<PerformanceId, BTreeSet<&SeatId>> = BTreeMap::new();
-    let mut owners: HashMap<(PerformanceId, &SeatId), BTreeSet<ReservationId>> = HashMap::new();
-    for reservation in ended {
-        for reserved in &reservation.seats {
-            names.entry(reservation.performance).or_default().insert(&reserved.seat);
-            owners.entry((reservation.performance, &reserved.seat)).or_default().insert(reservation.id);
-        }
-    }
-    let mut changes = Vec::new();
-    for (performance, names) in names {
-        let names: Vec<_> = names.into_iter().collect();
-        for mut state in seats::lock(tx, performance, &names).await? {
-            let is_own = owners
-                .get(&(performance, &state.seat))
-                .is_some_and(|owners| owners.iter().any(|owner| state.is_held_by(*owner)));
-            if is_own {
-                changes.push(state.change(SeatHolding::Nobody, now));
-            }
-        }
-    }
-    seats::write(tx, &changes).await
+    locked.write(tx).await?;
+    Ok(n_expired)
 }

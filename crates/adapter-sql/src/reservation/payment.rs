@@ -1,20 +1,26 @@
 //! Paying: an attempt begins, ends once, and leaves either sold seats, or a hold, or a refund.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use sea_orm::prelude::{Expr, Uuid};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect,
+    ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait,
+    IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
 };
-use usher_kernel::{AttemptId, ReservationId, TicketId, Timestamp};
+use usher_kernel::{AccountId, AttemptId, ReservationId, TicketId, Timestamp};
 use usher_reservation::model::TransitionError;
-use usher_reservation::ports::{PayCommand, PayOutcome, RefundDue, Settled, Unsettled, Verdict};
+use usher_reservation::ports::{PayCommand, PayOutcome, RefundDue, SettleCommand, Settled, Unsettled, Verdict};
 use usher_reservation::{Payment, Reservation, State, Ticket};
 
+use super::locked::Locked;
 use super::rows;
-use super::seats::{self, SeatHolding, SeatState};
+use super::seats::SeatHolding;
+use crate::database::ROWS_PER_STATEMENT;
+use crate::each::{ROWS_PER_UPDATE, each};
 use crate::entities::{ended_passes, payment_attempts, refunds, reservations, sold};
 use crate::error::{CorruptRow, Failure};
-use crate::idempotency::{self, Found, Operation};
+use crate::idempotency::{self, Claims, KeyMismatch, Operation};
 use crate::row::Row;
 
 /// It is under way.
@@ -31,77 +37,252 @@ pub(super) const REFUNDED: &str = "refunded";
 /// The most rows of a list for the sweepers.
 const LIST_MAX: u32 = 1_000;
 
-pub(super) async fn begin(tx: &DatabaseTransaction, command: &PayCommand) -> Result<PayOutcome, Failure> {
-    let PayCommand { reservation, account, attempt, now, resolve_at, claim } = command;
-    let locked = rows::lock(tx, *reservation).await?;
-    match idempotency::find(tx, claim, Operation::Confirm, *now).await? {
-        Found::Nothing => {}
-        Found::Mismatch => return Ok(PayOutcome::KeyMismatch),
-        Found::Made(before) => return replay(tx, AttemptId::from_uuid(before), *now).await,
-    }
-    let Some(held) = locked.filter(|reservation| reservation.account == *account) else {
-        return Ok(PayOutcome::NotFound);
-    };
-    let read = held.version;
-    let paying = match held.begin_payment(Payment { attempt: *attempt, resolve_at: *resolve_at }, *now) {
+pub(super) async fn begin_all(tx: &DatabaseTransaction, commands: &[PayCommand]) -> Result<Vec<PayOutcome>, Failure> {
+    let ids = commands.iter().map(|command| command.reservation).collect();
+    let mut locked = Locked::open(tx, &ids).await?;
+    let mut claims = find_claims(tx, commands).await?;
+    let mut begun = Vec::new();
+    let outcomes: Vec<_> = commands
+        .iter()
+        .map(|command| match claims.get(&command.claim) {
+            Some(Ok(before)) => before.clone(),
+            Some(Err(KeyMismatch)) => PayOutcome::KeyMismatch,
+            None => {
+                let outcome = begin(&mut locked, command);
+                if let PayOutcome::Begun(paying) = &outcome {
+                    begun.push(pending(command, paying));
+                    let twin = PayOutcome::InFlight { reservation: paying.clone() };
+                    claims.keep(&command.claim, command.attempt.uuid(), command.now, twin);
+                }
+                outcome
+            }
+        })
+        .collect();
+    claims.write(tx).await?;
+    insert_all(tx, begun).await?;
+    locked.write(tx).await?;
+    Ok(outcomes)
+}
+
+fn begin(locked: &mut Locked, command: &PayCommand) -> PayOutcome {
+    let own = locked.get(command.reservation).filter(|reservation| reservation.account == command.account);
+    let Some(held) = own else { return PayOutcome::NotFound };
+    let payment = Payment { attempt: command.attempt, resolve_at: command.resolve_at };
+    let paying = match held.clone().begin_payment(payment, command.now) {
         Ok(paying) => paying,
-        Err(refusal) => return Ok(PayOutcome::Refused(refusal)),
+        Err(refusal) => return PayOutcome::Refused(refusal),
     };
-    let states = seats::lock_of(tx, &paying).await?;
-    if !states.iter().all(|state| state.is_held_by(paying.id)) {
-        return Ok(PayOutcome::Refused(TransitionError::HoldExpired));
+    if !locked.all_seats(&paying, |state| state.is_held_by(paying.id)) {
+        return PayOutcome::Refused(TransitionError::HoldExpired);
     }
-    idempotency::keep(tx, claim, Operation::Confirm, attempt.uuid(), *now).await?;
-    let row = payment_attempts::ActiveModel {
-        id: Set(attempt.uuid()),
+    locked.hold_until(&paying, command.now);
+    locked.put(paying.clone());
+    PayOutcome::Begun(paying)
+}
+
+fn pending(command: &PayCommand, paying: &Reservation) -> payment_attempts::ActiveModel {
+    payment_attempts::ActiveModel {
+        id: Set(command.attempt.uuid()),
         reservation_id: Set(paying.id.uuid()),
         amount: Set(paying.total.amount()),
         currency: Set(paying.total.currency().to_string()),
         state: Set(PENDING.to_owned()),
         ordinal: Set(None),
-        created_at: Set(now.unix_ms()),
+        created_at: Set(command.now.unix_ms()),
         ended_at: Set(None),
-    };
-    payment_attempts::Entity::insert(row).exec_without_returning(tx).await?;
-    rows::update(tx, &paying, read).await?;
-    hold_until(tx, &paying, states, *now).await?;
-    Ok(PayOutcome::Begun(paying))
-}
-
-/// What became of an attempt that began under the same claim.
-async fn replay(tx: &DatabaseTransaction, attempt: AttemptId, now: Timestamp) -> Result<PayOutcome, Failure> {
-    let lost = || CorruptRow::new("idempotency_keys", "subject_id", attempt);
-    let row = find_attempt(tx, attempt).await?.ok_or_else(lost)?;
-    let reservation = rows::find_all(tx, [row.reservation_id]).await?.pop().ok_or_else(lost)?;
-    if row.state == PENDING {
-        return Ok(PayOutcome::InFlight { reservation });
     }
-    Ok(PayOutcome::Replayed(ended(&row, reservation.at(now))?))
 }
 
-pub(super) async fn settle(
+/// What became of the attempts that began under the commands' claims.
+async fn find_claims<'a>(
     tx: &DatabaseTransaction,
-    attempt: AttemptId,
-    verdict: &Verdict,
-    now: Timestamp,
-) -> Result<Option<Settled>, Failure> {
-    let Some(row) = find_attempt(tx, attempt).await? else { return Ok(None) };
-    let lost = || CorruptRow::new("payment_attempts", "reservation_id", attempt);
-    let reservation = rows::lock(tx, ReservationId::from_uuid(row.reservation_id)).await?.ok_or_else(lost)?;
-    // Read again: whoever had the lock before may have ended it.
-    let row = find_attempt(tx, attempt).await?.ok_or_else(lost)?;
-    let settled = match (row.state.as_str(), verdict) {
-        (PENDING, Verdict::Captured(tickets)) => capture(tx, &row, reservation, tickets, now).await?,
-        (PENDING, Verdict::Declined) => decline(tx, &row, reservation, now).await?,
-        (PENDING, Verdict::Unheard) => give_up(tx, &row, reservation, now).await?,
-        // The money came after all. What the attempt was for has gone on without it.
-        (DECLINED | UNHEARD, Verdict::Captured(_)) => {
-            refund(tx, &row, now).await?;
-            Settled::Refunded
+    commands: &'a [PayCommand],
+) -> Result<Claims<'a, PayOutcome>, Failure> {
+    let claims: Vec<_> = commands.iter().map(|command| (&command.claim, command.now)).collect();
+    let found = idempotency::find_all(tx, Operation::Confirm, &claims).await?;
+    let subjects: BTreeSet<_> = found.iter().filter_map(|found| found.made()).collect();
+    let attempts = find_attempts(tx, subjects).await?;
+    let ids: BTreeSet<_> = attempts.values().map(|row| row.reservation_id).collect();
+    let reservations = if ids.is_empty() { Vec::new() } else { rows::find_all(tx, ids).await? };
+    let reservations: HashMap<_, _> = reservations.into_iter().map(|made| (made.id.uuid(), made)).collect();
+    let now = commands.iter().map(|command| command.now).max().unwrap_or(Timestamp::EPOCH);
+    let replay = |attempt| {
+        let row = attempts.get(&attempt);
+        let reservation = row.and_then(|row| reservations.get(&row.reservation_id)).cloned();
+        let lost = || CorruptRow::new("idempotency_keys", "subject_id", attempt);
+        let (row, reservation) = row.zip(reservation).ok_or_else(lost)?;
+        if row.state == PENDING {
+            return Ok(PayOutcome::InFlight { reservation });
         }
-        _ => ended(&row, reservation.at(now))?,
+        Ok(PayOutcome::Replayed(ended(row, reservation.at(now))?))
     };
-    Ok(Some(settled))
+    Claims::new(Operation::Confirm, claims.iter().map(|(claim, _)| *claim).zip(found), replay)
+}
+
+pub(super) async fn settle_all(
+    tx: &DatabaseTransaction,
+    commands: &[SettleCommand],
+) -> Result<Vec<Option<Settled>>, Failure> {
+    let ids: BTreeSet<_> = commands.iter().map(|command| command.attempt.uuid()).collect();
+    // Which reservation an attempt is for never changes.
+    let attempts = find_attempts(tx, ids.clone()).await?;
+    let paid_for = attempts.values().map(|row| ReservationId::from_uuid(row.reservation_id)).collect();
+    let locked = Locked::open(tx, &paid_for).await?;
+    // Read again: whoever had the locks before may have ended some.
+    let attempts = find_attempts(tx, ids).await?;
+    let mut till = Till { attempts, locked, ends: HashMap::new(), entries: Entries::default() };
+    let outcomes = commands.iter().map(|command| till.settle(command)).collect::<Result<_, _>>()?;
+    till.close(tx).await?;
+    Ok(outcomes)
+}
+
+/// Where attempts end. What each leaves is written for all of them at once.
+struct Till {
+    attempts: HashMap<Uuid, payment_attempts::Model>,
+    locked: Locked,
+    ends: HashMap<Uuid, End>,
+    entries: Entries,
+}
+
+/// An attempt ended.
+struct End {
+    attempt: Uuid,
+    before: String,
+    after: &'static str,
+    ordinal: Option<i32>,
+    at: Timestamp,
+}
+
+/// What is written down when attempts end.
+#[derive(Default)]
+struct Entries {
+    sold: Vec<sold::ActiveModel>,
+    ended_passes: Vec<ended_passes::ActiveModel>,
+    refunds: Vec<refunds::ActiveModel>,
+    /// Whose claims are free again, by their attempts.
+    forgotten: Vec<(AccountId, Uuid)>,
+}
+
+impl Till {
+    fn settle(&mut self, command: &SettleCommand) -> Result<Option<Settled>, CorruptRow> {
+        let SettleCommand { attempt, verdict, now } = command;
+        let Some(row) = self.attempts.get(&attempt.uuid()).cloned() else { return Ok(None) };
+        let reservation = self.locked.get(ReservationId::from_uuid(row.reservation_id)).cloned();
+        let lost = || CorruptRow::new("payment_attempts", "reservation_id", attempt);
+        let reservation = reservation.ok_or_else(lost)?;
+        let settled = match (row.state.as_str(), verdict) {
+            (PENDING, Verdict::Captured(tickets)) => self.capture(&row, reservation, tickets, *now)?,
+            (PENDING, Verdict::Declined) => {
+                let held = reservation.decline(*attempt).map_err(|_| not_paying(*attempt))?;
+                let (ordinal, reservation) = (held.declined, held.id);
+                self.back_to_hold(held, *now);
+                self.end(&row, DECLINED, Some(ordinal), *now)?;
+                Settled::Declined { ordinal, reservation }
+            }
+            (PENDING, Verdict::Unheard) => {
+                let held = reservation.give_up_payment(*attempt).map_err(|_| not_paying(*attempt))?;
+                self.entries.forgotten.push((held.account, row.id));
+                self.back_to_hold(held, *now);
+                self.end(&row, UNHEARD, None, *now)?;
+                Settled::GivenUp
+            }
+            // The money came after all. What the attempt was for has gone on without it.
+            (DECLINED | UNHEARD, Verdict::Captured(_)) => self.refund(&row, *now)?,
+            _ => ended(&row, reservation.at(*now))?,
+        };
+        Ok(Some(settled))
+    }
+
+    fn capture(
+        &mut self,
+        row: &payment_attempts::Model,
+        reservation: Reservation,
+        tickets: &[(TicketId, String)],
+        now: Timestamp,
+    ) -> Result<Settled, CorruptRow> {
+        let attempt = AttemptId::from_uuid(row.id);
+        let id = reservation.id;
+        if !self.locked.all_seats(&reservation, |state| state.is_held_by(id) || state.is_free(now)) {
+            let held = reservation.give_up_payment(attempt).map_err(|_| not_paying(attempt))?;
+            self.back_to_hold(held, now);
+            return self.refund(row, now);
+        }
+        if tickets.len() != reservation.seats.len() {
+            return Err(CorruptRow::new("sold", "ticket_id", id));
+        }
+        let tickets = reservation.seats.iter().zip(tickets);
+        let tickets: Vec<_> =
+            tickets.map(|(seat, (id, code))| Ticket { id: *id, seat: seat.seat.clone(), code: code.clone() }).collect();
+        self.entries.sold.extend(tickets.iter().map(|ticket| sold::ActiveModel {
+            performance_id: Set(reservation.performance.uuid()),
+            seat: Set(ticket.seat.to_string()),
+            reservation_id: Set(id.uuid()),
+            ticket_id: Set(ticket.id.uuid()),
+            code: Set(ticket.code.clone()),
+            sold_at: Set(now.unix_ms()),
+        }));
+        self.entries.ended_passes.push(ended_passes::ActiveModel {
+            performance_id: Set(reservation.performance.uuid()),
+            number: Set(rows::pass_number(&reservation)?),
+            ended_at: Set(now.unix_ms()),
+        });
+        let confirmed = reservation.confirm(attempt, tickets, now).map_err(|_| not_paying(attempt))?;
+        self.locked.change_seats(&confirmed, |_| true, SeatHolding::Sold(id), now);
+        self.locked.put(confirmed.clone());
+        self.end(row, CAPTURED, None, now)?;
+        Ok(Settled::Confirmed(confirmed))
+    }
+
+    /// A hold goes on as before its payment.
+    fn back_to_hold(&mut self, held: Reservation, now: Timestamp) {
+        self.locked.hold_until(&held, now);
+        self.locked.put(held);
+    }
+
+    /// The money goes back. One row per attempt: its primary key sees to it.
+    fn refund(&mut self, row: &payment_attempts::Model, now: Timestamp) -> Result<Settled, CorruptRow> {
+        self.entries.refunds.push(refunds::ActiveModel {
+            attempt_id: Set(row.id),
+            amount: Set(row.amount),
+            currency: Set(row.currency.clone()),
+            due_at: Set(now.unix_ms()),
+            sent_at: Set(None),
+        });
+        self.end(row, REFUNDED, None, now)?;
+        Ok(Settled::Refunded)
+    }
+
+    fn end(
+        &mut self,
+        row: &payment_attempts::Model,
+        after: &'static str,
+        ordinal: Option<u32>,
+        at: Timestamp,
+    ) -> Result<(), CorruptRow> {
+        let corrupt = |_| CorruptRow::new("payment_attempts", "ordinal", row.id);
+        let ordinal = ordinal.map(i32::try_from).transpose().map_err(corrupt)?;
+        // One that ends and is refunded in one batch is written once, over what was read.
+        let before = self.ends.remove(&row.id).map_or_else(|| row.state.clone(), |earlier| earlier.before);
+        self.ends.insert(row.id, End { attempt: row.id, before, after, ordinal, at });
+        if let Some(row) = self.attempts.get_mut(&row.id) {
+            after.clone_into(&mut row.state);
+            row.ordinal = ordinal;
+        }
+        Ok(())
+    }
+
+    async fn close(self, tx: &DatabaseTransaction) -> Result<(), Failure> {
+        let Self { attempts: _, locked, ends, entries } = self;
+        let Entries { sold, ended_passes, refunds, forgotten } = entries;
+        locked.write(tx).await?;
+        insert_all(tx, sold).await?;
+        end_passes(tx, ended_passes).await?;
+        insert_all(tx, refunds).await?;
+        for (account, attempt) in forgotten {
+            idempotency::forget(tx, account, Operation::Confirm, attempt).await?;
+        }
+        end_all(tx, ends.into_values()).await
+    }
 }
 
 /// How an attempt ended.
@@ -120,164 +301,72 @@ fn ended(row: &payment_attempts::Model, reservation: Reservation) -> Result<Sett
     }
 }
 
-async fn capture(
-    tx: &DatabaseTransaction,
-    row: &payment_attempts::Model,
-    reservation: Reservation,
-    tickets: &[(TicketId, String)],
-    now: Timestamp,
-) -> Result<Settled, Failure> {
-    let attempt = AttemptId::from_uuid(row.id);
-    let read = reservation.version;
-    let states = seats::lock_of(tx, &reservation).await?;
-    let are_ours = states.iter().all(|state| state.is_held_by(reservation.id) || state.is_free(now));
-    if !are_ours {
-        let held = reservation.give_up_payment(attempt).map_err(|_| not_paying(attempt))?;
-        rows::update(tx, &held, read).await?;
-        hold_until(tx, &held, states, now).await?;
-        refund(tx, row, now).await?;
-        return Ok(Settled::Refunded);
-    }
-    if tickets.len() != reservation.seats.len() {
-        return Err(CorruptRow::new("sold", "ticket_id", reservation.id).into());
-    }
-    let tickets = reservation.seats.iter().zip(tickets);
-    let tickets: Vec<_> =
-        tickets.map(|(seat, (id, code))| Ticket { id: *id, seat: seat.seat.clone(), code: code.clone() }).collect();
-    let confirmed = reservation.confirm(attempt, tickets.clone(), now).map_err(|_| not_paying(attempt))?;
-    rows::update(tx, &confirmed, read).await?;
-    let sales = states.into_iter().map(|mut state| state.change(SeatHolding::Sold(confirmed.id), now));
-    seats::write(tx, &sales.collect::<Vec<_>>()).await?;
-    let tickets = tickets.into_iter().map(|ticket| sold::ActiveModel {
-        performance_id: Set(confirmed.performance.uuid()),
-        seat: Set(ticket.seat.to_string()),
-        reservation_id: Set(confirmed.id.uuid()),
-        ticket_id: Set(ticket.id.uuid()),
-        code: Set(ticket.code),
-        sold_at: Set(now.unix_ms()),
-    });
-    sold::Entity::insert_many(tickets).exec_without_returning(tx).await?;
-    end_pass(tx, &confirmed, now).await?;
-    end_attempt(tx, row, CAPTURED, None, now).await?;
-    Ok(Settled::Confirmed(confirmed))
-}
-
-async fn decline(
-    tx: &DatabaseTransaction,
-    row: &payment_attempts::Model,
-    reservation: Reservation,
-    now: Timestamp,
-) -> Result<Settled, Failure> {
-    let attempt = AttemptId::from_uuid(row.id);
-    let read = reservation.version;
-    let held = reservation.decline(attempt).map_err(|_| not_paying(attempt))?;
-    back_to_hold(tx, &held, read, now).await?;
-    end_attempt(tx, row, DECLINED, Some(held.declined), now).await?;
-    Ok(Settled::Declined { ordinal: held.declined, reservation: held.id })
-}
-
-async fn give_up(
-    tx: &DatabaseTransaction,
-    row: &payment_attempts::Model,
-    reservation: Reservation,
-    now: Timestamp,
-) -> Result<Settled, Failure> {
-    let attempt = AttemptId::from_uuid(row.id);
-    let read = reservation.version;
-    let held = reservation.give_up_payment(attempt).map_err(|_| not_paying(attempt))?;
-    back_to_hold(tx, &held, read, now).await?;
-    idempotency::forget(tx, held.account, Operation::Confirm, row.id).await?;
-    end_attempt(tx, row, UNHEARD, None, now).await?;
-    Ok(Settled::GivenUp)
-}
-
-/// Writes down that a hold goes on as before its payment.
-async fn back_to_hold(tx: &DatabaseTransaction, held: &Reservation, read: u32, now: Timestamp) -> Result<(), Failure> {
-    rows::update(tx, held, read).await?;
-    let states = seats::lock_of(tx, held).await?;
-    hold_until(tx, held, states, now).await
-}
-
 fn not_paying(attempt: AttemptId) -> CorruptRow {
     CorruptRow::new("payment_attempts", "state", attempt)
 }
 
-/// Brings the seats that are still the reservation's own to its time.
-async fn hold_until(
-    tx: &DatabaseTransaction,
-    reservation: &Reservation,
-    states: Vec<SeatState>,
-    now: Timestamp,
-) -> Result<(), Failure> {
-    let to = SeatHolding::Held(reservation.id, reservation.held_until);
-    let differs = |state: &SeatState| state.held_until != Some(reservation.held_until);
-    let own = states.into_iter().filter(|state| state.is_held_by(reservation.id) && differs(state));
-    let changes: Vec<_> = own.map(|mut state| state.change(to, now)).collect();
-    seats::write(tx, &changes).await
-}
-
-/// The pass is used up; it may have been left before.
-async fn end_pass(tx: &DatabaseTransaction, confirmed: &Reservation, now: Timestamp) -> Result<(), Failure> {
-    let key = [ended_passes::Column::PerformanceId, ended_passes::Column::Number];
-    let row = ended_passes::ActiveModel {
-        performance_id: Set(confirmed.performance.uuid()),
-        number: Set(rows::pass_number(confirmed)?),
-        ended_at: Set(now.unix_ms()),
-    };
-    let insert = ended_passes::Entity::insert_many([row]);
-    let insert = insert.on_conflict(OnConflict::columns(key).do_nothing_on(key).to_owned());
-    insert.exec_without_returning(tx).await?;
+async fn insert_all<A>(tx: &DatabaseTransaction, rows: Vec<A>) -> Result<(), Failure>
+where
+    A: ActiveModelTrait + Send + Sync,
+    <A::Entity as EntityTrait>::Model: IntoActiveModel<A>,
+{
+    for some in rows.chunks(ROWS_PER_STATEMENT) {
+        A::Entity::insert_many(some.to_vec()).exec_without_returning(tx).await?;
+    }
     Ok(())
 }
 
-/// One row per attempt: its primary key sees to it.
-async fn refund(tx: &DatabaseTransaction, row: &payment_attempts::Model, now: Timestamp) -> Result<(), Failure> {
-    let refund = refunds::ActiveModel {
-        attempt_id: Set(row.id),
-        amount: Set(row.amount),
-        currency: Set(row.currency.clone()),
-        due_at: Set(now.unix_ms()),
-        sent_at: Set(None),
-    };
-    refunds::Entity::insert(refund).exec_without_returning(tx).await?;
-    end_attempt(tx, row, REFUNDED, None, now).await
-}
-
-async fn end_attempt(
-    tx: &DatabaseTransaction,
-    row: &payment_attempts::Model,
-    state: &str,
-    ordinal: Option<u32>,
-    now: Timestamp,
-) -> Result<(), Failure> {
-    let corrupt = |_| CorruptRow::new("payment_attempts", "ordinal", row.id);
-    let end = payment_attempts::ActiveModel {
-        state: Set(state.to_owned()),
-        ordinal: Set(ordinal.map(i32::try_from).transpose().map_err(corrupt)?),
-        ended_at: Set(Some(now.unix_ms())),
-        ..payment_attempts::ActiveModel::default()
-    };
-    let update = payment_attempts::Entity::update_many()
-        .set(end)
-        .filter(payment_attempts::Column::Id.eq(row.id))
-        .filter(payment_attempts::Column::State.eq(row.state.as_str()));
-    if update.exec(tx).await?.rows_affected == 1 {
-        Ok(())
-    } else {
-        Err(Failure::Conflict { table: "payment_attempts" })
+/// The passes are used up; some may have been left before.
+async fn end_passes(tx: &DatabaseTransaction, rows: Vec<ended_passes::ActiveModel>) -> Result<(), Failure> {
+    let key = [ended_passes::Column::PerformanceId, ended_passes::Column::Number];
+    for some in rows.chunks(ROWS_PER_STATEMENT) {
+        let insert = ended_passes::Entity::insert_many(some.to_vec());
+        let insert = insert.on_conflict(OnConflict::columns(key).do_nothing_on(key).to_owned());
+        insert.exec_without_returning(tx).await?;
     }
+    Ok(())
 }
 
-async fn find_attempt(
+/// Writes down how attempts ended, each if it is as it was read.
+async fn end_all(tx: &DatabaseTransaction, ends: impl Iterator<Item = End> + Send) -> Result<(), Failure> {
+    use payment_attempts::Column;
+    let mut groups: BTreeMap<_, Vec<End>> = BTreeMap::new();
+    for end in ends {
+        groups.entry((end.before.clone(), end.after, end.ordinal)).or_default().push(end);
+    }
+    for ((before, after, ordinal), group) in groups {
+        let id = (Column::Id, |end: &End| end.attempt.into());
+        for some in group.chunks(ROWS_PER_UPDATE) {
+            let update = payment_attempts::Entity::update_many()
+                .col_expr(Column::State, Expr::value(after))
+                .col_expr(Column::Ordinal, Expr::value(ordinal))
+                .col_expr(Column::EndedAt, each(some, id, |end| end.at.unix_ms().into()))
+                .filter(Column::Id.is_in(some.iter().map(|end| end.attempt)))
+                .filter(Column::State.eq(before.as_str()));
+            if update.exec(tx).await?.rows_affected != some.len() as u64 {
+                return Err(Failure::Conflict { table: "payment_attempts" });
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn find_attempts(
     db: &impl ConnectionTrait,
-    attempt: AttemptId,
-) -> Result<Option<payment_attempts::Model>, Failure> {
-    Ok(payment_attempts::Entity::find_by_id(attempt.uuid()).one(db).await?)
+    ids: BTreeSet<Uuid>,
+) -> Result<HashMap<Uuid, payment_attempts::Model>, Failure> {
+    let (ids, mut found) = (Vec::from_iter(ids), HashMap::new());
+    for some in ids.chunks(ROWS_PER_STATEMENT) {
+        let rows =
+            payment_attempts::Entity::find().filter(payment_attempts::Column::Id.is_in(some.iter().copied())).all(db);
+        found.extend(rows.await?.into_iter().map(|row| (row.id, row)));
+    }
+    Ok(found)
 }
 
 pub(super) async fn resolve_early(tx: &DatabaseTransaction, attempt: AttemptId, now: Timestamp) -> Result<(), Failure> {
     use reservations::Column;
-    let Some(row) = find_attempt(tx, attempt).await? else { return Ok(()) };
+    let Some(row) = payment_attempts::Entity::find_by_id(attempt.uuid()).one(tx).await? else { return Ok(()) };
     let early = reservations::ActiveModel { resolve_at: Set(Some(now.unix_ms())), ..Default::default() };
     let update = reservations::Entity::update_many()
         .set(early)

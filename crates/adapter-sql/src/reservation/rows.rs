@@ -1,18 +1,18 @@
 //! Reservations as rows, and back.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use sea_orm::prelude::Uuid;
+use sea_orm::prelude::{Expr, Uuid};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect,
 };
 use usher_kernel::{AccountId, AttemptId, PerformanceId, ReservationId, SeatId, TicketId, Timestamp};
 use usher_reservation::model::PassNumber;
 use usher_reservation::{Payment, Reservation, ReservedSeat, State, Ticket};
 
 use crate::database::{ROWS_PER_STATEMENT, has_one_writer};
+use crate::each::{ROWS_PER_UPDATE, each};
 use crate::entities::{buyers, reservation_seats, reservations, sold};
 use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
@@ -41,17 +41,6 @@ pub(super) async fn lock_buyers(
     let on_conflict = OnConflict::columns(key).do_nothing_on(key).to_owned();
     buyers::Entity::insert_many(rows).on_conflict(on_conflict).exec_without_returning(tx).await?;
     Ok(())
-}
-
-/// Reads a reservation in order to change it: its buyer is locked first, then its own row.
-pub(super) async fn lock(tx: &DatabaseTransaction, id: ReservationId) -> Result<Option<Reservation>, Failure> {
-    if !has_one_writer(tx) {
-        let Some(model) = reservations::Entity::find_by_id(id.uuid()).one(tx).await? else { return Ok(None) };
-        let buyer = (PerformanceId::from_uuid(model.performance_id), AccountId::from_uuid(model.account_id));
-        lock_buyers(tx, &BTreeSet::from([buyer])).await?;
-    }
-    let model = reservations::Entity::find_by_id(id.uuid()).lock_exclusive().one(tx).await?;
-    Ok(load(tx, model.as_slice()).await?.pop())
 }
 
 /// Reads reservations by their ids; in no order.
@@ -150,6 +139,7 @@ fn reservation(
 /// Stores new reservations with their seats.
 pub(super) async fn insert(tx: &DatabaseTransaction, new: &[Reservation]) -> Result<(), Failure> {
     let rows = new.iter().map(|reservation| {
+        let row = Changeable::of(reservation)?;
         Ok(reservations::ActiveModel {
             id: Set(reservation.id.uuid()),
             performance_id: Set(reservation.performance.uuid()),
@@ -160,7 +150,13 @@ pub(super) async fn insert(tx: &DatabaseTransaction, new: &[Reservation]) -> Res
             currency: Set(reservation.total.currency().to_string()),
             created_at: Set(reservation.created_at.unix_ms()),
             held_until_original: Set(reservation.held_until_original.unix_ms()),
-            ..changeable(reservation)?
+            held_until: Set(row.held_until),
+            declined: Set(row.declined),
+            version: Set(row.version),
+            state: Set(row.state.to_owned()),
+            attempt_id: Set(row.attempt_id),
+            resolve_at: Set(row.resolve_at),
+            confirmed_at: Set(row.confirmed_at),
         })
     });
     let rows: Vec<_> = rows.collect::<Result<_, CorruptRow>>()?;
@@ -184,13 +180,35 @@ pub(super) async fn insert(tx: &DatabaseTransaction, new: &[Reservation]) -> Res
     Ok(())
 }
 
-/// Stores a reservation that changed, if its row still has the version that the change was decided on.
-pub(super) async fn update(tx: &DatabaseTransaction, changed: &Reservation, read: u32) -> Result<(), Failure> {
-    let update = reservations::Entity::update_many()
-        .set(changeable(changed)?)
-        .filter(reservations::Column::Id.eq(changed.id.uuid()))
-        .filter(reservations::Column::Version.eq(i64::from(read)));
-    if update.exec(tx).await?.rows_affected == 1 { Ok(()) } else { Err(Failure::Conflict { table: "reservations" }) }
+/// Stores reservations that changed, each if its row still has the version that it was read with.
+pub(super) async fn update(tx: &DatabaseTransaction, changed: &[(Reservation, u32)]) -> Result<(), Failure> {
+    use reservations::Column;
+    // Those that go to one state from one version share a statement: mostly, that is all of them.
+    let mut groups: BTreeMap<_, Vec<(Uuid, Changeable)>> = BTreeMap::new();
+    for (reservation, read) in changed {
+        let row = Changeable::of(reservation)?;
+        let group = groups.entry((row.state, *read, row.version, row.declined)).or_default();
+        group.push((reservation.id.uuid(), row));
+    }
+    for ((state, read, version, declined), group) in groups {
+        let id = (Column::Id, |(id, _): &(Uuid, Changeable)| (*id).into());
+        for some in group.chunks(ROWS_PER_UPDATE) {
+            let update = reservations::Entity::update_many()
+                .col_expr(Column::State, Expr::value(state))
+                .col_expr(Column::Version, Expr::value(version))
+                .col_expr(Column::Declined, Expr::value(declined))
+                .col_expr(Column::HeldUntil, each(some, id, |(_, row)| row.held_until.into()))
+                .col_expr(Column::AttemptId, each(some, id, |(_, row)| row.attempt_id.into()))
+                .col_expr(Column::ResolveAt, each(some, id, |(_, row)| row.resolve_at.into()))
+                .col_expr(Column::ConfirmedAt, each(some, id, |(_, row)| row.confirmed_at.into()))
+                .filter(Column::Id.is_in(some.iter().map(|(id, _)| *id)))
+                .filter(Column::Version.eq(i64::from(read)));
+            if update.exec(tx).await?.rows_affected != some.len() as u64 {
+                return Err(Failure::Conflict { table: "reservations" });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The pass of a reservation, as a column.
@@ -198,25 +216,36 @@ pub(super) fn pass_number(reservation: &Reservation) -> Result<i64, CorruptRow> 
     i64::try_from(reservation.pass.0).map_err(|_| CorruptRow::new("reservations", "pass_number", reservation.id))
 }
 
-/// What changes of a reservation in the course of its life.
-fn changeable(reservation: &Reservation) -> Result<reservations::ActiveModel, CorruptRow> {
-    let (state, attempt, resolve_at, confirmed_at) = match &reservation.state {
-        State::Held => (HELD, None, None, None),
-        State::Paying(payment) => (PAYING, Some(payment.attempt), Some(payment.resolve_at), None),
-        State::Confirmed { attempt, at, tickets: _ } => (CONFIRMED, Some(*attempt), None, Some(*at)),
-        State::Released => (RELEASED, None, None, None),
-        State::Expired => (EXPIRED, None, None, None),
-    };
-    Ok(reservations::ActiveModel {
-        held_until: Set(reservation.held_until.unix_ms()),
-        declined: Set(small("declined", reservation, reservation.declined)?),
-        version: Set(i64::from(reservation.version)),
-        state: Set(state.to_owned()),
-        attempt_id: Set(attempt.map(AttemptId::uuid)),
-        resolve_at: Set(resolve_at.map(Timestamp::unix_ms)),
-        confirmed_at: Set(confirmed_at.map(Timestamp::unix_ms)),
-        ..reservations::ActiveModel::default()
-    })
+/// What changes of a reservation in the course of its life, as columns.
+struct Changeable {
+    held_until: i64,
+    declined: i32,
+    version: i64,
+    state: &'static str,
+    attempt_id: Option<Uuid>,
+    resolve_at: Option<i64>,
+    confirmed_at: Option<i64>,
+}
+
+impl Changeable {
+    fn of(reservation: &Reservation) -> Result<Self, CorruptRow> {
+        let (state, attempt, resolve_at, confirmed_at) = match &reservation.state {
+            State::Held => (HELD, None, None, None),
+            State::Paying(payment) => (PAYING, Some(payment.attempt), Some(payment.resolve_at), None),
+            State::Confirmed { attempt, at, tickets: _ } => (CONFIRMED, Some(*attempt), None, Some(*at)),
+            State::Released => (RELEASED, None, None, None),
+            State::Expired => (EXPIRED, None, None, None),
+        };
+        Ok(Self {
+            held_until: reservation.held_until.unix_ms(),
+            declined: small("declined", reservation, reservation.declined)?,
+            version: i64::from(reservation.version),
+            state,
+            attempt_id: attempt.map(AttemptId::uuid),
+            resolve_at: resolve_at.map(Timestamp::unix_ms),
+            confirmed_at: confirmed_at.map(Timestamp::unix_ms),
+        })
+    }
 }
 
 fn small<N>(column: &'static str, reservation: &Reservation, number: N) -> Result<i32, CorruptRow>

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::sea_query::{CaseStatement, Value};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, DatabaseTransaction, DerivePartialModel, EntityTrait, ExprTrait, QueryFilter,
-    QueryOrder, QuerySelect,
+    ActiveValue::Set, ColumnTrait, DatabaseTransaction, DerivePartialModel, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect,
 };
 use sea_orm::{prelude::Expr, prelude::Uuid};
 use usher_kernel::{Money, PerformanceId, ReservationId, SeatId, Timestamp};
-use usher_reservation::{Reservation, SeatStatus};
+use usher_reservation::SeatStatus;
 
 use crate::database::ROWS_PER_STATEMENT;
+use crate::each::{ROWS_PER_UPDATE, each};
 use crate::entities::{seat_events, seats};
 use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
@@ -107,13 +107,6 @@ pub(super) async fn lock(
     Ok(states)
 }
 
-/// Reads and locks the seats of one reservation.
-pub(super) async fn lock_of(tx: &DatabaseTransaction, reservation: &Reservation) -> Result<Vec<SeatState>, Failure> {
-    let mut names: Vec<_> = reservation.seats.iter().map(|reserved| &reserved.seat).collect();
-    names.sort_unstable();
-    lock(tx, reservation.performance, &names).await
-}
-
 fn state(performance: PerformanceId, model: SeatRow) -> Result<SeatState, CorruptRow> {
     let key = format!("({performance}, {})", model.seat);
     let row = Row::new("seats", &key);
@@ -129,9 +122,6 @@ fn state(performance: PerformanceId, model: SeatRow) -> Result<SeatState, Corrup
     })
 }
 
-/// How many seats a statement changes at most: it names each up to three times.
-const CHANGES_PER_STATEMENT: usize = 100;
-
 /// Writes changes of seats, each if the seat still has the version it was read with, and an event for each.
 ///
 /// A seat that changes twice at once is refused as a conflict: the caller then changes them one after the other.
@@ -144,17 +134,18 @@ pub(super) async fn write(tx: &DatabaseTransaction, changes: &[Change]) -> Resul
     }
     for ((performance, _, version), mut group) in groups {
         group.sort_unstable_by(|one, other| one.after.seat.cmp(&other.after.seat));
-        for some in group.chunks(CHANGES_PER_STATEMENT) {
+        let seat = (seats::Column::Seat, |change: &&Change| change.after.seat.as_str().into());
+        for some in group.chunks(ROWS_PER_UPDATE) {
             let update = seats::Entity::update_many()
                 .col_expr(seats::Column::Status, Expr::value(some[0].after.status.as_str()))
                 .col_expr(seats::Column::Version, Expr::value(i64::from(version)))
                 .col_expr(
                     seats::Column::ReservationId,
-                    per_seat(some, |state| state.owner.map(ReservationId::uuid).into()),
+                    each(some, seat, |change| change.after.owner.map(ReservationId::uuid).into()),
                 )
                 .col_expr(
                     seats::Column::HeldUntil,
-                    per_seat(some, |state| state.held_until.map(Timestamp::unix_ms).into()),
+                    each(some, seat, |change| change.after.held_until.map(Timestamp::unix_ms).into()),
                 )
                 .filter(seats::Column::PerformanceId.eq(performance.uuid()))
                 .filter(seats::Column::Seat.is_in(some.iter().map(|change| change.after.seat.as_str())))
@@ -180,16 +171,4 @@ pub(super) async fn write(tx: &DatabaseTransaction, changes: &[Change]) -> Resul
         seat_events::Entity::insert_many(some.to_vec()).exec_without_returning(tx).await?;
     }
     Ok(())
-}
-
-/// The value of a column: one for all, or one for each.
-fn per_seat(changes: &[&Change], value: impl Fn(&SeatState) -> Value) -> Expr {
-    let first = value(&changes[0].after);
-    if changes.iter().all(|change| value(&change.after) == first) {
-        return Expr::value(first);
-    }
-    let cases = changes.iter().fold(CaseStatement::new(), |cases, change| {
-        cases.case(Expr::col(seats::Column::Seat).eq(change.after.seat.as_str()), Expr::value(value(&change.after)))
-    });
-    cases.into()
 }
