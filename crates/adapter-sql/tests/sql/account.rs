@@ -1,6 +1,4 @@
-//! The contract of [`AccountRepository`] on SQLite.
-
-#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+//! The contract of [`AccountRepository`].
 
 use std::sync::Arc;
 
@@ -8,20 +6,16 @@ use usher_account::AccountRepository;
 use usher_adapter_sql::SqlAccountRepository;
 use usher_contract_tests::account_repository::Fixture;
 
-mod sqlite_file;
+use crate::backend::{Backend, On, on_every_database};
 
-use sqlite_file::SqliteFile;
-
-struct Sqlite(SqliteFile);
-
-impl Fixture for Sqlite {
+impl<B: Backend> Fixture for On<B> {
     async fn fresh() -> Self {
-        Self(SqliteFile::fresh().await)
+        Self::new().await
     }
 
     fn repository(&self) -> Arc<dyn AccountRepository> {
-        Arc::new(SqlAccountRepository::new(self.0.database.clone()))
+        Arc::new(SqlAccountRepository::new(self.database.clone()))
     }
 }
 
-usher_contract_tests::account_repository_contract!(Sqlite);
+on_every_database!(account_repository_contract!);

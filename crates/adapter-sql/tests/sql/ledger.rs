@@ -1,6 +1,4 @@
-//! The contract of [`LineLedger`] on SQLite.
-
-#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+//! The contract of [`LineLedger`].
 
 use std::sync::Arc;
 
@@ -8,20 +6,16 @@ use usher_adapter_sql::SqlLineLedger;
 use usher_contract_tests::line_ledger::Fixture;
 use usher_queue::ports::LineLedger;
 
-mod sqlite_file;
+use crate::backend::{Backend, On, on_every_database};
 
-use sqlite_file::SqliteFile;
-
-struct Sqlite(SqliteFile);
-
-impl Fixture for Sqlite {
+impl<B: Backend> Fixture for On<B> {
     async fn fresh() -> Self {
-        Self(SqliteFile::fresh().await)
+        Self::new().await
     }
 
     fn ledger(&self) -> Arc<dyn LineLedger> {
-        Arc::new(SqlLineLedger::new(self.0.database.clone()))
+        Arc::new(SqlLineLedger::new(self.database.clone()))
     }
 }
 
-usher_contract_tests::line_ledger_contract!(Sqlite);
+on_every_database!(line_ledger_contract!);

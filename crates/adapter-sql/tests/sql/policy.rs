@@ -1,6 +1,4 @@
-//! The contract of [`PolicyRepository`] on SQLite.
-
-#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+//! The contract of [`PolicyRepository`].
 
 use std::sync::Arc;
 
@@ -8,20 +6,16 @@ use usher_adapter_sql::SqlPolicyRepository;
 use usher_contract_tests::policy_repository::Fixture;
 use usher_queue::ports::PolicyRepository;
 
-mod sqlite_file;
+use crate::backend::{Backend, On, on_every_database};
 
-use sqlite_file::SqliteFile;
-
-struct Sqlite(SqliteFile);
-
-impl Fixture for Sqlite {
+impl<B: Backend> Fixture for On<B> {
     async fn fresh() -> Self {
-        Self(SqliteFile::fresh().await)
+        Self::new().await
     }
 
     fn repository(&self) -> Arc<dyn PolicyRepository> {
-        Arc::new(SqlPolicyRepository::new(self.0.database.clone()))
+        Arc::new(SqlPolicyRepository::new(self.database.clone()))
     }
 }
 
-usher_contract_tests::policy_repository_contract!(Sqlite);
+on_every_database!(policy_repository_contract!);
