@@ -7,5 +7,6 @@ mod backend;
 mod catalogue;
 mod gateway;
 mod ledger;
+mod opening;
 mod policy;
 mod reservation;
