@@ -7,6 +7,9 @@ MAKEFLAGS += --no-builtin-rules
 # `make tools` puts them there; what is installed elsewhere serves as well.
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
+# One server for the tests of all processes; each would start its own otherwise.
+WITH_MYSQL := $${CARGO_TARGET_DIR:-target}/debug/with-mysql
+
 # For `make loadtest`: 200,000 people are more than k6 can send in 50 s on two cores.
 URL ?= http://127.0.0.1:8080
 PEOPLE ?= 200000
@@ -43,23 +46,51 @@ redis:
 	@server=$$(command -v redis-server valkey-server | head -n 1); \
 	    echo "redis: $${USHER_TEST_REDIS_URL:+the server at USHER_TEST_REDIS_URL, and }$$("$$server" --version | cut -d ' ' -f 1-3)"
 
+# The suites of the durable ports run on USHER_TEST_MYSQL_URL, or on servers from USHER_TEST_MYSQL_IMAGE, or of what is
+# installed; the tests that crash a server always start their own. The package is without a service: nothing but tests
+# starts it.
+.PHONY: mysql
+mysql: export PATH := $(PATH):/usr/sbin
+mysql:
+	@if [ -z "$${USHER_TEST_MYSQL_IMAGE:-}" ] && ! command -v mariadbd mysqld >/dev/null; then \
+	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	        echo "installing mariadb-server-core: the tests need it, or MySQL, and neither is there"; \
+	        apt-get update -qq; \
+	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mariadb-server-core mariadb-client-core >/dev/null; \
+	    else \
+	        echo "the tests need mariadbd or mysqld on PATH: install one of them (Debian: mariadb-server-core" \
+	            "mariadb-client-core), or set USHER_TEST_MYSQL_IMAGE" >&2; \
+	        exit 1; \
+	    fi; \
+	fi
+	@echo "mysql: $${USHER_TEST_MYSQL_URL:+the server at USHER_TEST_MYSQL_URL, and }$$( \
+	    if [ -n "$${USHER_TEST_MYSQL_IMAGE:-}" ]; then echo "the image $$USHER_TEST_MYSQL_IMAGE"; \
+	    else "$$(command -v mariadbd mysqld | head -n 1)" --version; fi)"
+
 .PHONY: test
-test: redis ## Run all tests: models, port contracts, HTTP, doc tests
-	@echo "backends: $$(grep -rhoE '_contract!\([A-Za-z ]+\)' crates/*/tests | sed -E 's/.*[( ](.*)\)/\1/' | sort -u | paste -sd ' ')"
+test: redis mysql ## Run all tests: models, port contracts, HTTP, doc tests
+	@echo "backends: $$(grep -rhoE 'contract!\([A-Za-z <>]+\)' crates/*/tests | sed -E 's/.*[(< ]([A-Za-z]+)>?\)/\1/' | sort -u | paste -sd ' ')"
 	cargo test --locked --workspace --doc --quiet
+	cargo build --locked --workspace --quiet --bin with-mysql
 	@if cargo nextest --version >/dev/null 2>&1; then \
-	    cargo nextest run --locked --workspace; \
+	    $(WITH_MYSQL) cargo nextest run --locked --workspace; \
 	else \
-	    cargo test --locked --workspace --lib --bins --tests; \
+	    $(WITH_MYSQL) cargo test --locked --workspace --lib --bins --tests; \
 	fi
 
 # Images that are on the machine are used as they are, others are pulled.
 REDIS_IMAGES ?= redis:7 redis:8 valkey/valkey:9
+MYSQL_IMAGES ?= mysql:9 mariadb:10.11
 .PHONY: images
-images: ## Run the tests of the line's store on Redis 7, Redis 8 and Valkey 9 (needs Docker)
+images: ## Run the stores' tests on Redis 7 and 8, Valkey 9, MySQL 9 and MariaDB 10.11 (needs Docker)
 	@for image in $(REDIS_IMAGES); do \
 	    echo "== $$image: $$(docker run --rm "$$image" --version | cut -d ' ' -f 1-3)"; \
 	    USHER_TEST_REDIS_IMAGE=$$image cargo test --locked --quiet --package usher-adapter-redis --test redis; \
+	done
+	@for image in $(MYSQL_IMAGES); do \
+	    echo "== $$image: $$(docker run --rm --entrypoint sh "$$image" -c '$$(command -v mariadbd || command -v mysqld) --version')"; \
+	    USHER_TEST_MYSQL_URL= USHER_TEST_MYSQL_IMAGE=$$image \
+	        cargo test --locked --quiet --package usher-adapter-sql --package usher-migrations --test sql --test migrations mysql; \
 	done
 
 .PHONY: check

@@ -25,6 +25,9 @@ use crate::row::Row;
 /// How many seats are written by one statement: far fewer values than SQLite binds (32,766).
 const SEATS_PER_STATEMENT: usize = 1_000;
 
+/// The version of a seat that nobody has held yet.
+const SEAT_VERSION_FIRST: u32 = 1;
+
 /// The catalogue in SQL.
 #[derive(Clone, Debug)]
 pub struct SqlCatalogueRepository {
@@ -149,6 +152,10 @@ impl CatalogueRepository for SqlCatalogueRepository {
     ) -> Result<ReplaceSeatsOutcome, StoreError> {
         use performances::{Column, Entity};
         let replace = |tx: Transaction| async move {
+            // The time was read before the transaction, so that the sale may have opened since then.
+            if has_been_held(&*tx, performance).await? {
+                return Ok(ReplaceSeatsOutcome::Locked);
+            }
             // This also locks the row: whoever replaces the seats at the same time waits here.
             let counted = Entity::update_many()
                 .col_expr(Column::MapVersion, Expr::col(Column::MapVersion).add(1))
@@ -162,8 +169,13 @@ impl CatalogueRepository for SqlCatalogueRepository {
             if counted.rows_affected == 0 {
                 return Ok(ReplaceSeatsOutcome::Locked);
             }
+            // Who holds a seat at this moment is waited for, and the seat is left. Whoever comes later waits for us.
             let of_performance = seats::Column::PerformanceId.eq(performance.uuid());
-            seats::Entity::delete_many().filter(of_performance).exec(&*tx).await?;
+            let untouched = seats::Column::Version.eq(i64::from(SEAT_VERSION_FIRST));
+            seats::Entity::delete_many().filter(of_performance.and(untouched)).exec(&*tx).await?;
+            if has_been_held(&*tx, performance).await? {
+                return Err(Failure::Conflict { table: "seats" });
+            }
             for (n, some) in map.seats().chunks(SEATS_PER_STATEMENT).enumerate() {
                 let rows =
                     (n * SEATS_PER_STATEMENT..).zip(some).map(|(index, plan)| seat_row(performance, index, plan));
@@ -202,6 +214,18 @@ async fn find_concert(db: &impl ConnectionTrait, id: ConcertId) -> Result<Option
 async fn find_performance(db: &impl ConnectionTrait, id: PerformanceId) -> Result<Option<Performance>, Failure> {
     let row = performances::Entity::find_by_id(id.uuid()).one(db).await?;
     Ok(row.as_ref().map(performance).transpose()?)
+}
+
+/// Whether anybody ever held a seat of the present map. A sale that began is not replaced, whatever the clock says.
+async fn has_been_held(db: &impl ConnectionTrait, performance: PerformanceId) -> Result<bool, Failure> {
+    let held = seats::Entity::find()
+        .select_only()
+        .column(seats::Column::Version)
+        .filter(seats::Column::PerformanceId.eq(performance.uuid()))
+        .filter(seats::Column::Version.ne(i64::from(SEAT_VERSION_FIRST)))
+        .limit(1)
+        .into_tuple::<i64>();
+    Ok(held.one(db).await?.is_some())
 }
 
 fn concert(stored: concerts::Model) -> Result<Concert, CorruptRow> {
@@ -286,6 +310,6 @@ fn seat_row(performance: PerformanceId, index: usize, plan: &SeatPlan) -> Result
         status: SeatStatus::Available.as_str().to_owned(),
         reservation_id: None,
         held_until: None,
-        version: 1,
+        version: SEAT_VERSION_FIRST.into(),
     })
 }

@@ -25,12 +25,25 @@ pub struct Settings {
     pub url: String,
     /// The most connections; SQLite has one more, for writing.
     pub max_connections: u32,
+    /// How long a call waits for one of them, on MySQL, before it is refused. SQLite's only writer is waited for longer.
+    pub acquire_timeout: Duration,
+}
+
+impl Settings {
+    /// Settings with the least wait: a database that is away refuses soon.
+    #[must_use]
+    pub fn new(url: impl Into<String>, max_connections: u32) -> Self {
+        Self { url: url.into(), max_connections, acquire_timeout: Duration::from_secs(1) }
+    }
 }
 
 // The URL may hold a password.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings").field("max_connections", &self.max_connections).finish_non_exhaustive()
+        f.debug_struct("Settings")
+            .field("max_connections", &self.max_connections)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -228,7 +241,7 @@ async fn open_mysql(settings: &Settings) -> Result<Database, DbErr> {
     let mut options = ConnectOptions::new(&settings.url);
     options
         .max_connections(settings.max_connections)
-        .acquire_timeout(Duration::from_secs(1))
+        .acquire_timeout(settings.acquire_timeout)
         .test_before_acquire_if_idle_for(Duration::from_secs(5))
         .sqlx_logging(false)
         .map_sqlx_mysql_pool_opts(|pool| {
@@ -268,7 +281,7 @@ mod tests {
     async fn with_a_table() -> (tempfile::TempDir, Database) {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("usher.db").display());
-        let database = Database::open(&Settings { url, max_connections: 2 }).await.unwrap();
+        let database = Database::open(&Settings::new(url, 2)).await.unwrap();
         database.writer().execute_unprepared("CREATE TABLE notes (id INTEGER PRIMARY KEY)").await.unwrap();
         (folder, database)
     }
@@ -407,7 +420,7 @@ mod tests {
     #[tokio::test]
     async fn a_database_in_memory_is_refused() {
         for url in ["sqlite::memory:", "sqlite://usher?mode=memory"] {
-            let opened = Database::open(&Settings { url: url.into(), max_connections: 2 }).await;
+            let opened = Database::open(&Settings::new(url, 2)).await;
 
             assert!(matches!(opened, Err(StoreError::Corrupt { operation: "database.open", .. })), "{url}");
         }
@@ -415,7 +428,7 @@ mod tests {
 
     #[test]
     fn a_password_in_the_url_is_not_printed() {
-        let settings = Settings { url: "mysql://usher:secret@db/usher".into(), max_connections: 2 };
+        let settings = Settings::new("mysql://usher:secret@db/usher", 2);
 
         assert!(!format!("{settings:?}").contains("secret"));
     }

@@ -193,6 +193,8 @@ pub struct Store {
     pub url: Secret,
     /// Connections to it.
     pub max_connections: u32,
+    /// How long a call waits for one of them, in ms.
+    pub acquire_timeout_ms: u64,
     /// Whether holds that arrive together commit together.
     pub group_commit: bool,
 }
@@ -339,6 +341,8 @@ impl Settings {
         let is_known = url.starts_with("sqlite:") || url.starts_with("mysql://");
         require(is_known, "store.url", "must begin with sqlite:// or mysql://")?;
         require(self.store.max_connections > 0, "store.max_connections", "must be at least 1")?;
+        let wait_is_fine = (100..=60_000).contains(&self.store.acquire_timeout_ms);
+        require(wait_is_fine, "store.acquire_timeout_ms", "must be 100 to 60000")?;
         let ttl_is_fine = NewPerformance::HOLD_TTL_S.contains(&self.reservation.hold_ttl_s);
         require(ttl_is_fine, "reservation.hold_ttl_s", "must be 1 to 3600")?;
         let limit_is_fine = NewPerformance::SEATS_PER_BUYER.contains(&self.reservation.seats_per_buyer);
@@ -388,7 +392,11 @@ impl Settings {
     /// The database, and how much of it to use.
     #[must_use]
     pub fn database(&self) -> usher_adapter_sql::Settings {
-        usher_adapter_sql::Settings { url: self.store_url(), max_connections: self.store.max_connections }
+        usher_adapter_sql::Settings {
+            url: self.store_url(),
+            max_connections: self.store.max_connections,
+            acquire_timeout: Duration::from_millis(self.store.acquire_timeout_ms),
+        }
     }
 
     /// What the line's service is set to.
@@ -546,6 +554,7 @@ mod tests {
             ("USHER__LINE__CAPACITY", "many", "line.capacity"),
             ("USHER__STORE__URL", "postgres://x", "store.url"),
             ("USHER__STORE__GROUP_COMMIT", "perhaps", "store.group_commit"),
+            ("USHER__STORE__ACQUIRE_TIMEOUT_MS", "0", "store.acquire_timeout_ms"),
             ("USHER__RESERVATION__HOLD_TTL_S", "0", "reservation.hold_ttl_s"),
             ("USHER__AUTH__SECRET", "too short", "auth.secret"),
             ("USHER__AUTH__SECRET_PREVIOUS", "too short", "auth.secret_previous"),

@@ -18,7 +18,8 @@ fn failed(error: impl std::fmt::Display) -> SchemaError {
     SchemaError::Migration(error.to_string())
 }
 
-/// Brings an embedded database up to date; of a shared one, makes sure that it is.
+/// Brings an embedded database up to date; of a shared one, makes sure that it is. One that is ahead of this binary is up
+/// to date: migrations expand first, servers follow, and only then is anything taken away.
 ///
 /// # Errors
 /// See [`SchemaError`].
@@ -37,22 +38,20 @@ pub async fn require_up_to_date(database: &Database) -> Result<(), SchemaError> 
     }
 }
 
-/// The names of the migrations that were not applied, oldest first.
+/// The names of this binary's migrations that were not applied, oldest first.
 ///
 /// # Errors
 /// See [`SchemaError`].
 pub async fn pending(database: &Database) -> Result<Vec<String>, SchemaError> {
-    let pending = Migrator::get_pending_migrations(database.writer()).await.map_err(failed)?;
-    Ok(pending.iter().map(|migration| migration.name().to_owned()).collect())
+    Migrator::pending(database.writer()).await.map_err(failed)
 }
 
-/// The names of the migrations that were applied, oldest first.
+/// The names of the migrations that were applied, oldest first; those of a newer binary are among them.
 ///
 /// # Errors
 /// See [`SchemaError`].
 pub async fn applied(database: &Database) -> Result<Vec<String>, SchemaError> {
-    let applied = Migrator::get_applied_migrations(database.writer()).await.map_err(failed)?;
-    Ok(applied.iter().map(|migration| migration.name().to_owned()).collect())
+    Migrator::applied(database.writer()).await.map_err(failed)
 }
 
 /// Applies all pending migrations, and names them.
@@ -61,7 +60,10 @@ pub async fn applied(database: &Database) -> Result<Vec<String>, SchemaError> {
 /// See [`SchemaError`].
 pub async fn up(database: &Database) -> Result<Vec<String>, SchemaError> {
     let names = pending(database).await?;
-    Migrator::up(database.writer(), None).await.map_err(failed)?;
+    // A database that is ahead lacks nothing, and the migrator would not touch it.
+    if !names.is_empty() {
+        Migrator::up(database.writer(), None).await.map_err(failed)?;
+    }
     Ok(names)
 }
 

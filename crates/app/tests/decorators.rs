@@ -34,7 +34,7 @@ fn metrics() -> Arc<Metrics> {
 async fn database() -> (Database, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", folder.path().join("usher.db").display());
-    let database = Database::open(&Settings { url, max_connections: 4 }).await.unwrap();
+    let database = Database::open(&Settings::new(url, 4)).await.unwrap();
     schema::up(&database).await.unwrap();
     (database, folder)
 }

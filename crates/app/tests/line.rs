@@ -107,7 +107,7 @@ impl Machine {
     async fn new(capacity: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("usher.db").display());
-        let database = Database::open(&usher_adapter_sql::Settings { url, max_connections: 4 }).await.unwrap();
+        let database = Database::open(&usher_adapter_sql::Settings::new(url, 4)).await.unwrap();
         schema::up(&database).await.unwrap();
         Self { clock: Arc::new(ManualClock::new(OPENS_AT)), database, capacity, _folder: folder }
     }

@@ -57,7 +57,8 @@ pub enum ReplaceSeatsOutcome {
 ///    claim at once, exactly one adds, and the others are told what it added.
 /// 2. A claim with another fingerprint is a mismatch while the first is kept ([`Claim::KEPT_FOR`]).
 /// 3. Nothing is stored under a refusal; the claim neither.
-/// 4. `replace_seats` is all or nothing, refused from `sale.opens_at` on, and makes every seat available, at version 1.
+/// 4. `replace_seats` is all or nothing, and makes every seat available, at version 1. It is refused from `sale.opens_at`
+///    on, and once any seat was held: whoever holds one while it runs either keeps it or has held it of the new map.
 /// 5. Lists come in the order of ids, each thing once.
 /// 6. `performances_on_sale` names exactly those with `opens_at - lobby <= now < closes_at`.
 #[async_trait]

@@ -6,6 +6,7 @@ pub mod account_repository;
 pub mod catalogue_repository;
 pub mod line_ledger;
 pub mod line_store;
+pub mod mysql_server;
 pub mod policy_repository;
 pub mod race;
 pub mod redis_server;

@@ -57,7 +57,8 @@ const ARROWS: &[(Layer, Layer)] = &[
 ];
 
 /// Who may use whom in tests, besides.
-const TEST_ARROWS: &[(Layer, Layer)] = &[(Adapter, ContractTests), (Adapter, Migrations), (App, ContractTests)];
+const TEST_ARROWS: &[(Layer, Layer)] =
+    &[(Adapter, ContractTests), (Adapter, Migrations), (App, ContractTests), (Migrations, ContractTests)];
 
 /// All that these crates may use from outside. No serde and no runtime: rules are plain values.
 const PACKAGES: &[(&str, &[&str])] = &[

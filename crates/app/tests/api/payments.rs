@@ -377,7 +377,7 @@ impl Machine {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("usher.db").display());
-        let database = Database::open(&usher_adapter_sql::Settings { url, max_connections: 4 }).await.unwrap();
+        let database = Database::open(&usher_adapter_sql::Settings::new(url, 4)).await.unwrap();
         schema::up(&database).await.unwrap();
         let clock = Arc::new(ManualClock::new(now()));
         let as_clock = || Arc::clone(&clock) as Arc<dyn Clock>;

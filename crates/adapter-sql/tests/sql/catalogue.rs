@@ -1,6 +1,4 @@
-//! The contract of [`CatalogueRepository`] on SQLite.
-
-#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+//! The contract of [`CatalogueRepository`].
 
 use std::sync::Arc;
 
@@ -11,23 +9,19 @@ use usher_contract_tests::catalogue_repository::Fixture;
 use usher_kernel::PerformanceId;
 use usher_reservation::SeatStatus;
 
-mod sqlite_file;
+use crate::backend::{Backend, On, on_every_database};
 
-use sqlite_file::SqliteFile;
-
-struct Sqlite(SqliteFile);
-
-impl Fixture for Sqlite {
+impl<B: Backend> Fixture for On<B> {
     async fn fresh() -> Self {
-        Self(SqliteFile::fresh().await)
+        Self::new().await
     }
 
     fn repository(&self) -> Arc<dyn CatalogueRepository> {
-        Arc::new(SqlCatalogueRepository::new(self.0.database.clone()))
+        Arc::new(SqlCatalogueRepository::new(self.database.clone()))
     }
 
     async fn seats(&self, performance: PerformanceId) -> Vec<(SeatStatus, u32)> {
-        let db = self.0.database.writer();
+        let db = self.database.writer();
         let sql = "SELECT status, version FROM seats WHERE performance_id = ? ORDER BY seat_index";
         let select = Statement::from_sql_and_values(db.get_database_backend(), sql, [performance.uuid().into()]);
         let seat = |row: sea_orm::QueryResult| {
@@ -39,4 +33,4 @@ impl Fixture for Sqlite {
     }
 }
 
-usher_contract_tests::catalogue_repository_contract!(Sqlite);
+on_every_database!(catalogue_repository_contract!);

@@ -1,6 +1,4 @@
-//! The contract of [`ReservationRepository`] on SQLite, and what only a database can show.
-
-#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+//! The contract of [`ReservationRepository`], and what only a database can show.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,39 +17,40 @@ use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationRepository, Settled, Verdict,
 };
 
-mod sqlite_file;
+use crate::backend::{Backend, On, Sqlite, on_every_database};
 
-use sqlite_file::SqliteFile;
-
-struct Sqlite(SqliteFile);
-
-impl Fixture for Sqlite {
+impl<B: Backend> Fixture for On<B> {
     async fn fresh() -> Self {
-        Self(SqliteFile::fresh().await)
+        Self::new().await
     }
 
     fn repository(&self) -> Arc<dyn ReservationRepository> {
-        Arc::new(SqlReservationRepository::new(self.0.database.clone()))
+        Arc::new(SqlReservationRepository::new(self.database.clone()))
     }
 
     async fn seed(&self, performance: PerformanceId, map: &SeatMap) {
-        seed_through(&SqlCatalogueRepository::new(self.0.database.clone()), performance, map).await;
+        seed_through(&SqlCatalogueRepository::new(self.database.clone()), performance, map).await;
     }
 
     async fn leave(&self, performance: PerformanceId, pass: PassNumber, now: Timestamp) {
-        let ledger = SqlLineLedger::new(self.0.database.clone());
+        let ledger = SqlLineLedger::new(self.database.clone());
         ledger.end_pass(performance, PlaceNumber::new(pass.0), now).await.unwrap();
     }
 }
 
-usher_contract_tests::reservation_repository_contract!(Sqlite);
+on_every_database! {
+    reservation_repository_contract!
+    a_second_sale_of_a_seat_is_refused_by_the_database_itself
+    a_seat_that_was_freed_behind_the_services_back_is_not_sold_again
+    a_damaged_row_is_named_by_table_column_and_key
+}
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
 
 /// One performance with two seats, `A-1-1` and `A-1-2`.
-async fn two_seats() -> Sqlite {
-    let fixture = Sqlite::fresh().await;
+async fn two_seats<B: Backend>() -> On<B> {
+    let fixture = On::new().await;
     let price = Money::new(100, "KRW".parse().unwrap()).unwrap();
     let section = SectionPlan { name: "A".into(), rows: 1, seats_per_row: 2, grade: "R".into(), price };
     fixture.seed(PERFORMANCE, &SeatMap::from_sections(&[section]).unwrap()).await;
@@ -72,11 +71,11 @@ fn wish(n: u8, seat: &str) -> HoldCommand {
     }
 }
 
-async fn hold(fixture: &Sqlite, n: u8, seat: &str) -> Result<HoldOutcome, StoreError> {
+async fn hold(fixture: &On<impl Backend>, n: u8, seat: &str) -> Result<HoldOutcome, StoreError> {
     fixture.repository().hold(&[wish(n, seat)]).await.map(|mut outcomes| outcomes.remove(0))
 }
 
-async fn pay(fixture: &Sqlite, n: u8) -> Result<Option<Settled>, StoreError> {
+async fn pay(fixture: &On<impl Backend>, n: u8) -> Result<Option<Settled>, StoreError> {
     let attempt = AttemptId::from_bytes([n; 16]);
     let command = PayCommand {
         reservation: ReservationId::from_bytes([n; 16]),
@@ -96,15 +95,14 @@ fn claim(n: u8, key: &str) -> Claim {
     Claim { account: AccountId::from_bytes([n; 16]), key: key.parse().unwrap(), fingerprint: Fingerprint([n; 32]) }
 }
 
-async fn execute(fixture: &Sqlite, sql: &str) -> Result<u64, DbErr> {
-    let db = fixture.0.database.writer();
+async fn execute(fixture: &On<impl Backend>, sql: &str) -> Result<u64, DbErr> {
+    let db = fixture.database.writer();
     let statement = Statement::from_string(db.get_database_backend(), sql);
     Ok(db.execute_raw(statement).await?.rows_affected())
 }
 
-#[tokio::test]
-async fn a_second_sale_of_a_seat_is_refused_by_the_database_itself() {
-    let fixture = two_seats().await;
+async fn a_second_sale_of_a_seat_is_refused_by_the_database_itself<B: Backend>() {
+    let fixture = two_seats::<B>().await;
     assert!(matches!(hold(&fixture, 1, "A-1-1").await.unwrap(), HoldOutcome::Held(_)));
     assert!(matches!(pay(&fixture, 1).await.unwrap(), Some(Settled::Confirmed(_))));
 
@@ -115,9 +113,8 @@ async fn a_second_sale_of_a_seat_is_refused_by_the_database_itself() {
     assert!(matches!(refused.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))), "{refused}");
 }
 
-#[tokio::test]
-async fn a_seat_that_was_freed_behind_the_services_back_is_not_sold_again() {
-    let fixture = two_seats().await;
+async fn a_seat_that_was_freed_behind_the_services_back_is_not_sold_again<B: Backend>() {
+    let fixture = two_seats::<B>().await;
     assert!(matches!(hold(&fixture, 1, "A-1-1").await.unwrap(), HoldOutcome::Held(_)));
     assert!(matches!(pay(&fixture, 1).await.unwrap(), Some(Settled::Confirmed(_))));
     let freed = "UPDATE seats SET status = 'available', reservation_id = NULL WHERE seat = 'A-1-1'";
@@ -133,9 +130,8 @@ async fn a_seat_that_was_freed_behind_the_services_back_is_not_sold_again() {
     assert!(!usher_reservation::audit::check(&history).contradictions.is_empty(), "and the audit says so");
 }
 
-#[tokio::test]
-async fn a_damaged_row_is_named_by_table_column_and_key() {
-    let fixture = two_seats().await;
+async fn a_damaged_row_is_named_by_table_column_and_key<B: Backend>() {
+    let fixture = two_seats::<B>().await;
     assert_eq!(execute(&fixture, "UPDATE seats SET status = 'gone' WHERE seat = 'A-1-2'").await.unwrap(), 1);
 
     let error = hold(&fixture, 1, "A-1-2").await.unwrap_err();
@@ -147,7 +143,7 @@ async fn a_damaged_row_is_named_by_table_column_and_key() {
 }
 
 /// From now on, updates of this seat change nothing: as if another server were always first.
-async fn always_change_first(fixture: &Sqlite, seat: &str) {
+async fn always_change_first(fixture: &On<impl Backend>, seat: &str) {
     let trigger =
         format!("CREATE TRIGGER rival BEFORE UPDATE ON seats WHEN OLD.seat = '{seat}' BEGIN SELECT RAISE(IGNORE); END");
     execute(fixture, &trigger).await.unwrap();
@@ -155,7 +151,7 @@ async fn always_change_first(fixture: &Sqlite, seat: &str) {
 
 #[tokio::test]
 async fn a_hold_whose_seat_changes_under_it_is_rolled_back_whole() {
-    let fixture = two_seats().await;
+    let fixture = two_seats::<Sqlite>().await;
     always_change_first(&fixture, "A-1-2").await;
     let wish = HoldCommand { seats: vec!["A-1-1".parse().unwrap(), "A-1-2".parse().unwrap()], ..wish(1, "A-1-1") };
 
@@ -171,7 +167,7 @@ async fn a_hold_whose_seat_changes_under_it_is_rolled_back_whole() {
 
 #[tokio::test]
 async fn a_batch_that_keeps_losing_races_is_rolled_back_whole() {
-    let fixture = two_seats().await;
+    let fixture = two_seats::<Sqlite>().await;
     always_change_first(&fixture, "A-1-2").await;
 
     let error = fixture.repository().hold(&[wish(1, "A-1-1"), wish(2, "A-1-2")]).await.unwrap_err();
@@ -182,15 +178,15 @@ async fn a_batch_that_keeps_losing_races_is_rolled_back_whole() {
 
 #[tokio::test]
 async fn what_was_acknowledged_is_there_when_the_file_is_opened_again() {
-    let fixture = two_seats().await;
+    let fixture = two_seats::<Sqlite>().await;
     assert!(matches!(hold(&fixture, 1, "A-1-1").await.unwrap(), HoldOutcome::Held(_)));
     let Some(Settled::Confirmed(confirmed)) = pay(&fixture, 1).await.unwrap() else { panic!("it is confirmed") };
 
-    let db = fixture.0.database.writer();
+    let db = fixture.database.writer();
     let list = Statement::from_string(db.get_database_backend(), "PRAGMA database_list");
     let file: String = db.query_one_raw(list).await.unwrap().unwrap().try_get("", "file").unwrap();
-    fixture.0.database.close().await.unwrap();
-    let reopened = Database::open(&Settings { url: format!("sqlite://{file}"), max_connections: 1 }).await.unwrap();
+    fixture.database.close().await.unwrap();
+    let reopened = Database::open(&Settings::new(format!("sqlite://{file}"), 1)).await.unwrap();
 
     let repository = SqlReservationRepository::new(reopened);
     assert_eq!(repository.find(confirmed.id, confirmed.account, NOW).await.unwrap(), Some(confirmed));
