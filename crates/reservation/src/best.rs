@@ -15,6 +15,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use usher_kernel::{SeatId, Timestamp};
 
@@ -40,6 +41,8 @@ pub struct HallSeat {
 pub struct Hall {
     /// In the order of their seats' indices.
     runs: Vec<Run>,
+    /// The runs of each row, by what the names of its seats have in common: `SECTION-ROW`.
+    rows: HashMap<String, Range<usize>>,
     /// Their names, the most expensive first.
     grades: Vec<String>,
     n_seats: u32,
@@ -74,7 +77,7 @@ impl Hall {
     /// The hall with these seats, in index order: the row furthest to the front first, each row by its numbers.
     #[must_use]
     pub fn new(seats: impl IntoIterator<Item = HallSeat>) -> Self {
-        let mut hall = Self { runs: Vec::new(), grades: Vec::new(), n_seats: 0 };
+        let mut hall = Self { runs: Vec::new(), rows: HashMap::new(), grades: Vec::new(), n_seats: 0 };
         let mut prices: Vec<i64> = Vec::new();
         for seat in seats {
             let grade = hall.grade(&seat.grade).unwrap_or_else(|| {
@@ -114,6 +117,8 @@ impl Hall {
             }
         };
         let HallSeat { section, row, number, x, .. } = seat;
+        let n_runs = self.runs.len();
+        self.rows.entry(format!("{section}-{row}")).or_insert(n_runs..n_runs).end = n_runs + 1;
         self.runs.push(Run { section, row, grade, n_seats: 1, number, index, x, row_of_hall, row_index });
     }
 
@@ -135,6 +140,16 @@ impl Hall {
         let run = self.run(index)?;
         let number = u16::try_from(u32::from(run.number) + (index - run.index)).ok()?;
         SeatId::new(&run.section, run.row, number).ok()
+    }
+
+    /// The index of the seat with this name.
+    #[must_use]
+    pub fn index(&self, seat: &SeatId) -> Option<u32> {
+        let (row, number) = seat.as_str().rsplit_once('-')?;
+        let number: u32 = number.parse().ok()?;
+        let runs = &self.runs[self.rows.get(row)?.clone()];
+        let run = runs.iter().rfind(|run| u32::from(run.number) <= number)?;
+        Some(run.index + (number - u32::from(run.number))).filter(|index| *index < run.end())
     }
 
     /// The run that the seat with this index is in.
@@ -666,12 +681,18 @@ mod tests {
         }
 
         #[test]
-        fn a_hall_names_its_seats_by_their_indices(stage in some_stage()) {
+        fn a_hall_knows_its_seats_by_index_and_by_name(stage in some_stage()) {
             for (index, seat) in (0..).zip(&stage.seats) {
-                let name = SeatId::new(&seat.section, seat.row, seat.number).ok();
-                prop_assert_eq!(stage.hall.seat(index), name);
+                let name = SeatId::new(&seat.section, seat.row, seat.number).unwrap();
+                prop_assert_eq!(stage.hall.index(&name), Some(index));
+                prop_assert_eq!(stage.hall.seat(index), Some(name));
             }
             prop_assert_eq!(stage.hall.seat(u32::try_from(stage.seats.len()).unwrap()), None);
+            let names: Vec<_> = stage.seats.iter().map(|seat| (&*seat.section, seat.row, seat.number)).collect();
+            for (section, row, number) in (0..7).flat_map(|row| (1..11).map(move |number| ("A", row + 1, number))) {
+                let name = SeatId::new(section, row, number).unwrap();
+                prop_assert_eq!(stage.hall.index(&name).is_some(), names.contains(&(section, row, number)));
+            }
         }
     }
 }
