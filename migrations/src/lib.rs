@@ -6,6 +6,7 @@ use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, Sta
 pub use sea_orm_migration::{MigrationTrait, MigratorTrait};
 
 mod m0001_create_tables;
+mod m0002_index_free_seats;
 
 /// All migrations, in order.
 #[derive(Debug)]
@@ -14,7 +15,7 @@ pub struct Migrator;
 #[async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_create_tables::Migration)]
+        vec![Box::new(m0001_create_tables::Migration), Box::new(m0002_index_free_seats::Migration)]
     }
 }
 

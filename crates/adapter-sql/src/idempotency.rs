@@ -111,7 +111,7 @@ pub(crate) async fn keep(
 }
 
 /// Keeps claims that [`find`] found [`Found::Nothing`] of, each of another key.
-pub(crate) async fn keep_all(
+async fn keep_all(
     db: &impl ConnectionTrait,
     operation: Operation,
     claims: &[(&Claim, Uuid, Timestamp)],

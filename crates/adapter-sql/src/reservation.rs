@@ -1,8 +1,9 @@
 //! The [`ReservationRepository`] on SQL: each method is a unit of the database, all or nothing.
 //!
-//! Every unit takes its locks in one order: buyer, reservation, seats; then it writes what nobody waits for long: claims,
-//! sold, events. On SQLite there is nothing to lock: its writers run one after the other.
+//! Every unit takes its locks in one order: performance, buyer, reservation, seats; then it writes what nobody waits for
+//! long: claims, sold, events. On SQLite there is nothing to lock: its writers run one after the other.
 
+mod hall;
 mod hold;
 mod lapse;
 mod locked;
@@ -10,6 +11,8 @@ mod payment;
 mod reading;
 mod rows;
 mod seats;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use usher_kernel::{AccountId, AttemptId, Claim, PerformanceId, ReservationId, StoreError, Timestamp};
@@ -27,13 +30,14 @@ use crate::Database;
 #[derive(Clone, Debug)]
 pub struct SqlReservationRepository {
     database: Database,
+    halls: Arc<hall::Halls>,
 }
 
 impl SqlReservationRepository {
     /// The repository in this database.
     #[must_use]
-    pub const fn new(database: Database) -> Self {
-        Self { database }
+    pub fn new(database: Database) -> Self {
+        Self { database, halls: Arc::default() }
     }
 }
 
@@ -41,8 +45,8 @@ impl SqlReservationRepository {
 impl ReservationRepository for SqlReservationRepository {
     #[tracing::instrument(skip_all, name = "sql.reservation.hold", fields(n_commands = commands.len()))]
     async fn hold(&self, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, StoreError> {
-        let operation = "reservation.hold";
-        self.database.write(operation, |tx| async move { hold::hold_all(&tx, commands).await }).await
+        let (operation, halls) = ("reservation.hold", &self.halls);
+        self.database.write(operation, |tx| async move { hold::hold_all(&tx, halls, commands).await }).await
     }
 
     async fn find_hold(&self, claim: &Claim, now: Timestamp) -> Result<Option<HoldOutcome>, StoreError> {

@@ -118,9 +118,11 @@ impl Metrics {
                 HoldOutcome::Replayed(_) => "replayed",
                 HoldOutcome::KeyMismatch => "key_mismatch",
                 HoldOutcome::UnknownSeats(_) => "unknown_seats",
+                HoldOutcome::UnknownGrade => "unknown_grade",
                 HoldOutcome::PassUsed => "pass_used",
                 HoldOutcome::PassBusy => "pass_busy",
                 HoldOutcome::Taken(_) => "taken",
+                HoldOutcome::NotEnoughSeats => "not_enough_seats",
                 HoldOutcome::LimitReached => "limit_reached",
             };
             self.holds_total.with_label_values(&[outcome]).inc();

@@ -458,6 +458,7 @@ impl From<usher_reservation::Error> for Problem {
             Error::SaleNotOpen => Self::of(ProblemCode::SaleNotOpen),
             Error::SaleClosed => Self::of(ProblemCode::SaleClosed),
             Error::SeatTaken(conflicts) => Self { conflicts, ..Self::of(ProblemCode::SeatTaken) },
+            Error::NotEnoughSeats => Self::of(ProblemCode::NotEnoughSeats),
             Error::LimitReached { seat_limit } => Self::of(ProblemCode::LimitReached)
                 .because(format!("One buyer may have at most {seat_limit} seats of this performance.")),
             Error::HoldExpired => Self::of(ProblemCode::HoldExpired),

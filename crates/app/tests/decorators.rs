@@ -25,7 +25,7 @@ use usher_kernel::{AccountId, Claim, Fingerprint, Money, PerformanceId, Reservat
 use usher_queue::PlaceNumber;
 use usher_queue::ports::{LineLedger, LineStore};
 use usher_reservation::model::PassNumber;
-use usher_reservation::ports::{HoldCommand, HoldOutcome, ReservationRepository};
+use usher_reservation::ports::{HoldCommand, HoldOutcome, ReservationRepository, SeatWish};
 
 fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new().unwrap())
@@ -96,7 +96,7 @@ async fn a_hold_that_keeps_losing_races_does_not_fail_those_beside_it() {
             performance,
             account,
             pass: PassNumber(u64::from(n)),
-            seats: vec![format!("A-1-{n}").parse().unwrap()],
+            seats: SeatWish::Named(vec![format!("A-1-{n}").parse().unwrap()]),
             seat_limit: 4,
             now: Timestamp::EPOCH,
             held_until: Timestamp::from_unix_ms(300_000),

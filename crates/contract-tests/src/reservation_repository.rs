@@ -16,7 +16,7 @@ use usher_reservation::audit::{self, History};
 use usher_reservation::model::{PassNumber, TransitionError};
 use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationRepository,
-    SeatFilter, SettleCommand, Settled, Unsettled, Verdict,
+    SeatFilter, SeatWish, SettleCommand, Settled, Unsettled, Verdict,
 };
 use usher_reservation::{Reservation, SeatCounts, SeatStatus, State};
 
@@ -113,6 +113,15 @@ macro_rules! reservation_repository_contract {
             only_what_has_lapsed_expires_and_only_once
             a_second_release_reports_that_nothing_was_done
             what_belongs_to_another_account_is_not_found
+            the_best_seats_are_side_by_side_in_front_and_in_the_middle
+            the_best_seats_are_chosen_among_what_earlier_commands_left
+            a_group_that_finds_no_block_gets_pieces_and_is_refused_by_nothing_but_a_lack_of_seats
+            best_seats_of_lapsed_holds_are_taken_over_and_those_of_live_ones_are_not
+            a_refused_wish_for_best_seats_changes_nothing_and_keeps_no_claim
+            a_repeated_wish_for_best_seats_is_answered_with_the_same_seats
+            of_many_twins_that_want_the_best_seats_one_gets_them
+            a_rush_for_the_best_seats_sells_every_one_of_them
+            who_names_seats_and_who_wants_the_best_are_not_in_each_others_way
             reservations_come_in_pages_in_the_order_of_ids
             seats_are_listed_counted_and_drawn_as_they_are
         }
@@ -143,9 +152,13 @@ struct Stage<F> {
 impl<F: Fixture> Stage<F> {
     /// With the seats `A-1-1` to `A-1-n`.
     async fn with_seats(n: u16) -> Self {
+        Self::with_hall(&[section("A", n, "VIP", PRICE)]).await
+    }
+
+    async fn with_hall(sections: &[SectionPlan]) -> Self {
         let fixture = F::fresh().await;
         let performance = PerformanceId::from_bytes(id(1));
-        fixture.seed(performance, &SeatMap::from_sections(&[section("A", n, "VIP", PRICE)]).unwrap()).await;
+        fixture.seed(performance, &SeatMap::from_sections(sections).unwrap()).await;
         let repository = fixture.repository();
         Self { fixture, repository, performance }
     }
@@ -157,12 +170,17 @@ impl<F: Fixture> Stage<F> {
             performance: self.performance,
             account: account(n),
             pass: PassNumber(u64::from(n)),
-            seats: seats.iter().map(|name| seat(name)).collect(),
+            seats: named(seats),
             seat_limit: 4,
             now: NOW,
             held_until: NOW.plus(HOLD_TTL),
             claim: claim(n, "hold", n),
         }
+    }
+
+    /// The best seats, for buyer `n`.
+    fn best(&self, n: u32, count: u32, grade: Option<&str>) -> HoldCommand {
+        HoldCommand { seats: SeatWish::Best { count, grade: grade.map(str::to_owned) }, ..self.wish(n, &[]) }
     }
 
     /// What a buyer wants at a later time.
@@ -264,6 +282,10 @@ fn seat(name: &str) -> SeatId {
     name.parse().unwrap()
 }
 
+fn named(names: &[&str]) -> SeatWish<SeatId> {
+    SeatWish::Named(names.iter().map(|name| seat(name)).collect())
+}
+
 fn claim(account_n: u32, key: &str, body: u32) -> Claim {
     let mut fingerprint = [0; 32];
     fingerprint[..4].copy_from_slice(&body.to_be_bytes());
@@ -273,6 +295,10 @@ fn claim(account_n: u32, key: &str, body: u32) -> Claim {
 fn section(name: &str, n_seats: u16, grade: &str, price: i64) -> SectionPlan {
     let price = Money::new(price, "KRW".parse().unwrap()).unwrap();
     SectionPlan { name: name.into(), rows: 1, seats_per_row: n_seats, grade: grade.into(), price }
+}
+
+fn rows_of(name: &str, rows: u16, n_seats: u16, grade: &str, price: i64) -> SectionPlan {
+    SectionPlan { rows, ..section(name, n_seats, grade, price) }
 }
 
 fn captured(n: u32, n_seats: usize) -> Verdict {
@@ -288,6 +314,10 @@ fn held(outcome: HoldOutcome) -> Reservation {
         HoldOutcome::Held(reservation) => reservation,
         other => panic!("the seats are held: {other:?}"),
     }
+}
+
+fn names(reservation: &Reservation) -> Vec<&str> {
+    reservation.seats.iter().map(|reserved| reserved.seat.as_str()).collect()
 }
 
 fn is_held(outcome: &HoldOutcome) -> bool {
@@ -406,7 +436,7 @@ pub async fn commands_of_one_call_are_judged_one_after_the_other<F: Fixture>() {
         seat_limit: 2,
         ..stage.wish(1, &["A-1-3", "A-1-4"])
     };
-    let just_within = HoldCommand { seats: vec![seat("A-1-3")], ..over_the_limit.clone() };
+    let just_within = HoldCommand { seats: named(&["A-1-3"]), ..over_the_limit.clone() };
     let commands =
         [first, twin, other_body, same_seat, after_a_refusal, same_pass, over_the_limit, just_within].to_vec();
 
@@ -575,8 +605,8 @@ pub async fn a_refusal_changes_nothing_and_keeps_no_claim<F: Fixture>() {
 
     let refused = [
         stage.hold(&wish).await,
-        stage.hold(&HoldCommand { seats: vec![seat("B-1-1")], ..wish.clone() }).await,
-        stage.hold(&HoldCommand { seats: vec![seat("A-1-2")], seat_limit: 0, ..wish.clone() }).await,
+        stage.hold(&HoldCommand { seats: named(&["B-1-1"]), ..wish.clone() }).await,
+        stage.hold(&HoldCommand { seats: named(&["A-1-2"]), seat_limit: 0, ..wish.clone() }).await,
     ];
 
     let reasons =
@@ -1243,6 +1273,261 @@ pub async fn what_belongs_to_another_account_is_not_found<F: Fixture>() {
     stage.close().await;
 }
 
+/// 12, and what [`usher_reservation::best`] shows of the choice itself.
+pub async fn the_best_seats_are_side_by_side_in_front_and_in_the_middle<F: Fixture>() {
+    let hall = [rows_of("C", 1, 6, "S", 90), rows_of("A", 2, 6, "VIP", 150), rows_of("B", 1, 6, "R", 120)];
+    let stage = Stage::<F>::with_hall(&hall).await;
+
+    let first = stage.held(&stage.best(1, 2, None)).await;
+    let of_grade = stage.held(&stage.best(2, 3, Some("R"))).await;
+    let further_back = stage.held(&stage.best(3, 4, None)).await;
+    let beside = stage.held(&stage.best(4, 2, None)).await;
+
+    assert_eq!(names(&first), ["A-1-3", "A-1-4"], "of the most expensive grade, wherever its rows are");
+    assert_eq!((first.total.amount(), first.seats[0].grade.as_str()), (300, "VIP"));
+    assert_eq!(names(&of_grade), ["B-1-1", "B-1-2", "B-1-3"], "in the middle, one would be left alone on each side");
+    assert_eq!(of_grade.total.amount(), 360);
+    assert_eq!(names(&further_back), ["A-2-1", "A-2-2", "A-2-3", "A-2-4"], "where four are side by side");
+    assert_eq!(names(&beside), ["A-1-1", "A-1-2"]);
+    stage.close().await;
+}
+
+/// 12, and 1.
+pub async fn the_best_seats_are_chosen_among_what_earlier_commands_left<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(8).await;
+    let commands = [
+        stage.wish(1, &["A-1-4", "A-1-5"]),
+        stage.best(2, 2, None),
+        stage.wish(3, &["A-1-1", "A-1-8"]),
+        HoldCommand { seat_limit: 1, ..stage.best(4, 2, None) },
+        stage.best(5, 2, Some("VIP")),
+        stage.wish(6, &["A-1-7"]),
+        stage.best(7, 1, None),
+    ];
+
+    let outcomes = stage.repository.hold(&commands).await.unwrap();
+
+    let seats = outcomes.iter().map(|outcome| match outcome {
+        HoldOutcome::Held(reservation) => names(reservation).join(" "),
+        HoldOutcome::Taken(seats) => format!("taken: {}", seats[0]),
+        other => format!("{other:?}"),
+    });
+    let expected =
+        ["A-1-4 A-1-5", "A-1-2 A-1-3", "A-1-1 A-1-8", "LimitReached", "A-1-6 A-1-7", "taken: A-1-7", "NotEnoughSeats"];
+    assert_eq!(seats.collect::<Vec<_>>(), expected);
+    stage.close().await;
+}
+
+/// 12: a group sits apart rather than not at all.
+pub async fn a_group_that_finds_no_block_gets_pieces_and_is_refused_by_nothing_but_a_lack_of_seats<F: Fixture>() {
+    let hall = [rows_of("A", 1, 5, "VIP", 150), rows_of("B", 1, 3, "R", 120)];
+    let stage = Stage::<F>::with_hall(&hall).await;
+    stage.held(&stage.wish(1, &["A-1-3", "B-1-2"])).await;
+
+    assert_eq!(stage.hold(&stage.best(2, 5, Some("VIP"))).await, HoldOutcome::LimitReached);
+    let five = HoldCommand { seat_limit: 10, ..stage.best(2, 5, Some("VIP")) };
+    assert_eq!(stage.hold(&five).await, HoldOutcome::NotEnoughSeats, "of the grade");
+    let seven = HoldCommand { seat_limit: 10, ..stage.best(2, 7, None) };
+    assert_eq!(stage.hold(&seven).await, HoldOutcome::NotEnoughSeats, "at all");
+    let six = HoldCommand { seat_limit: 10, ..stage.best(2, 6, None) };
+
+    let everything = stage.held(&six).await;
+
+    assert_eq!(names(&everything), ["A-1-1", "A-1-2", "A-1-4", "A-1-5", "B-1-1", "B-1-3"]);
+    assert_eq!(everything.total.amount(), 4 * 150 + 2 * 120);
+    assert_eq!(stage.hold(&stage.best(3, 1, None)).await, HoldOutcome::NotEnoughSeats, "nothing is left");
+    stage.close().await;
+}
+
+/// 12, and 3.
+pub async fn best_seats_of_lapsed_holds_are_taken_over_and_those_of_live_ones_are_not<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(4).await;
+    let lapse = NOW.plus(HOLD_TTL);
+    stage.held(&stage.wish(1, &["A-1-1", "A-1-2"])).await;
+    stage.held(&stage.wish_at(NOW.plus(MS), 2, &["A-1-3"])).await;
+    let best_at = |now: Timestamp, n, count| HoldCommand {
+        seats: stage.best(n, count, None).seats,
+        ..stage.wish_at(now, n, &[])
+    };
+
+    // In one call, at two times: by the first one's clock nothing has lapsed.
+    let commands = [best_at(lapse.minus(MS), 3, 2), best_at(lapse, 4, 3), best_at(lapse, 5, 1)];
+    let outcomes = stage.repository.hold(&commands).await.unwrap();
+
+    let [too_early, in_time, too_many] = <[HoldOutcome; 3]>::try_from(outcomes).unwrap();
+    assert_eq!(too_early, HoldOutcome::NotEnoughSeats);
+    assert_eq!(names(&held(in_time)), ["A-1-1", "A-1-2", "A-1-4"]);
+    assert_eq!(too_many, HoldOutcome::NotEnoughSeats);
+    assert_eq!(stage.state(2, lapse).await, State::Held);
+    stage.close().await;
+}
+
+/// 12, and 4.
+pub async fn a_refused_wish_for_best_seats_changes_nothing_and_keeps_no_claim<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(3).await;
+    stage.held(&stage.wish(1, &["A-1-1", "A-1-2"])).await;
+    stage.fixture.leave(stage.performance, PassNumber(9), NOW).await;
+    let before = stage.history().await;
+    let wish = stage.best(2, 2, None);
+
+    let refused = [
+        stage.hold(&wish).await,
+        stage.hold(&HoldCommand { seats: stage.best(2, 1, Some("R")).seats, ..wish.clone() }).await,
+        stage.hold(&HoldCommand { seat_limit: 1, ..wish.clone() }).await,
+        stage.hold(&HoldCommand { pass: PassNumber(9), ..wish.clone() }).await,
+        stage.hold(&HoldCommand { account: account(1), pass: PassNumber(1), ..wish.clone() }).await,
+        stage.hold(&HoldCommand { performance: PerformanceId::from_bytes(id(9)), ..wish.clone() }).await,
+    ];
+
+    let expected = [
+        HoldOutcome::NotEnoughSeats,
+        HoldOutcome::UnknownGrade,
+        HoldOutcome::LimitReached,
+        HoldOutcome::PassUsed,
+        HoldOutcome::PassBusy,
+        HoldOutcome::NotEnoughSeats,
+    ];
+    assert_eq!(refused, expected);
+    assert_eq!(stage.history().await, before);
+    assert!(matches!(stage.release(1, NOW).await, ReleaseOutcome::Released(_)));
+    assert_eq!(names(&stage.held(&wish).await), ["A-1-1", "A-1-2"], "the same request, judged afresh");
+    stage.close().await;
+}
+
+/// 12, and 5.
+pub async fn a_repeated_wish_for_best_seats_is_answered_with_the_same_seats<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(6).await;
+    let wish = stage.best(1, 2, None);
+    let again = HoldCommand { id: ReservationId::from_bytes(id(101)), ..wish.clone() };
+    let other_body = HoldCommand { claim: claim(1, "hold", 102), ..again.clone() };
+
+    let outcomes = stage.repository.hold(&[wish, again.clone(), other_body.clone()]).await.unwrap();
+    let [first, in_one_call, mismatch] = <[HoldOutcome; 3]>::try_from(outcomes).unwrap();
+    let first = held(first);
+
+    assert_eq!(names(&first), ["A-1-3", "A-1-4"]);
+    assert_eq!((in_one_call, mismatch), (HoldOutcome::Replayed(first.clone()), HoldOutcome::KeyMismatch));
+    assert_eq!(stage.hold(&again).await, HoldOutcome::Replayed(first.clone()));
+    assert_eq!(stage.hold(&other_body).await, HoldOutcome::KeyMismatch);
+    assert!(matches!(stage.release(1, NOW).await, ReleaseOutcome::Released(_)));
+    let HoldOutcome::Replayed(released) = stage.hold(&again).await else { panic!("it is replayed") };
+    assert_eq!((names(&released), &released.state), (names(&first), &State::Released));
+    stage.close().await;
+}
+
+/// 12, and 5, as a race.
+pub async fn of_many_twins_that_want_the_best_seats_one_gets_them<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(10).await;
+    let wish = stage.best(1, 2, None);
+    let twins = (0..RACERS).map(|n| HoldCommand { id: ReservationId::from_bytes(id(100 + n)), ..wish.clone() });
+
+    let outcomes = hold_at_once(twins.collect(), alone(&stage.repository)).await;
+
+    let first = outcomes.iter().find(|outcome| is_held(outcome)).cloned().map(held).unwrap();
+    let n_replayed = outcomes.iter().filter(|outcome| **outcome == HoldOutcome::Replayed(first.clone())).count();
+    assert_eq!(n_replayed, outcomes.len() - 1);
+    assert_eq!(stage.counts(NOW).await.held, 2);
+    stage.close().await;
+}
+
+/// How many rush for the best seats at a time.
+const RUSH: u32 = 160;
+
+/// Of those who rushed, each got a block of their own, or was refused when so many seats were not free any more. Answers
+/// how many are left of the `n_free`.
+fn nobody_is_refused_while_seats_are_free(outcomes: &[(u32, HoldOutcome)], n_free: u32) -> u32 {
+    let n_wanted: u32 = outcomes.iter().map(|(count, _)| count).sum();
+    let mut n_left = n_free;
+    let mut refused = Vec::new();
+    for (count, outcome) in outcomes {
+        match outcome {
+            HoldOutcome::Held(reservation) => {
+                assert_eq!(reservation.seats.len(), *count as usize);
+                n_left -= count;
+            }
+            HoldOutcome::NotEnoughSeats => refused.push(*count),
+            other => panic!("seats are free or not: {other:?}"),
+        }
+    }
+    assert!(n_wanted > n_free || refused.is_empty(), "{} are refused while seats are free", refused.len());
+    // Seats only went away meanwhile.
+    assert!(refused.iter().all(|count| *count > n_left), "{refused:?} are refused, and {n_left} seats are left");
+    n_left
+}
+
+/// 12, as a race: everybody wants the same seats, and none of them stays behind.
+pub async fn a_rush_for_the_best_seats_sells_every_one_of_them<F: Fixture>() {
+    let stage = Stage::<F>::with_hall(&[rows_of("A", 40, 30, "VIP", 150), rows_of("B", 20, 20, "R", 120)]).await;
+    let mut n_left = 1_600;
+    let mut buyers = 1_u32..;
+    let mut n_rounds = 0;
+
+    while n_left > 0 {
+        let half = n_left > 800;
+        let wishes = buyers.by_ref().take(RUSH as usize).map(|n| (n % 4 + 1, stage.best(n, n % 4 + 1, None)));
+        let rushing = wishes.map(|(count, wish)| {
+            let repository = Arc::clone(&stage.repository);
+            async move { (count, repository.hold(&[wish]).await.unwrap().remove(0)) }
+        });
+        let outcomes = race_all(rushing).await;
+        n_left = nobody_is_refused_while_seats_are_free(&outcomes, n_left);
+        assert!(!half || outcomes.into_iter().all(|(_, outcome)| are_side_by_side(&held(outcome))));
+        n_rounds += 1;
+        assert!(n_rounds < 100, "{n_left} seats are never sold");
+    }
+
+    assert_eq!(stage.counts(NOW).await, SeatCounts { total: 1_600, held: 1_600, ..SeatCounts::default() });
+    stage.close().await;
+}
+
+fn are_side_by_side(reservation: &Reservation) -> bool {
+    let place = |name: &str| {
+        let (row, number) = name.rsplit_once('-').unwrap();
+        (row.to_owned(), number.parse::<u16>().unwrap())
+    };
+    let places: Vec<_> = names(reservation).into_iter().map(place).collect();
+    places.windows(2).all(|pair| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1)
+}
+
+/// 12, as a race, with seats that are named, chosen, and given back at once, in batches.
+pub async fn who_names_seats_and_who_wants_the_best_are_not_in_each_others_way<F: Fixture>() {
+    let stage = Stage::<F>::with_hall(&[rows_of("A", 20, 20, "VIP", 150)]).await;
+    let given_back: Vec<_> = (1..=20).map(|n| stage.wish(2_000 + n, &[&format!("A-{n}-10")])).collect();
+    assert!(stage.repository.hold(&given_back).await.unwrap().iter().all(is_held));
+    let racers = (1..=RACERS).map(|n| {
+        let repository = Arc::clone(&stage.repository);
+        let (row, number) = (n % 4 + 1, 2 * (n % 8) + 3);
+        let [one, other] = [format!("A-{row}-{number}"), format!("A-{row}-{}", number + 1)];
+        let named = stage.wish(n, &[&other, &one]);
+        let best = stage.best(1_000 + n, 2, None);
+        let batch = match n % 3 {
+            0 => vec![named, best],
+            1 => vec![best],
+            _ => vec![named],
+        };
+        async move {
+            if n <= 20 {
+                let (reservation, owner) = (ReservationId::from_bytes(id(2_000 + n)), account(2_000 + n));
+                let released = repository.release(reservation, owner, NOW).await.unwrap();
+                assert!(matches!(released, ReleaseOutcome::Released(_)));
+            }
+            repository.hold(&batch).await.unwrap()
+        }
+    });
+
+    let outcomes: Vec<_> = race_all(racers).await.into_iter().flatten().collect();
+
+    let is_refused = |outcome: &&HoldOutcome| !is_held(outcome);
+    assert!(outcomes.iter().filter(is_refused).all(|outcome| matches!(outcome, HoldOutcome::Taken(_))));
+    let best = outcomes.iter().filter_map(|outcome| match outcome {
+        HoldOutcome::Held(reservation) if reservation.pass > PassNumber(1_000) => Some(reservation),
+        _ => None,
+    });
+    let n_best = (1..=RACERS).filter(|n| n % 3 != 2).count();
+    assert_eq!(best.filter(|reservation| are_side_by_side(reservation)).count(), n_best, "all of them");
+    stage.close().await;
+}
+
 /// Pages of an account's reservations, as they read.
 pub async fn reservations_come_in_pages_in_the_order_of_ids<F: Fixture>() {
     let stage = Stage::<F>::with_seats(5).await;
@@ -1334,25 +1619,28 @@ mod tests {
             // The gap that an answer of a database leaves.
             self.gap.wait_for_others().await;
             if !is_free {
-                return HoldOutcome::Taken(command.seats);
+                return HoldOutcome::Taken(vec![seat("A-1-1")]);
             }
             *self.owner.lock().unwrap() = Some(command.id);
-            let price = Money::new(PRICE, "KRW".parse().unwrap()).unwrap();
-            let seat = command.seats[0].clone();
-            HoldOutcome::Held(Reservation {
-                id: command.id,
-                performance: command.performance,
-                account: command.account,
-                pass: command.pass,
-                seats: vec![usher_reservation::ReservedSeat { seat, grade: "VIP".into(), price }],
-                total: price,
-                created_at: command.now,
-                held_until: command.held_until,
-                held_until_original: command.held_until,
-                declined: 0,
-                version: 1,
-                state: State::Held,
-            })
+            HoldOutcome::Held(reservation(&command))
+        }
+    }
+
+    fn reservation(command: &HoldCommand) -> Reservation {
+        let price = Money::new(PRICE, "KRW".parse().unwrap()).unwrap();
+        Reservation {
+            id: command.id,
+            performance: command.performance,
+            account: command.account,
+            pass: command.pass,
+            seats: vec![usher_reservation::ReservedSeat { seat: seat("A-1-1"), grade: "VIP".into(), price }],
+            total: price,
+            created_at: command.now,
+            held_until: command.held_until,
+            held_until_original: command.held_until,
+            declined: 0,
+            version: 1,
+            state: State::Held,
         }
     }
 
@@ -1362,7 +1650,7 @@ mod tests {
             performance: PerformanceId::from_bytes(id(1)),
             account: account(n),
             pass: PassNumber(u64::from(n)),
-            seats: vec![seat("A-1-1")],
+            seats: named(&["A-1-1"]),
             seat_limit: 4,
             now: NOW,
             held_until: NOW.plus(HOLD_TTL),
@@ -1383,6 +1671,55 @@ mod tests {
         .await;
 
         one_gets_the_seat(&outcomes, "A-1-1");
+    }
+
+    /// Looks for the first free block, and then takes it: what is picked above the lock, everybody picks.
+    #[derive(Default)]
+    struct ChooseThenTake {
+        n_taken: Mutex<u32>,
+        gap: Gap,
+    }
+
+    impl ChooseThenTake {
+        async fn hold(&self, count: u32) -> (u32, HoldOutcome) {
+            let seen = *self.n_taken.lock().unwrap();
+            self.gap.wait_for_others().await;
+            let mut n_taken = self.n_taken.lock().unwrap();
+            if *n_taken != seen {
+                return (count, HoldOutcome::NotEnoughSeats);
+            }
+            *n_taken += count;
+            let price = Money::new(PRICE, "KRW".parse().unwrap()).unwrap();
+            let seats = (seen..seen + count).map(|i| usher_reservation::ReservedSeat {
+                seat: seat(&format!("A-1-{}", i + 1)),
+                grade: "VIP".into(),
+                price,
+            });
+            (count, HoldOutcome::Held(Reservation { seats: seats.collect(), ..reservation(&wish(1)) }))
+        }
+    }
+
+    #[tokio::test]
+    #[should_panic(expected = "are refused while seats are free")]
+    async fn choosing_before_the_step_that_takes_is_rejected() {
+        let control = Arc::new(ChooseThenTake::default());
+        let rushing = (0..RUSH).map(|n| {
+            let control = Arc::clone(&control);
+            async move { control.hold(n % 4 + 1).await }
+        });
+
+        let outcomes = race_all(rushing).await;
+
+        nobody_is_refused_while_seats_are_free(&outcomes, 1_600);
+    }
+
+    #[tokio::test]
+    async fn only_the_rush_rejects_the_control() {
+        let control = ChooseThenTake::default();
+
+        let outcomes = [control.hold(2).await, control.hold(3).await];
+
+        assert_eq!(nobody_is_refused_while_seats_are_free(&outcomes, 10), 5);
     }
 
     #[tokio::test]

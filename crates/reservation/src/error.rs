@@ -38,6 +38,9 @@ pub enum Error {
     /// Some seats are not free: all of them are named.
     #[error("{} of the seats are not free", .0.len())]
     SeatTaken(Vec<SeatId>),
+    /// Fewer seats are free than were asked for.
+    #[error("not enough seats are free")]
+    NotEnoughSeats,
     /// The account would have more seats than it may.
     #[error("at most {seat_limit} seats per buyer")]
     LimitReached {

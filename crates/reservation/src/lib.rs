@@ -1,6 +1,7 @@
 //! Seats: hold, pay, confirm, release, expire, limits. Knows nothing of lines: it asks an `AdmissionGate`.
 
 pub mod audit;
+pub mod best;
 pub mod error;
 pub mod model;
 pub mod ports;

@@ -80,7 +80,7 @@ pub struct Reservation {
     pub account: AccountId,
     /// Under which pass.
     pub pass: PassNumber,
-    /// Its seats, in the order asked for; never empty.
+    /// Its seats, in the order asked for, or else in that of the hall; never empty.
     pub seats: Vec<ReservedSeat>,
     /// What they cost together.
     pub total: Money,

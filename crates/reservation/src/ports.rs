@@ -13,6 +13,20 @@ use crate::audit::History;
 use crate::model::{Availability, PassNumber, TransitionError};
 use crate::{Reservation, Seat, SeatCounts, SeatStatus};
 
+/// Which seats somebody wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeatWish<Name> {
+    /// These: 1 to [`Reservation::SEATS_MAX`], each once.
+    Named(Vec<Name>),
+    /// The best that are free when they are taken; see [`crate::best`].
+    Best {
+        /// How many: 1 to [`Reservation::SEATS_MAX`].
+        count: u32,
+        /// Only of this grade.
+        grade: Option<String>,
+    },
+}
+
 /// A wish to hold seats, all or nothing.
 #[derive(Clone, Debug)]
 pub struct HoldCommand {
@@ -24,8 +38,8 @@ pub struct HoldCommand {
     pub account: AccountId,
     /// Under which pass, already checked for signature, owner, performance and time.
     pub pass: PassNumber,
-    /// Which seats: 1 to [`Reservation::SEATS_MAX`], each once.
-    pub seats: Vec<SeatId>,
+    /// Which seats.
+    pub seats: SeatWish<SeatId>,
     /// How many seats the account may own or hold in this performance, these included.
     pub seat_limit: u32,
     /// The time of the command.
@@ -48,12 +62,16 @@ pub enum HoldOutcome {
     KeyMismatch,
     /// These positions of the list name no seat of the performance; nothing changed.
     UnknownSeats(Vec<usize>),
+    /// The performance has no seats of the grade; nothing changed.
+    UnknownGrade,
     /// The pass was used up, or its owner left; nothing changed.
     PassUsed,
     /// The pass has a live reservation already; nothing changed.
     PassBusy,
     /// These seats, in the order asked for, are not free; nothing changed.
     Taken(Vec<SeatId>),
+    /// Fewer seats are free, of the grade or at all; nothing changed.
+    NotEnoughSeats,
     /// The account would have more seats than it may; nothing changed.
     LimitReached,
 }
@@ -221,6 +239,9 @@ fn the_only<T>(operation: &'static str, answers: Vec<T>) -> Result<T, StoreError
 /// 10. `release` and `expire_lapsed` change only seats that are still the reservation's own; a late call changes
 ///     nothing of the next owner's.
 /// 11. What belongs to another account is not found.
+/// 12. The best seats are chosen as [`crate::best`] says, in the step that takes them and among what earlier commands of
+///     the call left. So however many want them at once, each gets another block, and `NotEnoughSeats` is answered only
+///     while fewer seats are free.
 #[async_trait]
 pub trait ReservationRepository: Send + Sync + 'static {
     /// Holds seats, a reservation per command; answers in the order of the commands.

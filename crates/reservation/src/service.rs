@@ -13,7 +13,7 @@ use crate::model::{Availability, TransitionError};
 use crate::ports::{
     AdmissionGate, ChargeOutcome, ChargeStatus, GateOutcome, HoldCommand, HoldOutcome, PayCommand, PayOutcome,
     PaymentGateway, PaymentToken, ReleaseOutcome, ReservationRepository, SaleDesk, SalePhase, SaleTerms, SeatFilter,
-    Settled, Verdict,
+    SeatWish, Settled, Verdict,
 };
 use crate::{Error, Reservation, Seat, SeatCounts, State};
 
@@ -49,8 +49,8 @@ pub struct HoldRequest {
     pub account: AccountId,
     /// The pass that was shown.
     pub pass: Option<String>,
-    /// The seats as named by the buyer.
-    pub seats: Vec<String>,
+    /// The seats, as named by the buyer if they are.
+    pub seats: SeatWish<String>,
     /// The claim it is made under.
     pub claim: Claim,
 }
@@ -93,7 +93,7 @@ impl Service {
     pub async fn hold(&self, request: HoldRequest) -> Result<Reservation, Error> {
         let Ports { reservations, sales, gate, clock, ids, .. } = &self.0.ports;
         let now = clock.now();
-        let seats = read_seats(&request.seats)?;
+        let seats = read_wish(request.seats)?;
         let terms = sales.terms(request.performance, now).await?.ok_or(Error::NotFound)?;
         let admitted = match request.pass.as_deref() {
             None => Err(Error::PassRequired),
@@ -350,6 +350,20 @@ impl Service {
     }
 }
 
+/// The wish, of a number of seats that one reservation can have.
+fn read_wish(wish: SeatWish<String>) -> Result<SeatWish<SeatId>, Error> {
+    match wish {
+        SeatWish::Named(names) => read_seats(&names).map(SeatWish::Named),
+        SeatWish::Best { count, grade } if (1..=Reservation::SEATS_MAX).contains(&(count as usize)) => {
+            Ok(SeatWish::Best { count, grade })
+        }
+        SeatWish::Best { .. } => {
+            let rule = format!("must be 1 to {}", Reservation::SEATS_MAX);
+            Err(Error::Invalid(vec![Violation::new("best_available.count", rule)]))
+        }
+    }
+}
+
 /// The seats as named, each once, all of them possible names.
 fn read_seats(names: &[String]) -> Result<Vec<SeatId>, Error> {
     if names.is_empty() || names.len() > Reservation::SEATS_MAX {
@@ -384,9 +398,14 @@ fn held(outcome: HoldOutcome, terms: SaleTerms) -> Result<Reservation, Error> {
             let unknown = |i| Violation::new(format!("seats[{i}]"), "is no seat of this performance");
             Err(Error::Invalid(positions.into_iter().map(unknown).collect()))
         }
+        HoldOutcome::UnknownGrade => {
+            let unknown = Violation::new("best_available.grade", "is no grade of this performance");
+            Err(Error::Invalid(vec![unknown]))
+        }
         HoldOutcome::PassUsed => Err(Error::PassUsed),
         HoldOutcome::PassBusy => Err(Error::PassBusy),
         HoldOutcome::Taken(seats) => Err(Error::SeatTaken(seats)),
+        HoldOutcome::NotEnoughSeats => Err(Error::NotEnoughSeats),
         HoldOutcome::LimitReached => Err(Error::LimitReached { seat_limit: terms.seat_limit }),
     }
 }

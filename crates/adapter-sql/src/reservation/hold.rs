@@ -1,20 +1,25 @@
-//! Holding seats: a batch of commands in one transaction, judged in memory one after the other.
+//! Holding seats: a batch of commands in one transaction, decided on in memory one after the other.
+//!
+//! On a database that servers share, batches that choose seats of a performance have it for themselves: nobody else takes
+//! seats of it meanwhile, so that what they see free is theirs to choose from. Batches of named seats run side by side.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use sea_orm::prelude::Uuid;
-use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter};
-use usher_kernel::{AccountId, Claim, Fingerprint, IdempotencyKey, Money, PerformanceId, SeatId, Timestamp};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter, QuerySelect, Statement,
+};
+use usher_kernel::{AccountId, Claim, Money, PerformanceId, SeatId, Timestamp};
 use usher_reservation::model::PassNumber;
-use usher_reservation::ports::{HoldCommand, HoldOutcome};
+use usher_reservation::ports::{HoldCommand, HoldOutcome, SeatWish};
 use usher_reservation::{Reservation, ReservedSeat, State};
 
+use super::hall::{Choosing, Halls};
 use super::rows;
-use super::seats::{self, Change, SeatHolding, SeatState};
-use crate::database::ROWS_PER_STATEMENT;
-use crate::entities::{ended_passes, reservations};
+use super::seats::{self, SeatHolding, SeatState};
+use crate::database::{ROWS_PER_STATEMENT, has_one_writer};
+use crate::entities::{ended_passes, performances, reservations};
 use crate::error::{CorruptRow, Failure};
-use crate::idempotency::{self, Found, Operation};
+use crate::idempotency::{self, Claims, Found, KeyMismatch, Operation};
 
 /// What was made under a claim, if it was a hold.
 pub(super) async fn find(
@@ -33,30 +38,47 @@ pub(super) async fn find(
     }
 }
 
-pub(super) async fn hold_all(tx: &DatabaseTransaction, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, Failure> {
-    let mut desk = Desk::open(tx, commands).await?;
-    let outcomes = commands.iter().map(|command| desk.judge(command)).collect::<Result<_, _>>()?;
-    desk.close(tx).await?;
-    Ok(outcomes)
+pub(super) async fn hold_all(
+    tx: &DatabaseTransaction,
+    halls: &Halls,
+    commands: &[HoldCommand],
+) -> Result<Vec<HoldOutcome>, Failure> {
+    let mut desk = Desk::open(tx, halls, commands).await?;
+    let mut decisions = Vec::with_capacity(commands.len());
+    for command in commands {
+        decisions.push(desk.decide(tx, command, decisions.len()).await?);
+    }
+    desk.close(tx, commands, decisions).await
 }
 
 type Buyer = (PerformanceId, AccountId);
 
-/// What is known while a batch is judged. Each judgement sees what the ones before it took.
-struct Desk<'a> {
-    claims: HashMap<(AccountId, &'a IdempotencyKey), Kept>,
-    seats: HashMap<(PerformanceId, SeatId), SeatState>,
-    buyers: HashMap<Buyer, Vec<Owned>>,
-    ended: HashSet<(PerformanceId, u64)>,
-    new: Vec<Reservation>,
-    kept: Vec<(&'a Claim, Uuid, Timestamp)>,
-    changes: Vec<Change>,
+/// What is decided on a command.
+enum Decision {
+    /// It changes nothing, and this is its answer.
+    Nothing(HoldOutcome),
+    /// It gets these seats.
+    Seats(Vec<SeatId>),
+    /// It is the same request as the command at this position, which gets its seats.
+    Twin(usize),
 }
 
-/// A claim that is kept.
-enum Kept {
-    For(Fingerprint, Box<Reservation>),
-    ForAnother,
+/// What is known while a batch is decided on. Each decision sees what the ones before it took.
+struct Desk<'a> {
+    claims: Claims<'a, Made>,
+    seats: HashMap<(PerformanceId, SeatId), SeatState>,
+    choosing: BTreeMap<PerformanceId, Choosing>,
+    buyers: HashMap<Buyer, Vec<Owned>>,
+    ended: HashSet<(PerformanceId, u64)>,
+    /// The seats that were decided away, and until when.
+    taken: HashMap<(PerformanceId, SeatId), Timestamp>,
+}
+
+/// What was made under a claim.
+enum Made {
+    Before(Box<Reservation>),
+    /// By the command at this position.
+    Now(usize),
 }
 
 /// What of a buyer's reservation counts against the limit, and against the pass.
@@ -76,33 +98,47 @@ impl Owned {
 }
 
 impl<'a> Desk<'a> {
-    /// Reads all that the judgement needs: buyers first, so that what is read after is not changed by a twin.
-    async fn open(tx: &DatabaseTransaction, commands: &'a [HoldCommand]) -> Result<Self, Failure> {
+    /// Reads all that the decisions need: performances and buyers first, so that what is read after is not changed by a
+    /// rival or a twin.
+    async fn open(tx: &DatabaseTransaction, halls: &Halls, commands: &'a [HoldCommand]) -> Result<Self, Failure> {
+        let mut by_performance: BTreeMap<PerformanceId, Vec<&HoldCommand>> = BTreeMap::new();
+        for command in commands {
+            by_performance.entry(command.performance).or_default().push(command);
+        }
+        let mut choosing = BTreeMap::new();
+        for (performance, commands) in &by_performance {
+            if let Some(begun) = take_turn(tx, halls, *performance, commands).await? {
+                choosing.insert(*performance, begun);
+            }
+        }
         let buyers: BTreeSet<Buyer> = commands.iter().map(|command| (command.performance, command.account)).collect();
         rows::lock_buyers(tx, &buyers).await?;
         let mut desk = Self {
             claims: find_claims(tx, commands).await?,
             seats: HashMap::new(),
+            choosing,
             buyers: HashMap::new(),
             ended: HashSet::new(),
-            new: Vec::new(),
-            kept: Vec::new(),
-            changes: Vec::new(),
+            taken: HashMap::new(),
         };
-        let mut by_performance: BTreeMap<PerformanceId, Vec<&HoldCommand>> = BTreeMap::new();
-        for command in commands {
-            by_performance.entry(command.performance).or_default().push(command);
-        }
         for (performance, commands) in &by_performance {
             desk.read_buyers(tx, *performance, commands).await?;
             desk.read_ended_passes(tx, *performance, commands).await?;
         }
         for (performance, commands) in &by_performance {
-            let names: BTreeSet<_> = commands.iter().flat_map(|command| &command.seats).collect();
+            let names = commands.iter().filter_map(|command| match &command.seats {
+                SeatWish::Named(names) => Some(names),
+                SeatWish::Best { .. } => None,
+            });
+            let names: BTreeSet<_> = names.flatten().collect();
             let names: Vec<_> = names.into_iter().collect();
-            for state in seats::lock(tx, *performance, &names).await? {
-                desk.seats.insert((*performance, state.seat.clone()), state);
-            }
+            // Where seats are chosen, all are locked at once, in one order, when it is known which.
+            let states = if desk.choosing.contains_key(performance) {
+                seats::look_at(tx, *performance, &names).await?
+            } else {
+                seats::lock(tx, *performance, &names).await?
+            };
+            desk.seats.extend(states.into_iter().map(SeatState::keyed));
         }
         Ok(desk)
     }
@@ -153,120 +189,224 @@ impl<'a> Desk<'a> {
         Ok(())
     }
 
-    fn judge(&mut self, command: &'a HoldCommand) -> Result<HoldOutcome, CorruptRow> {
-        match self.claims.get(&(command.claim.account, &command.claim.key)) {
-            Some(Kept::For(fingerprint, made)) if *fingerprint == command.claim.fingerprint => {
-                return Ok(HoldOutcome::Replayed(made.as_ref().clone().at(command.now)));
+    async fn decide(
+        &mut self,
+        tx: &DatabaseTransaction,
+        command: &'a HoldCommand,
+        position: usize,
+    ) -> Result<Decision, Failure> {
+        match self.claims.get(&command.claim) {
+            Some(Ok(Made::Before(made))) => {
+                return Ok(Decision::Nothing(HoldOutcome::Replayed(made.as_ref().clone().at(command.now))));
             }
-            Some(_) => return Ok(HoldOutcome::KeyMismatch),
+            Some(Ok(Made::Now(position))) => return Ok(Decision::Twin(*position)),
+            Some(Err(KeyMismatch)) => return Ok(Decision::Nothing(HoldOutcome::KeyMismatch)),
             None => {}
         }
-        let mut wanted = Vec::with_capacity(command.seats.len());
-        let mut unknown = Vec::new();
-        for (position, seat) in command.seats.iter().enumerate() {
-            match self.seats.get(&(command.performance, seat.clone())) {
-                Some(state) => wanted.push(state),
-                None => unknown.push(position),
-            }
+        let decision = match &command.seats {
+            SeatWish::Named(names) => self.find(command, names),
+            SeatWish::Best { count, grade } => self.choose(tx, command, *count, grade.as_deref()).await?,
+        };
+        if let Decision::Seats(seats) = &decision {
+            self.take(command, seats, position);
         }
-        if !unknown.is_empty() {
-            return Ok(HoldOutcome::UnknownSeats(unknown));
-        }
-        let PassNumber(pass) = command.pass;
-        if self.ended.contains(&(command.performance, pass)) {
-            return Ok(HoldOutcome::PassUsed);
-        }
-        let buyer = (command.performance, command.account);
-        let owned = || self.buyers.get(&buyer).into_iter().flatten().filter(|owned| owned.counts(command.now));
-        if owned().any(|owned| owned.pass == pass && owned.is_under_way) {
-            return Ok(HoldOutcome::PassBusy);
-        }
-        let taken = wanted.iter().filter(|state| !state.is_free(command.now));
-        let taken: Vec<_> = taken.map(|state| state.seat.clone()).collect();
-        if !taken.is_empty() {
-            return Ok(HoldOutcome::Taken(taken));
-        }
-        let n_seats = owned().map(|owned| owned.n_seats).sum::<usize>() + wanted.len();
-        if u32::try_from(n_seats).is_ok_and(|n_seats| n_seats <= command.seat_limit) {
-            let reservation = new_reservation(command, &wanted)?;
-            self.take(command, &reservation);
-            Ok(HoldOutcome::Held(reservation))
-        } else {
-            Ok(HoldOutcome::LimitReached)
-        }
+        Ok(decision)
     }
 
-    fn take(&mut self, command: &'a HoldCommand, reservation: &Reservation) {
-        let to = SeatHolding::Held(reservation.id, reservation.held_until);
-        for seat in &command.seats {
-            let state = self.seats.get_mut(&(command.performance, seat.clone()));
-            self.changes.extend(state.map(|state| state.change(to, command.now)));
+    fn find(&self, command: &HoldCommand, names: &[SeatId]) -> Decision {
+        let refusal = self
+            .refuse_unknown(command, names)
+            .or_else(|| self.refuse_pass(command))
+            .or_else(|| self.refuse_taken(command, names))
+            .or_else(|| self.refuse_over_limit(command, names.len()));
+        refusal.map_or_else(|| Decision::Seats(names.to_vec()), Decision::Nothing)
+    }
+
+    async fn choose(
+        &mut self,
+        tx: &DatabaseTransaction,
+        command: &HoldCommand,
+        count: u32,
+        grade: Option<&str>,
+    ) -> Result<Decision, Failure> {
+        let hall = self.choosing.get(&command.performance).map(|choosing| choosing.hall());
+        let grade = grade.map(|name| hall.and_then(|hall| hall.grade(name)));
+        let refusal = (grade == Some(None))
+            .then_some(HoldOutcome::UnknownGrade)
+            .or_else(|| self.refuse_pass(command))
+            .or_else(|| self.refuse_over_limit(command, count as usize));
+        if let Some(refusal) = refusal {
+            return Ok(Decision::Nothing(refusal));
+        }
+        let chosen = match self.choosing.get_mut(&command.performance) {
+            Some(choosing) => choosing.choose(tx, count, grade.flatten(), command.now).await?,
+            None => None,
+        };
+        Ok(chosen.map_or(Decision::Nothing(HoldOutcome::NotEnoughSeats), Decision::Seats))
+    }
+
+    fn refuse_unknown(&self, command: &HoldCommand, names: &[SeatId]) -> Option<HoldOutcome> {
+        let is_unknown = |name: &SeatId| !self.seats.contains_key(&(command.performance, name.clone()));
+        let unknown = names.iter().enumerate().filter(|(_, name)| is_unknown(name));
+        let unknown: Vec<_> = unknown.map(|(position, _)| position).collect();
+        (!unknown.is_empty()).then_some(HoldOutcome::UnknownSeats(unknown))
+    }
+
+    fn refuse_taken(&self, command: &HoldCommand, names: &[SeatId]) -> Option<HoldOutcome> {
+        let is_free = |name: &SeatId| {
+            let key = (command.performance, name.clone());
+            let was_taken = self.taken.get(&key).is_some_and(|until| command.now < *until);
+            !was_taken && self.seats.get(&key).is_some_and(|state| state.is_free(command.now))
+        };
+        let taken: Vec<_> = names.iter().filter(|name| !is_free(name)).cloned().collect();
+        (!taken.is_empty()).then_some(HoldOutcome::Taken(taken))
+    }
+
+    fn refuse_pass(&self, command: &HoldCommand) -> Option<HoldOutcome> {
+        let PassNumber(pass) = command.pass;
+        if self.ended.contains(&(command.performance, pass)) {
+            return Some(HoldOutcome::PassUsed);
+        }
+        let is_busy = self.owned(command).any(|owned| owned.pass == pass && owned.is_under_way);
+        is_busy.then_some(HoldOutcome::PassBusy)
+    }
+
+    fn refuse_over_limit(&self, command: &HoldCommand, n_wanted: usize) -> Option<HoldOutcome> {
+        let n_seats = self.owned(command).map(|owned| owned.n_seats).sum::<usize>() + n_wanted;
+        let is_within = u32::try_from(n_seats).is_ok_and(|n_seats| n_seats <= command.seat_limit);
+        (!is_within).then_some(HoldOutcome::LimitReached)
+    }
+
+    /// What counts of the buyer's reservations.
+    fn owned(&self, command: &HoldCommand) -> impl Iterator<Item = &Owned> {
+        let (buyer, now) = ((command.performance, command.account), command.now);
+        self.buyers.get(&buyer).into_iter().flatten().filter(move |owned| owned.counts(now))
+    }
+
+    fn take(&mut self, command: &'a HoldCommand, seats: &[SeatId], position: usize) {
+        for seat in seats {
+            let key = (command.performance, seat.clone());
+            if let Some(choosing) = self.choosing.get_mut(&command.performance) {
+                choosing.take(seat, command.held_until);
+            }
+            self.taken.insert(key, command.held_until);
         }
         self.buyers.entry((command.performance, command.account)).or_default().push(Owned {
             pass: command.pass.0,
-            n_seats: reservation.seats.len(),
+            n_seats: seats.len(),
             is_under_way: true,
-            held_until: Some(reservation.held_until),
+            held_until: Some(command.held_until),
         });
-        let kept = Kept::For(command.claim.fingerprint, Box::new(reservation.clone()));
-        self.claims.insert((command.claim.account, &command.claim.key), kept);
-        self.kept.push((&command.claim, reservation.id.uuid(), command.now));
-        self.new.push(reservation.clone());
+        self.claims.keep(&command.claim, command.id.uuid(), command.now, Made::Now(position));
     }
 
-    /// Writes what was decided.
-    async fn close(self, tx: &DatabaseTransaction) -> Result<(), Failure> {
-        if self.new.is_empty() {
-            return Ok(());
+    /// Locks what was chosen, and writes what was decided.
+    async fn close(
+        mut self,
+        tx: &DatabaseTransaction,
+        commands: &[HoldCommand],
+        decisions: Vec<Decision>,
+    ) -> Result<Vec<HoldOutcome>, Failure> {
+        let taken: BTreeSet<_> = self.taken.into_keys().collect();
+        for performance in self.choosing.keys() {
+            let names = taken.iter().filter(|(of, _)| of == performance).map(|(_, name)| name);
+            let names: Vec<_> = names.collect();
+            let states = seats::lock(tx, *performance, &names).await?;
+            self.seats.extend(states.into_iter().map(SeatState::keyed));
         }
-        idempotency::keep_all(tx, Operation::Hold, &self.kept).await?;
-        rows::insert(tx, &self.new).await?;
-        seats::write(tx, &self.changes).await
+        let (mut new, mut changes) = (Vec::new(), Vec::new());
+        let mut outcomes = Vec::with_capacity(commands.len());
+        for (command, decision) in commands.iter().zip(decisions) {
+            outcomes.push(match decision {
+                Decision::Nothing(outcome) => outcome,
+                Decision::Twin(position) => match &outcomes[position] {
+                    HoldOutcome::Held(made) => HoldOutcome::Replayed(made.clone().at(command.now)),
+                    other => other.clone(),
+                },
+                Decision::Seats(names) => {
+                    let reservation = new_reservation(command, &names, &self.seats)?;
+                    let to = SeatHolding::Held(reservation.id, reservation.held_until);
+                    for name in names {
+                        let state = self.seats.get_mut(&(command.performance, name));
+                        changes.extend(state.map(|state| state.change(to, command.now)));
+                    }
+                    new.push(reservation.clone());
+                    HoldOutcome::Held(reservation)
+                }
+            });
+        }
+        if !new.is_empty() {
+            self.claims.write(tx).await?;
+            rows::insert(tx, &new).await?;
+            seats::write(tx, &changes).await?;
+        }
+        Ok(outcomes)
     }
 }
 
-/// The claims of the commands that were kept before.
-async fn find_claims<'a>(
+/// Takes a turn at a performance, before anything else is locked: alone if seats of it are to be chosen, which then
+/// begins, and else along with others that take what they name.
+async fn take_turn(
     tx: &DatabaseTransaction,
-    commands: &'a [HoldCommand],
-) -> Result<HashMap<(AccountId, &'a IdempotencyKey), Kept>, Failure> {
+    halls: &Halls,
+    performance: PerformanceId,
+    commands: &[&HoldCommand],
+) -> Result<Option<Choosing>, Failure> {
+    let counts = commands.iter().filter_map(|command| match command.seats {
+        SeatWish::Best { count, .. } => Some(u64::from(count)),
+        SeatWish::Named(_) => None,
+    });
+    let n_wanted: u64 = counts.sum();
+    if n_wanted == 0 {
+        if !has_one_writer(tx) {
+            // MariaDB does not know `FOR SHARE`.
+            let shared = "SELECT id FROM performances WHERE id = ? LOCK IN SHARE MODE";
+            let shared = Statement::from_sql_and_values(DbBackend::MySql, shared, [performance.uuid().into()]);
+            tx.query_one_raw(shared).await?;
+        }
+        return Ok(None);
+    }
+    let map_version = performances::Entity::find_by_id(performance.uuid())
+        .select_only()
+        .column(performances::Column::MapVersion)
+        .lock_exclusive()
+        .into_tuple()
+        .one(tx)
+        .await?;
+    let Some(map_version) = map_version else { return Ok(None) };
+    let hall = halls.get(tx, performance, map_version).await?;
+    let latest = commands.iter().map(|command| command.now).max().unwrap_or(Timestamp::EPOCH);
+    Ok(Some(Choosing::new(performance, hall, n_wanted, latest)))
+}
+
+/// What was made under the commands' claims before.
+async fn find_claims<'a>(tx: &DatabaseTransaction, commands: &'a [HoldCommand]) -> Result<Claims<'a, Made>, Failure> {
     let claims: Vec<_> = commands.iter().map(|command| (&command.claim, command.now)).collect();
     let found = idempotency::find_all(tx, Operation::Hold, &claims).await?;
-    let made = found.iter().filter_map(|found| match found {
-        Found::Made(id) => Some(*id),
-        Found::Nothing | Found::Mismatch => None,
-    });
-    let made: BTreeSet<_> = made.collect();
+    let made: BTreeSet<_> = found.iter().filter_map(|found| found.made()).collect();
     let made = if made.is_empty() { Vec::new() } else { rows::find_all(tx, made).await? };
     let made: HashMap<_, _> = made.into_iter().map(|reservation| (reservation.id.uuid(), reservation)).collect();
-    let mut kept = HashMap::new();
-    for (command, found) in commands.iter().zip(found) {
-        let key = (command.claim.account, &command.claim.key);
-        match found {
-            Found::Nothing => {}
-            Found::Mismatch => {
-                kept.entry(key).or_insert(Kept::ForAnother);
-            }
-            Found::Made(id) => {
-                let made = made.get(&id).ok_or_else(|| CorruptRow::new("idempotency_keys", "subject_id", id))?;
-                // Of two commands with one key, the one with the right fingerprint knows what it was made for.
-                kept.insert(key, Kept::For(command.claim.fingerprint, Box::new(made.clone())));
-            }
-        }
-    }
-    Ok(kept)
+    Claims::new(Operation::Hold, claims.iter().map(|(claim, _)| *claim).zip(found), |id| {
+        let made = made.get(&id).ok_or_else(|| CorruptRow::new("idempotency_keys", "subject_id", id))?;
+        Ok(Made::Before(Box::new(made.clone())))
+    })
 }
 
 /// The price is the database's, never the client's.
-fn new_reservation(command: &HoldCommand, seats: &[&SeatState]) -> Result<Reservation, CorruptRow> {
+fn new_reservation(
+    command: &HoldCommand,
+    names: &[SeatId],
+    states: &HashMap<(PerformanceId, SeatId), SeatState>,
+) -> Result<Reservation, Failure> {
     let mut total: Option<Money> = None;
-    let mut reserved = Vec::with_capacity(seats.len());
-    for state in seats {
-        let sum = total.map_or(Ok(state.price), |total| total.plus(state.price));
-        let corrupt =
-            |_| CorruptRow::new("seats", "price_amount", format!("({}, {})", command.performance, state.seat));
+    let mut reserved = Vec::with_capacity(names.len());
+    for name in names {
+        // What was chosen was not locked yet.
+        let state = states.get(&(command.performance, name.clone())).filter(|state| state.is_free(command.now));
+        let SeatState { seat, grade, price, .. } = state.ok_or(Failure::Conflict { table: "seats" })?.clone();
+        let sum = total.map_or(Ok(price), |total| total.plus(price));
+        let corrupt = |_| CorruptRow::new("seats", "price_amount", format!("({}, {seat})", command.performance));
         total = Some(sum.map_err(corrupt)?);
-        let SeatState { seat, grade, price, .. } = (*state).clone();
         reserved.push(ReservedSeat { seat, grade, price });
     }
     Ok(Reservation {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, DatabaseTransaction, DerivePartialModel, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect,
+    QuerySelect, Select,
 };
 use sea_orm::{prelude::Expr, prelude::Uuid};
 use usher_kernel::{Money, PerformanceId, ReservationId, SeatId, Timestamp};
@@ -30,6 +30,11 @@ pub(super) struct SeatState {
 }
 
 impl SeatState {
+    /// The seat under its primary key.
+    pub(super) fn keyed(self) -> ((PerformanceId, SeatId), Self) {
+        ((self.performance, self.seat.clone()), self)
+    }
+
     /// Whether anybody may take it: nobody has it, or the hold on it has lapsed.
     pub(super) fn is_free(&self, now: Timestamp) -> bool {
         match self.status {
@@ -92,15 +97,31 @@ pub(super) async fn lock(
     performance: PerformanceId,
     names: &[&SeatId],
 ) -> Result<Vec<SeatState>, Failure> {
+    select(tx, performance, names, QuerySelect::lock_exclusive).await
+}
+
+/// Reads seats of a performance, and leaves them to everybody.
+pub(super) async fn look_at(
+    tx: &DatabaseTransaction,
+    performance: PerformanceId,
+    names: &[&SeatId],
+) -> Result<Vec<SeatState>, Failure> {
+    select(tx, performance, names, |rows| rows).await
+}
+
+async fn select(
+    tx: &DatabaseTransaction,
+    performance: PerformanceId,
+    names: &[&SeatId],
+    locked: impl Fn(Select<seats::Entity>) -> Select<seats::Entity> + Send,
+) -> Result<Vec<SeatState>, Failure> {
     let mut states = Vec::with_capacity(names.len());
     for some in names.chunks(ROWS_PER_STATEMENT) {
         let rows = seats::Entity::find()
             .filter(seats::Column::PerformanceId.eq(performance.uuid()))
             .filter(seats::Column::Seat.is_in(some.iter().map(|seat| seat.as_str())))
-            .order_by_asc(seats::Column::Seat)
-            .lock_exclusive()
-            .into_partial_model::<SeatRow>();
-        for row in rows.all(tx).await? {
+            .order_by_asc(seats::Column::Seat);
+        for row in locked(rows).into_partial_model::<SeatRow>().all(tx).await? {
             states.push(state(performance, row)?);
         }
     }

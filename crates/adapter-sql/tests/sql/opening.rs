@@ -10,7 +10,7 @@ use usher_kernel::{AccountId, Claim, Fingerprint, Money, PerformanceId, Reservat
 use usher_reservation::Reservation;
 use usher_reservation::audit;
 use usher_reservation::model::PassNumber;
-use usher_reservation::ports::{HoldCommand, HoldOutcome, ReservationRepository as _};
+use usher_reservation::ports::{HoldCommand, HoldOutcome, ReservationRepository as _, SeatWish};
 
 use crate::backend::{Backend, On, on_every_database};
 
@@ -38,7 +38,7 @@ fn wish(performance: PerformanceId, round: u8, n: u8) -> HoldCommand {
         performance,
         account: AccountId::from_bytes(id),
         pass: PassNumber(u64::from(n)),
-        seats: vec![format!("A-1-{}", n + 1).parse().unwrap()],
+        seats: SeatWish::Named(vec![format!("A-1-{}", n + 1).parse().unwrap()]),
         seat_limit: 1,
         now: AFTER,
         held_until: AFTER.plus(Duration::from_secs(300)),

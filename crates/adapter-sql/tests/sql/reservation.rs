@@ -14,7 +14,7 @@ use usher_queue::PlaceNumber;
 use usher_queue::ports::LineLedger;
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationRepository, Settled, Verdict,
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationRepository, SeatWish, Settled, Verdict,
 };
 
 use crate::backend::{Backend, On, Sqlite, on_every_database};
@@ -63,7 +63,7 @@ fn wish(n: u8, seat: &str) -> HoldCommand {
         performance: PERFORMANCE,
         account: AccountId::from_bytes([n; 16]),
         pass: PassNumber(u64::from(n)),
-        seats: vec![seat.parse().unwrap()],
+        seats: SeatWish::Named(vec![seat.parse().unwrap()]),
         seat_limit: 4,
         now: NOW,
         held_until: NOW.plus(Duration::from_secs(300)),
@@ -153,7 +153,8 @@ async fn always_change_first(fixture: &On<impl Backend>, seat: &str) {
 async fn a_hold_whose_seat_changes_under_it_is_rolled_back_whole() {
     let fixture = two_seats::<Sqlite>().await;
     always_change_first(&fixture, "A-1-2").await;
-    let wish = HoldCommand { seats: vec!["A-1-1".parse().unwrap(), "A-1-2".parse().unwrap()], ..wish(1, "A-1-1") };
+    let both = vec!["A-1-1".parse().unwrap(), "A-1-2".parse().unwrap()];
+    let wish = HoldCommand { seats: SeatWish::Named(both), ..wish(1, "A-1-1") };
 
     let error = fixture.repository().hold(std::slice::from_ref(&wish)).await.unwrap_err();
 

@@ -4,8 +4,8 @@ use actix_web::web::{Data, Json};
 use paperclip::actix::web::{ServiceConfig, get, post, resource};
 use paperclip::actix::{Apiv2Schema, CreatedJson, NoContent, api_v2_operation};
 use serde::{Deserialize, Serialize};
-use usher_kernel::{PerformanceId, ReservationId};
-use usher_reservation::ports::PaymentToken;
+use usher_kernel::{PerformanceId, ReservationId, Violation};
+use usher_reservation::ports::{PaymentToken, SeatWish};
 use usher_reservation::service::HoldRequest;
 use usher_reservation::{Reservation, ReservedSeat, State, Ticket};
 
@@ -26,6 +26,7 @@ pub(super) const REFUSALS: Refusals = &[
             ProblemCode::PassUsed,
             ProblemCode::PassMismatch,
             ProblemCode::SeatTaken,
+            ProblemCode::NotEnoughSeats,
             ProblemCode::LimitReached,
             ProblemCode::SaleNotOpen,
             ProblemCode::SaleClosed,
@@ -61,13 +62,37 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
         .service(resource("/reservations/{reservation_id}/confirm").route(post().to(confirm)));
 }
 
-/// A wish to hold seats, all or none.
+/// A wish to hold seats, all or none: either `seats` or `best_available`.
 #[derive(Deserialize, Apiv2Schema)]
 #[openapi(rename = "Hold")]
 #[serde(deny_unknown_fields)]
 struct HoldWish {
     /// Their names, e.g. `A-12-7`.
-    seats: Vec<String>,
+    seats: Option<Vec<String>>,
+    /// How many, to be chosen by the server: side by side if there are such, in front rather than behind.
+    best_available: Option<BestAvailable>,
+}
+
+/// A wish for the best seats that are free.
+#[derive(Deserialize, Apiv2Schema)]
+#[serde(deny_unknown_fields)]
+struct BestAvailable {
+    /// How many: 1 to 100.
+    count: u32,
+    /// Of which grade; of any, the most expensive first, where it is left out.
+    grade: Option<String>,
+}
+
+impl HoldWish {
+    fn read(self) -> Result<SeatWish<String>, Problem> {
+        let invalid = |field, rule| Err(Problem::invalid(vec![Violation::new(field, rule)]));
+        match (self.seats, self.best_available) {
+            (Some(names), None) => Ok(SeatWish::Named(names)),
+            (None, Some(BestAvailable { count, grade })) => Ok(SeatWish::Best { count, grade }),
+            (None, None) => invalid("seats", "must be there unless `best_available` is"),
+            (Some(_), Some(_)) => invalid("best_available", "cannot be there if `seats` is"),
+        }
+    }
 }
 
 /// A wish to pay.
@@ -178,7 +203,7 @@ impl From<Ticket> for TicketView {
     }
 }
 
-/// Holds seats, all or none.
+/// Holds seats, all or none: named ones, or the best there are.
 #[api_v2_operation(tags("reservations"), operation_id = "reservations.hold")]
 async fn hold(
     services: Data<Services>,
@@ -190,7 +215,8 @@ async fn hold(
 ) -> Result<CreatedJson<ReservationView>, Problem> {
     services.edge.purchases.check(&bearer.account)?;
     let claim = key.claim(bearer, wish.fingerprint);
-    let request = HoldRequest { performance, account: bearer.account, pass, seats: wish.value.seats, claim };
+    let seats = wish.value.read()?;
+    let request = HoldRequest { performance, account: bearer.account, pass, seats, claim };
     let reservations = services.reservations.clone();
     let held = services.detached.run(async move { Ok(reservations.hold(request).await?) });
     Ok(CreatedJson(held.await?.into()))

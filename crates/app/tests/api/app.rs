@@ -494,6 +494,15 @@ impl Api {
         json_of(self.hold(who, seats).await, 201).await
     }
 
+    /// Asks for the best seats there are, of a grade or of any.
+    pub(crate) async fn hold_best(&self, who: &Admitted, count: u32, grade: Option<&str>) -> Response {
+        let wish = match grade {
+            Some(grade) => json!({"best_available": {"count": count, "grade": grade}}),
+            None => json!({"best_available": {"count": count}}),
+        };
+        self.hold_request(who, &new_key(), &wish).send().await.unwrap()
+    }
+
     /// A request to pay for a reservation. `payment` is the simulated gateway's token.
     pub(crate) fn confirm_request(&self, token: &str, reservation: &str, key: &str, payment: &str) -> RequestBuilder {
         let request = self.post(&format!("/api/v1/reservations/{reservation}/confirm")).bearer_auth(token);

@@ -20,7 +20,7 @@ use usher_kernel::{
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
     AdmissionGate, GateOutcome, PayCommand, PayOutcome, PaymentToken, ReservationRepository, SaleDesk, SalePhase,
-    SaleTerms,
+    SaleTerms, SeatWish,
 };
 use usher_reservation::{Error, HoldRequest, Ports, Reservation, Service, Settings, State, audit};
 
@@ -409,7 +409,7 @@ impl Machine {
             performance: self.performance,
             account: account(buyer),
             pass: Some(buyer.to_string()),
-            seats: vec![seat.to_owned()],
+            seats: SeatWish::Named(vec![seat.to_owned()]),
             claim: claim(buyer, "hold"),
         };
         server.reservations.hold(request).await

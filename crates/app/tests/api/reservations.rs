@@ -141,6 +141,41 @@ async fn a_group_is_held_whole_or_not_at_all_and_every_conflict_is_named() {
     assert_verified(app.folder()).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_best_seats_are_side_by_side_in_front_and_of_the_grade_asked_for() {
+    let app = TestApp::start().await;
+    let performance = app.performance(&hall(), SaleOptions::default()).await;
+    let [first, second, third, last] = [(); 4].map(|()| app.admitted(&performance));
+    let (first, second, third, last) = tokio::join!(first, second, third, last);
+    let key = new_key();
+    let wish = json!({"best_available": {"count": 2}});
+
+    let best = json_of(app.hold_request(&first, &key, &wish).send().await.unwrap(), 201).await;
+    let of_grade = json_of(app.hold_best(&second, 4, Some("R")).await, 201).await;
+    let rest = json_of(app.hold_best(&third, 4, Some("VIP")).await, 201).await;
+    let again = json_of(app.hold_request(&first, &key, &wish).send().await.unwrap(), 201).await;
+
+    assert_eq!(seats_of(&best), ["A-1-5", "A-1-6"]);
+    assert_eq!(best["total"], json!({"amount": 300_000, "currency": "KRW"}));
+    assert_eq!(again, best, "the same request has the same seats");
+    assert_eq!(seats_of(&of_grade), ["B-1-9", "B-1-10", "B-1-11", "B-1-12"]);
+    assert_eq!(seats_of(&rest), ["A-1-1", "A-1-2", "A-1-3", "A-1-4"]);
+    let other = app.hold_request(&first, &key, &json!({"best_available": {"count": 1}})).send().await.unwrap();
+    assert_problem(other, 422, "idempotency-mismatch").await;
+    assert_problem(app.hold_best(&last, 5, Some("R")).await, 409, "limit-reached").await;
+    let unknown = assert_problem(app.hold_best(&last, 1, Some("S")).await, 400, "validation-failed").await;
+    assert_eq!(unknown["errors"][0]["field"], "best_available.grade");
+    let bought = json_of(app.hold_best(&last, 4, None).await, 201).await;
+    assert_eq!(seats_of(&bought), ["A-1-7", "A-1-8", "A-1-9", "A-1-10"]);
+    app.confirmed(&last.token, &id_of(&bought)).await;
+    let late = app.admitted(&performance).await;
+    assert_problem(app.hold_best(&late, 1, Some("VIP")).await, 409, "not-enough-seats").await;
+    app.release(&third.token, &id_of(&rest)).await;
+    let released = json_of(app.hold_best(&late, 1, Some("VIP")).await, 201).await;
+    assert_eq!(seats_of(&released), ["A-1-4"], "at the side, so that nobody sits alone");
+    assert_verified(app.folder()).await;
+}
+
 /// LESSONS S4.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_that_lapsed_keeps_nobody_from_the_seat() {

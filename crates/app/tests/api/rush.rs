@@ -87,6 +87,58 @@ async fn a_thousand_buyers_of_a_thousand_different_seats_all_get_and_all_pay_for
     assert_verified(app.folder()).await;
 }
 
+/// The names of the seats that were held.
+fn held_seats<'a>(answers: impl IntoIterator<Item = &'a Answer>) -> Vec<String> {
+    let bodies = answers.into_iter().filter(|answer| answer.status == 201).map(Answer::json);
+    let seats = bodies.flat_map(|body| body["seats"].as_array().unwrap().clone());
+    seats.map(|seat| seat["seat"].as_str().unwrap().to_owned()).collect()
+}
+
+/// LESSONS S9.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_and_sixty_buyers_of_the_best_seats_at_once_hold_all_eight_thousand() {
+    let app = roomy().await;
+    let options = SaleOptions { seats_per_buyer: 50, ..SaleOptions::default() };
+    let performance = app.performance(&[section("A", 80, 100, "VIP", 150_000)], options).await;
+    let people = app.crowd(&performance, 160).await;
+    let wish = json!({"best_available": {"count": 50}});
+
+    let answers = at_once(&app, people.iter().map(|who| app.hold_request(who, &new_key(), &wish))).await;
+
+    assert_eq!(tally(&answers), only([(201, "", 160)]));
+    assert_eq!(held_seats(&answers).into_iter().collect::<BTreeSet<_>>().len(), 8_000);
+    let late = app.admitted(&performance).await;
+    assert_problem(app.hold_best(&late, 1, None).await, 409, "not-enough-seats").await;
+    assert_verified(app.folder()).await;
+}
+
+/// LESSONS S9: who is told that there are not enough seats is told the truth.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_rush_for_the_best_seats_only_those_are_refused_for_whom_too_few_are_left() {
+    let app = roomy().await;
+    let hall = [section("A", 5, 30, "VIP", 150_000), section("B", 10, 15, "R", 120_000)];
+    let performance = app.performance(&hall, SaleOptions::default()).await;
+    let people = app.crowd(&performance, 200).await;
+    let count = |i: usize| i % 4 + 1;
+    let wish = |i: usize| json!({"best_available": {"count": count(i)}});
+
+    let (early, late) = people.split_at(100);
+    let holds = early.iter().enumerate().map(|(i, who)| app.hold_request(who, &new_key(), &wish(i)));
+    let early = at_once(&app, holds).await;
+    let holds = late.iter().enumerate().map(|(i, who)| app.hold_request(who, &new_key(), &wish(i)));
+    let late = at_once(&app, holds).await;
+
+    assert_eq!(tally(&early), only([(201, "", 100)]), "250 of 300 seats");
+    let seats = held_seats(early.iter().chain(&late));
+    assert_eq!(seats.iter().collect::<BTreeSet<_>>().len(), seats.len(), "nobody has another's");
+    let n_left = 300 - seats.len();
+    for (i, answer) in late.iter().enumerate().filter(|(_, answer)| answer.status != 201) {
+        assert_eq!(answer.verdict(), (409, "not-enough-seats".into()));
+        assert!(count(i) > n_left, "{} refused, {n_left} left", count(i));
+    }
+    assert_verified(app.folder()).await;
+}
+
 /// LESSONS S7, with two hundred groups that want four neighbours each in one row of forty.
 #[tokio::test(flavor = "multi_thread")]
 async fn groups_that_fight_over_a_block_get_all_of_their_seats_or_none() {

@@ -1,0 +1,698 @@
+//! Which seats are the best: a pure choice among the free seats of a hall. Knows nothing of who asks, nor of where it is
+//! kept which seats are free.
+//!
+//! A *run* is a stretch of seats of one grade with consecutive numbers in one row of one section. A *block* is as many
+//! free seats of a run, side by side, as somebody wants. The choice is, in this order:
+//!
+//! 1. A block, of the most expensive grade that has one. Within a grade, the block that leaves the fewest single seats
+//!    behind (free, without a free neighbour in their run); then the one furthest to the front; then the one nearest to
+//!    the middle of its row.
+//! 2. Where there is no block: pieces of one grade, the most expensive that has enough free seats. The longest piece comes
+//!    first, chosen as a block is; then, again and again, the longest piece that is still needed, near the first.
+//! 3. Where no grade has enough free seats: all of the most expensive grade, then of the next, in pieces as above.
+//!
+//! So nobody is refused while enough seats are free. Whoever names a grade gets none of another.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use usher_kernel::{SeatId, Timestamp};
+
+/// A seat of a hall, and what its buyer would like about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HallSeat {
+    /// The section.
+    pub section: String,
+    /// The row.
+    pub row: u16,
+    /// The number in the row.
+    pub number: u16,
+    /// The grade.
+    pub grade: String,
+    /// The price, in minor units of the hall's currency.
+    pub price: i64,
+    /// Across the hall, in half seats; 0 is the middle of the row. Neighbours are two apart.
+    pub x: i32,
+}
+
+/// Where the seats of a hall are. It never changes, and takes little room where rows are regular.
+#[derive(Clone, Debug)]
+pub struct Hall {
+    /// In the order of their seats' indices.
+    runs: Vec<Run>,
+    /// The runs of each row, by what the names of its seats have in common: `SECTION-ROW`.
+    rows: HashMap<String, Range<usize>>,
+    /// Their names, the most expensive first.
+    grades: Vec<String>,
+    n_seats: u32,
+}
+
+/// A grade of a hall, as its position from the most expensive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Grade(usize);
+
+#[derive(Clone, Debug)]
+struct Run {
+    section: String,
+    row: u16,
+    grade: Grade,
+    n_seats: u32,
+    /// Of its first seat.
+    number: u16,
+    index: u32,
+    x: i32,
+    /// Which row of the hall it is in, from 0 at the front, and the index of that row's first seat.
+    row_of_hall: u32,
+    row_index: u32,
+}
+
+impl Run {
+    const fn end(&self) -> u32 {
+        self.index + self.n_seats
+    }
+}
+
+impl Hall {
+    /// The hall with these seats, in index order: the row furthest to the front first, each row by its numbers.
+    #[must_use]
+    pub fn new(seats: impl IntoIterator<Item = HallSeat>) -> Self {
+        let mut hall = Self { runs: Vec::new(), rows: HashMap::new(), grades: Vec::new(), n_seats: 0 };
+        let mut prices: Vec<i64> = Vec::new();
+        for seat in seats {
+            let grade = hall.grade(&seat.grade).unwrap_or_else(|| {
+                hall.grades.push(seat.grade.clone());
+                prices.push(seat.price);
+                Grade(hall.grades.len() - 1)
+            });
+            prices[grade.0] = prices[grade.0].max(seat.price);
+            hall.push(seat, grade);
+        }
+        // Of two grades at one price, the one that comes first in the hall.
+        let mut order: Vec<_> = (0..prices.len()).collect();
+        order.sort_by_key(|&grade| Reverse(prices[grade]));
+        let mut grade_at = vec![Grade(0); order.len()];
+        for (position, &grade) in order.iter().enumerate() {
+            grade_at[grade] = Grade(position);
+        }
+        for run in &mut hall.runs {
+            run.grade = grade_at[run.grade.0];
+        }
+        hall.grades = order.iter().map(|&grade| std::mem::take(&mut hall.grades[grade])).collect();
+        hall
+    }
+
+    fn push(&mut self, seat: HallSeat, grade: Grade) {
+        let index = self.n_seats;
+        self.n_seats += 1;
+        let (row_of_hall, row_index) = match self.runs.last_mut() {
+            None => (0, index),
+            Some(last) if last.section != seat.section || last.row != seat.row => (last.row_of_hall + 1, index),
+            Some(last) => {
+                if last.grade == grade && u32::from(last.number) + last.n_seats == u32::from(seat.number) {
+                    last.n_seats += 1;
+                    return;
+                }
+                (last.row_of_hall, last.row_index)
+            }
+        };
+        let HallSeat { section, row, number, x, .. } = seat;
+        let n_runs = self.runs.len();
+        self.rows.entry(format!("{section}-{row}")).or_insert(n_runs..n_runs).end = n_runs + 1;
+        self.runs.push(Run { section, row, grade, n_seats: 1, number, index, x, row_of_hall, row_index });
+    }
+
+    /// The grade with this name.
+    #[must_use]
+    pub fn grade(&self, name: &str) -> Option<Grade> {
+        self.grades.iter().position(|grade| grade == name).map(Grade)
+    }
+
+    /// The name of one of its grades.
+    #[must_use]
+    pub fn grade_name(&self, grade: Grade) -> &str {
+        &self.grades[grade.0]
+    }
+
+    /// The name of the seat with this index.
+    #[must_use]
+    pub fn seat(&self, index: u32) -> Option<SeatId> {
+        let run = self.run(index)?;
+        let number = u16::try_from(u32::from(run.number) + (index - run.index)).ok()?;
+        SeatId::new(&run.section, run.row, number).ok()
+    }
+
+    /// The index of the seat with this name.
+    #[must_use]
+    pub fn index(&self, seat: &SeatId) -> Option<u32> {
+        let (row, number) = seat.as_str().rsplit_once('-')?;
+        let number: u32 = number.parse().ok()?;
+        let runs = &self.runs[self.rows.get(row)?.clone()];
+        let run = runs.iter().rfind(|run| u32::from(run.number) <= number)?;
+        Some(run.index + (number - u32::from(run.number))).filter(|index| *index < run.end())
+    }
+
+    /// The run that the seat with this index is in.
+    fn run(&self, index: u32) -> Option<&Run> {
+        let behind = self.runs.partition_point(|run| run.index <= index);
+        self.runs[..behind].last().filter(|run| index < run.end())
+    }
+}
+
+/// The free seats of a hall, as far as they are known: of each grade, those up to some index.
+#[derive(Clone, Debug)]
+pub struct FreeSeats {
+    grades: Vec<KnownSeats>,
+    /// Seats that were taken since, known or not, and until when.
+    taken: HashMap<u32, Timestamp>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct KnownSeats {
+    /// Since when it can be had again, if it is a hold that lapsed.
+    free_from: BTreeMap<u32, Option<Timestamp>>,
+    /// What is not in the map below this index is not free.
+    known_before: u32,
+}
+
+impl FreeSeats {
+    /// Nothing is known yet of any grade of this hall.
+    #[must_use]
+    pub fn unknown(hall: &Hall) -> Self {
+        Self { grades: vec![KnownSeats::default(); hall.grades.len()], taken: HashMap::new() }
+    }
+
+    /// The index from which on it is not known which seats of a grade are free.
+    #[must_use]
+    pub fn known_before(&self, grade: Grade) -> u32 {
+        self.grades[grade.0].known_before
+    }
+
+    /// Learns of all seats of a grade between what was known and `known_before` that are free, or will be from a time on
+    /// (a hold that lapses).
+    pub fn learn(
+        &mut self,
+        grade: Grade,
+        seats: impl IntoIterator<Item = (u32, Option<Timestamp>)>,
+        known_before: u32,
+    ) {
+        let known = &mut self.grades[grade.0];
+        for (index, free_from) in seats {
+            let taken = self.taken.get(&index).copied();
+            known.free_from.insert(index, taken.or(free_from));
+        }
+        known.known_before = known_before;
+    }
+
+    /// Takes a seat until a time.
+    pub fn take(&mut self, index: u32, until: Timestamp) {
+        self.taken.insert(index, until);
+        for known in &mut self.grades {
+            if let Some(free_from) = known.free_from.get_mut(&index) {
+                *free_from = Some(until);
+            }
+        }
+    }
+
+    /// The free seats of a grade side by side, in index order. Only of rows that are wholly known: a longer piece may be
+    /// there, or a better one beside it.
+    fn pieces<'a>(&'a self, hall: &'a Hall, grade: Grade, now: Timestamp) -> impl Iterator<Item = Piece<'a>> {
+        let KnownSeats { free_from, known_before } = &self.grades[grade.0];
+        let end = hall.run(*known_before).map_or(hall.n_seats, |run| run.row_index);
+        let free = free_from.range(..end).filter(move |(_, from)| from.is_none_or(|from| now >= from));
+        let mut free = free.map(|(&index, _)| index).peekable();
+        std::iter::from_fn(move || {
+            let first = free.next()?;
+            let run = hall.run(first)?;
+            let mut n_seats = 1;
+            while free.next_if(|&next| next == first + n_seats && next < run.end()).is_some() {
+                n_seats += 1;
+            }
+            Some(Piece { run, first, n_seats })
+        })
+    }
+
+    fn is_known(&self, hall: &Hall, grade: Grade) -> bool {
+        self.known_before(grade) >= hall.n_seats
+    }
+}
+
+/// Free seats side by side, and none beside them in their run.
+#[derive(Clone, Copy, Debug)]
+struct Piece<'a> {
+    run: &'a Run,
+    first: u32,
+    n_seats: u32,
+}
+
+/// Some seats of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Block {
+    first: u32,
+    n_seats: u32,
+}
+
+/// Somewhere in the hall: a row, and twice the distance from the middle in half seats.
+#[derive(Clone, Copy, Debug)]
+struct Spot {
+    row: u32,
+    x: i32,
+}
+
+const FRONT_CENTRE: Spot = Spot { row: 0, x: 0 };
+
+/// What makes one block better than another of its grade and size: the lower, the better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    n_singles_left: u32,
+    rows_away: u32,
+    across: u32,
+    first: u32,
+}
+
+impl Piece<'_> {
+    const fn end(&self) -> u32 {
+        self.first + self.n_seats
+    }
+
+    fn spot(&self, Block { first, n_seats }: Block) -> Spot {
+        let x_of = |index: u32| self.run.x.saturating_add_unsigned(2 * (index - self.run.index));
+        Spot { row: self.run.row_of_hall, x: x_of(first).saturating_add(x_of(first + n_seats - 1)) }
+    }
+
+    fn rank(&self, block: Block, near: Spot) -> Rank {
+        let spot = self.spot(block);
+        let is_single = |n_left: u32| u32::from(n_left == 1);
+        Rank {
+            n_singles_left: is_single(block.first - self.first) + is_single(self.end() - block.first - block.n_seats),
+            rows_away: spot.row.abs_diff(near.row),
+            across: spot.x.abs_diff(near.x),
+            first: block.first,
+        }
+    }
+
+    /// The best of its blocks of this size, unless it is shorter.
+    fn best(&self, n_seats: u32, near: Spot) -> Option<(Rank, Block)> {
+        let last = self.end().checked_sub(n_seats)?;
+        let blocks = (self.first..=last).map(|first| Block { first, n_seats });
+        blocks.map(|block| (self.rank(block, near), block)).min_by_key(|(rank, _)| *rank)
+    }
+}
+
+/// What came of looking for the best seats.
+#[must_use]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// These, by their indices, in index order.
+    Seats(Vec<u32>),
+    /// So many are not free.
+    NotEnough,
+    /// It cannot be told before more is known of this grade: learn it, and choose again.
+    Unknown(Grade),
+}
+
+/// Chooses the best `count` seats that are free at `now`: of a grade, or of any.
+pub fn choose(hall: &Hall, free: &FreeSeats, count: u32, grade: Option<Grade>, now: Timestamp) -> Choice {
+    let grades = grade.map_or_else(|| (0..hall.grades.len()).map(Grade).collect(), |grade| vec![grade]);
+    for &grade in &grades {
+        match best_block(hall, free, count, grade, now) {
+            Ok(Some(block)) => return Choice::Seats((block.first..block.first + block.n_seats).collect()),
+            Ok(None) => {}
+            Err(Unknown(grade)) => return Choice::Unknown(grade),
+        }
+    }
+    let pieces: Vec<Vec<Piece<'_>>> = grades.iter().map(|&grade| free.pieces(hall, grade, now).collect()).collect();
+    let n_free = |pieces: &Vec<Piece<'_>>| pieces.iter().map(|piece| piece.n_seats).sum::<u32>();
+    let mut seats = if let Some(of_one_grade) = pieces.iter().find(|pieces| n_free(pieces) >= count) {
+        gather(of_one_grade.clone(), count)
+    } else {
+        let mut n_wanted = count;
+        let across_grades = pieces.into_iter().flat_map(|pieces| {
+            let some = gather(pieces, n_wanted);
+            n_wanted = n_wanted.saturating_sub(u32::try_from(some.len()).unwrap_or(u32::MAX));
+            some
+        });
+        across_grades.collect()
+    };
+    if u32::try_from(seats.len()) != Ok(count) {
+        return Choice::NotEnough;
+    }
+    seats.sort_unstable();
+    Choice::Seats(seats)
+}
+
+/// Not enough is known of this grade.
+struct Unknown(Grade);
+
+fn best_block(
+    hall: &Hall,
+    free: &FreeSeats,
+    count: u32,
+    grade: Grade,
+    now: Timestamp,
+) -> Result<Option<Block>, Unknown> {
+    let mut best: Option<(Rank, Block)> = None;
+    let leaves_no_single = |best: &Option<(Rank, Block)>| best.is_some_and(|(rank, _)| rank.n_singles_left == 0);
+    for piece in free.pieces(hall, grade, now) {
+        // Pieces come from the front, so none that follows is better.
+        if best.is_some_and(|(rank, _)| rank.n_singles_left == 0 && rank.rows_away < piece.run.row_of_hall) {
+            break;
+        }
+        best = best.into_iter().chain(piece.best(count, FRONT_CENTRE)).min_by_key(|(rank, _)| *rank);
+    }
+    if leaves_no_single(&best) || free.is_known(hall, grade) {
+        Ok(best.map(|(_, block)| block))
+    } else {
+        Err(Unknown(grade))
+    }
+}
+
+/// `count` of the seats of these pieces, or all if there are fewer: in as few pieces as can be, near each other.
+fn gather(mut pieces: Vec<Piece<'_>>, count: u32) -> Vec<u32> {
+    let (mut seats, mut n_wanted, mut near) = (Vec::new(), count, FRONT_CENTRE);
+    while let Some(longest) = pieces.iter().map(|piece| piece.n_seats).max().filter(|_| n_wanted > 0) {
+        let n_seats = longest.min(n_wanted);
+        let blocks = pieces.iter().enumerate().filter_map(|(i, piece)| {
+            let (rank, block) = piece.best(n_seats, near)?;
+            Some((rank, block, i))
+        });
+        let Some((_, block, i)) = blocks.min_by_key(|(rank, ..)| *rank) else { break };
+        let piece = pieces.swap_remove(i);
+        if seats.is_empty() {
+            near = piece.spot(block);
+        }
+        let end = block.first + n_seats;
+        let left = [(piece.first, block.first), (end, piece.end())];
+        let left = left.into_iter().filter(|(first, end)| first < end);
+        pieces.extend(left.map(|(first, end)| Piece { run: piece.run, first, n_seats: end - first }));
+        seats.extend(block.first..end);
+        n_wanted -= n_seats;
+    }
+    seats
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
+
+    /// Seats of one row: `V` and `R` are grades, `.` is no seat; the seats are numbered from 1.
+    fn row(section: &str, row: u16, plan: &str) -> Vec<HallSeat> {
+        let widest = i32::try_from(plan.len()).unwrap();
+        let seats = (1_u16..).zip(plan.chars()).filter(|(_, kind)| *kind != '.').map(|(number, kind)| {
+            let price = if kind == 'V' { 200 } else { 100 };
+            let x = 2 * i32::from(number) - (widest + 1);
+            HallSeat { section: section.into(), row, number, grade: kind.into(), price, x }
+        });
+        seats.collect()
+    }
+
+    /// A hall of one section with these rows, and which of its seats are free: those in capitals.
+    struct Stage {
+        seats: Vec<HallSeat>,
+        hall: Hall,
+        is_free: Vec<bool>,
+    }
+
+    impl Stage {
+        fn new(plans: &[&str]) -> Self {
+            let rows = (1..).zip(plans).map(|(number, plan)| row("A", number, &plan.to_uppercase()));
+            let letters = plans.iter().flat_map(|plan| plan.chars()).filter(|letter| *letter != '.');
+            Self::of(rows.flatten().collect(), letters.map(char::is_uppercase).collect())
+        }
+
+        fn of(seats: Vec<HallSeat>, is_free: Vec<bool>) -> Self {
+            let hall = Hall::new(seats.clone());
+            Self { seats, hall, is_free }
+        }
+
+        /// The choice, by somebody who learns `step` seats at a time.
+        fn choose_by(&self, step: usize, count: u32, grade: Option<&str>) -> Option<Vec<u32>> {
+            let mut free = FreeSeats::unknown(&self.hall);
+            let grade = grade.map(|name| self.hall.grade(name).unwrap());
+            loop {
+                match choose(&self.hall, &free, count, grade, NOW) {
+                    Choice::Seats(seats) => return Some(seats),
+                    Choice::NotEnough => return None,
+                    Choice::Unknown(grade) => {
+                        let from = usize::try_from(free.known_before(grade)).unwrap();
+                        assert!(from < self.seats.len(), "everything is known");
+                        let some = (from..self.seats.len()).take(step);
+                        let name = self.hall.grade_name(grade);
+                        let some = some.filter(|&i| self.is_free[i] && self.seats[i].grade == name);
+                        let known_before = u32::try_from(from + step).unwrap();
+                        free.learn(grade, some.map(|i| (u32::try_from(i).unwrap(), None)), known_before);
+                    }
+                }
+            }
+        }
+
+        fn named(&self, seats: Option<Vec<u32>>) -> Vec<String> {
+            seats.into_iter().flatten().map(|index| self.hall.seat(index).unwrap().to_string()).collect()
+        }
+
+        fn best(&self, count: u32, grade: Option<&str>) -> Vec<String> {
+            self.named(self.choose_by(1_000, count, grade))
+        }
+    }
+
+    #[test]
+    fn the_middle_of_the_front_row_is_best() {
+        let stage = Stage::new(&["VVVVVVVVVV", "VVVVVVVVVV"]);
+
+        assert_eq!(stage.best(2, None), ["A-1-5", "A-1-6"]);
+        assert_eq!(stage.best(3, None), ["A-1-4", "A-1-5", "A-1-6"]);
+        assert_eq!(stage.best(10, None).len(), 10);
+    }
+
+    #[test]
+    fn the_most_expensive_grade_comes_first_unless_one_is_named() {
+        let stage = Stage::new(&["RRRRRR", "VVVVVV"]);
+
+        assert_eq!(stage.best(2, None), ["A-2-3", "A-2-4"]);
+        assert_eq!(stage.best(2, Some("R")), ["A-1-3", "A-1-4"]);
+        assert_eq!(stage.best(7, Some("R")), [""; 0], "never of another grade");
+    }
+
+    #[test]
+    fn a_grade_is_as_expensive_as_its_most_expensive_seat() {
+        let mut stage = Stage::new(&["RRRR", "VVVV"]);
+        stage.seats[3].price = 300;
+        stage.hall = Hall::new(stage.seats.clone());
+
+        assert_eq!(stage.best(4, None)[0], "A-1-1");
+    }
+
+    #[test]
+    fn no_seat_is_left_alone_where_another_block_leaves_none() {
+        assert_eq!(Stage::new(&["VVV", "vVVv"]).best(2, None), ["A-2-2", "A-2-3"], "a row further back");
+        assert_eq!(Stage::new(&["vVVVv", "vRRVV"]).best(2, None), ["A-2-4", "A-2-5"], "at the side");
+        assert_eq!(Stage::new(&["VVV", "RRRR"]).best(2, None), ["A-1-1", "A-1-2"], "not a lower grade");
+        assert_eq!(Stage::new(&["VVVVV"]).best(1, None), ["A-1-3"], "in the middle of five, two are left on each side");
+        assert_eq!(Stage::new(&["VVVV"]).best(1, None), ["A-1-1"], "at the side of four");
+    }
+
+    #[test]
+    fn seats_of_two_grades_or_beyond_an_aisle_are_not_side_by_side() {
+        assert_eq!(Stage::new(&["VRVR", "RR"]).best(2, None), ["A-2-1", "A-2-2"]);
+        assert_eq!(Stage::new(&["V.V", "VV"]).best(2, None), ["A-2-1", "A-2-2"]);
+    }
+
+    #[test]
+    fn a_group_that_finds_no_block_sits_in_few_pieces_near_each_other() {
+        let stage = Stage::new(&["VVvvv", "vvvVv", "Vvvvv", "VVVvv"]);
+
+        assert_eq!(stage.best(4, None), ["A-3-1", "A-4-1", "A-4-2", "A-4-3"]);
+        assert_eq!(stage.best(5, None), ["A-1-1", "A-1-2", "A-4-1", "A-4-2", "A-4-3"]);
+    }
+
+    #[test]
+    fn a_block_of_a_lower_grade_goes_before_pieces_of_a_higher_one() {
+        let stage = Stage::new(&["VVvVVvVVvVV", "RRR"]);
+
+        assert_eq!(stage.best(3, None), ["A-2-1", "A-2-2", "A-2-3"]);
+        assert_eq!(stage.best(4, None), ["A-1-1", "A-1-2", "A-1-4", "A-1-5"], "pieces of one grade");
+        assert_eq!(stage.best(9, None).len(), 9, "and then of several");
+        assert_eq!(stage.best(11, None).len(), 11);
+        assert_eq!(stage.best(12, None), [""; 0]);
+    }
+
+    #[test]
+    fn a_seat_is_free_again_when_its_hold_has_lapsed() {
+        let hall = Hall::new(row("A", 1, "VV"));
+        let mut free = FreeSeats::unknown(&hall);
+        free.take(0, NOW);
+        free.learn(Grade(0), [(0, None), (1, Some(NOW))], 2);
+        let before = NOW.minus(std::time::Duration::from_millis(1));
+
+        assert_eq!(choose(&hall, &free, 1, None, before), Choice::NotEnough);
+        assert_eq!(choose(&hall, &free, 2, None, NOW), Choice::Seats(vec![0, 1]));
+        free.take(1, NOW.plus(std::time::Duration::from_millis(1)));
+        assert_eq!(choose(&hall, &free, 1, None, NOW), Choice::Seats(vec![0]));
+        assert_eq!(choose(&hall, &free, 2, None, NOW), Choice::NotEnough);
+    }
+
+    #[test]
+    fn who_finds_a_good_block_in_front_asks_for_no_more() {
+        let stage = Stage::new(&["VVVV", "VVVV", "VVVV"]);
+        let mut free = FreeSeats::unknown(&stage.hall);
+        assert_eq!(choose(&stage.hall, &free, 2, None, NOW), Choice::Unknown(Grade(0)));
+
+        free.learn(Grade(0), [(0, None), (1, None), (2, None)], 3);
+        assert_eq!(choose(&stage.hall, &free, 2, None, NOW), Choice::Unknown(Grade(0)), "of half a row");
+        free.learn(Grade(0), [(3, None), (4, None)], 5);
+
+        assert_eq!(choose(&stage.hall, &free, 2, None, NOW), Choice::Seats(vec![0, 1]));
+        assert_eq!(choose(&stage.hall, &free, 4, None, NOW), Choice::Seats(vec![0, 1, 2, 3]));
+    }
+
+    /// Everything that can be wanted, judged by looking at all seats: a seat's grade, row and neighbours by its name.
+    struct Oracle<'a>(&'a Stage);
+
+    impl Oracle<'_> {
+        fn grades(&self, wanted: Option<&str>) -> Vec<&str> {
+            // Dearer first; the two grades have two prices.
+            let has_free = |grade: &&str| wanted.is_none_or(|wanted| wanted == *grade);
+            ["V", "R"].into_iter().filter(has_free).collect()
+        }
+
+        fn free_of(&self, grade: &str) -> Vec<usize> {
+            let Stage { seats, is_free, .. } = self.0;
+            (0..seats.len()).filter(|&i| is_free[i] && seats[i].grade == grade).collect()
+        }
+
+        fn neighbour(&self, of: usize, step: i32) -> Option<usize> {
+            let seat = &self.0.seats[of];
+            let is_it = |other: &HallSeat| {
+                (&other.section, other.row, &other.grade) == (&seat.section, seat.row, &seat.grade)
+                    && i32::from(other.number) == i32::from(seat.number) + step
+            };
+            self.0.seats.iter().position(is_it)
+        }
+
+        fn blocks(&self, grade: &str, count: u32) -> Vec<Vec<usize>> {
+            let from = |first: usize| -> Option<Vec<usize>> {
+                let steps = 0..i32::try_from(count).unwrap();
+                let block: Option<Vec<_>> = steps.map(|step| self.neighbour(first, step)).collect();
+                block.filter(|block| block.iter().all(|&i| self.0.is_free[i]))
+            };
+            self.free_of(grade).into_iter().filter_map(from).collect()
+        }
+
+        fn rank(&self, block: &[usize]) -> (usize, usize, i32, usize) {
+            let seats = &self.0.seats;
+            let is_free = |i: Option<usize>| i.is_some_and(|i| self.0.is_free[i] && !block.contains(&i));
+            let is_single = |i: &usize| !is_free(self.neighbour(*i, -1)) && !is_free(self.neighbour(*i, 1));
+            let beside = [self.neighbour(block[0], -1), self.neighbour(block[block.len() - 1], 1)];
+            let beside = beside.into_iter().flatten().filter(|&i| is_free(Some(i)));
+            let n_singles = beside.filter(is_single).count();
+            let mut rows: Vec<_> = seats.iter().map(|seat| (&seat.section, seat.row)).collect();
+            rows.dedup();
+            let first = &seats[block[0]];
+            let row = rows.iter().position(|row| *row == (&first.section, first.row)).unwrap();
+            let x: i32 = block.iter().map(|&i| seats[i].x).sum();
+            (n_singles, row, x.abs(), block[0])
+        }
+    }
+
+    fn some_row() -> impl Strategy<Value = String> {
+        prop_oneof![
+            3 => "V{1,9}",
+            2 => "R{1,9}",
+            1 => "V{1,4}\\.V{1,4}",
+            1 => "R{1,3}V{1,4}R{1,3}",
+            1 => "[VR.]{1,8}",
+        ]
+    }
+
+    fn some_stage() -> impl Strategy<Value = Stage> {
+        let rows = prop::collection::vec(some_row(), 1..6);
+        let hall = (rows, any::<bool>()).prop_map(|(rows, has_sections)| {
+            let name = |i: u16| if has_sections && i.is_multiple_of(2) { ("B", i) } else { ("A", i) };
+            let seats = (1..).zip(&rows).flat_map(|(i, plan)| row(name(i).0, name(i).1, plan));
+            seats.collect::<Vec<_>>()
+        });
+        let with_free = (hall, prop_oneof![Just(0.3), Just(0.6), Just(0.9), Just(1.0)]);
+        with_free.prop_flat_map(|(seats, share)| {
+            let is_free = prop::collection::vec(prop::bool::weighted(share), seats.len());
+            is_free.prop_map(move |is_free| Stage::of(seats.clone(), is_free))
+        })
+    }
+
+    impl std::fmt::Debug for Stage {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            let seats = self.seats.iter().zip(&self.is_free);
+            let seats = seats.map(|(seat, is_free)| {
+                let mark = if *is_free { "" } else { " taken" };
+                format!("{}-{}-{} {}{mark}", seat.section, seat.row, seat.number, seat.grade)
+            });
+            f.debug_list().entries(seats).finish()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn the_choice_is_the_best_there_is(
+            stage in some_stage(),
+            count in 1_u32..7,
+            grade in prop_oneof![2 => Just(None), 1 => Just(Some("V")), 1 => Just(Some("R"))],
+            step in 1_usize..12,
+        ) {
+            let grade = grade.filter(|name| stage.hall.grade(name).is_some());
+            let oracle = Oracle(&stage);
+            let grades = oracle.grades(grade);
+
+            let chosen = stage.choose_by(step, count, grade);
+
+            prop_assert_eq!(&chosen, &stage.choose_by(1_000, count, grade), "however much is known");
+            let n_free: Vec<u32> =
+                grades.iter().map(|grade| u32::try_from(oracle.free_of(grade).len()).unwrap()).collect();
+            let Some(chosen) = chosen else {
+                prop_assert!(n_free.iter().sum::<u32>() < count, "refused with {n_free:?} free");
+                return Ok(());
+            };
+            let chosen: Vec<_> = chosen.iter().map(|&i| usize::try_from(i).unwrap()).collect();
+            prop_assert_eq!(chosen.len(), usize::try_from(count).unwrap());
+            prop_assert!(chosen.is_sorted_by(|one, other| one < other), "each once");
+            prop_assert!(chosen.iter().all(|&i| stage.is_free[i]));
+            let blocks = grades.iter().map(|grade| oracle.blocks(grade, count)).find(|blocks| !blocks.is_empty());
+            if let Some(best) = blocks.into_iter().flatten().min_by_key(|block| oracle.rank(block)) {
+                prop_assert_eq!(chosen, best);
+                return Ok(());
+            }
+            let of = |grade: &str| u32::try_from(chosen.iter().filter(|&&i| stage.seats[i].grade == grade).count());
+            let n_chosen: Vec<u32> = grades.iter().map(|grade| of(grade).unwrap()).collect();
+            let mut n_wanted = count;
+            let first_with_enough = n_free.iter().position(|n| *n >= count);
+            let expected: Vec<u32> = (0..grades.len()).map(|i| match first_with_enough {
+                Some(first) => if i == first { count } else { 0 },
+                None => {
+                    let n = n_free[i].min(n_wanted);
+                    n_wanted -= n;
+                    n
+                }
+            }).collect();
+            prop_assert_eq!(n_chosen, expected);
+        }
+
+        #[test]
+        fn a_hall_knows_its_seats_by_index_and_by_name(stage in some_stage()) {
+            for (index, seat) in (0..).zip(&stage.seats) {
+                let name = SeatId::new(&seat.section, seat.row, seat.number).unwrap();
+                prop_assert_eq!(stage.hall.index(&name), Some(index));
+                prop_assert_eq!(stage.hall.seat(index), Some(name));
+            }
+            prop_assert_eq!(stage.hall.seat(u32::try_from(stage.seats.len()).unwrap()), None);
+            let names: Vec<_> = stage.seats.iter().map(|seat| (&*seat.section, seat.row, seat.number)).collect();
+            for (section, row, number) in (0..7).flat_map(|row| (1..11).map(move |number| ("A", row + 1, number))) {
+                let name = SeatId::new(section, row, number).unwrap();
+                prop_assert_eq!(stage.hall.index(&name).is_some(), names.contains(&(section, row, number)));
+            }
+        }
+    }
+}
