@@ -136,12 +136,20 @@ impl Server {
     /// # Panics
     /// If there is none to start.
     pub fn start(durability: Durability, options: &[&str]) -> Self {
+        Self::start_from(given(IMAGE_VARIABLE).as_deref(), durability, options)
+    }
+
+    /// Starts one from an image, or what is installed here.
+    ///
+    /// # Panics
+    /// If there is none to start.
+    pub fn start_from(image: Option<&str>, durability: Durability, options: &[&str]) -> Self {
         let mut log = String::new();
         for _ in 0..PORTS_MAX {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
             let port = listener.local_addr().expect("it is bound").port();
             drop(listener);
-            match Self::start_on(port, durability, options) {
+            match Self::start_on(port, image, durability, options) {
                 Ok(server) => return server,
                 Err(said) => log = said,
             }
@@ -155,15 +163,15 @@ impl Server {
         )
     }
 
-    fn start_on(port: u16, durability: Durability, options: &[&str]) -> Result<Self, String> {
+    fn start_on(port: u16, image: Option<&str>, durability: Durability, options: &[&str]) -> Result<Self, String> {
         let folder = durability.folder();
-        let mut command = match given(IMAGE_VARIABLE) {
+        let mut command = match image {
             Some(image) => {
                 let mut docker = Command::new("docker");
                 let user = format!("{}:{}", getuid().as_raw(), getgid().as_raw());
                 docker
                     .args(["run", "--rm", "--interactive", "--network", "host", "--pid", "host", "--user", &user])
-                    .args(["--volume", &format!("{folder}:{folder}"), "--entrypoint", "sh", &image]);
+                    .args(["--volume", &format!("{folder}:{folder}"), "--entrypoint", "sh", image]);
                 docker
             }
             None => Command::new("sh"),

@@ -6,6 +6,7 @@ pub mod http;
 pub mod line;
 pub mod redis_side;
 pub mod report;
+pub mod seats;
 pub mod stage;
 pub mod wrk;
 

@@ -9,6 +9,8 @@ use serde::Serialize;
 pub enum Goal {
     /// The value is at most this.
     AtMost(f64),
+    /// The value is at least this.
+    AtLeast(f64),
     /// The ratio is at least this.
     RatioAtLeast(f64),
 }
@@ -61,6 +63,7 @@ impl Figure {
     pub fn is_met(&self) -> Option<bool> {
         match self.goal? {
             Goal::AtMost(most) => Some(self.value <= most),
+            Goal::AtLeast(least) => Some(self.value >= least),
             Goal::RatioAtLeast(least) => Some(self.ratio? >= least),
         }
     }
@@ -79,6 +82,7 @@ impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AtMost(most) => write!(f, "<= {}", number(*most)),
+            Self::AtLeast(least) => write!(f, ">= {}", number(*least)),
             Self::RatioAtLeast(least) => write!(f, "ratio >= {}", number(*least)),
         }
     }

@@ -11,7 +11,7 @@ use usher_contract_tests::redis_server::Server;
 use usher_loadtest::bench::http::Bench;
 use usher_loadtest::bench::report::{Figure, json, table};
 use usher_loadtest::bench::wrk::Wrk;
-use usher_loadtest::bench::{Outcome, Scale, line, redis_side};
+use usher_loadtest::bench::{Outcome, Scale, line, redis_side, seats};
 
 /// Measures Usher beside a control in the same run.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ struct Cli {
 enum Part {
     /// The line: on Redis, and over HTTP.
     Line,
+    /// The seats: on SQLite, MariaDB, and MySQL where there is its image.
+    Seats,
 }
 
 #[tokio::main]
@@ -75,6 +77,11 @@ async fn measure(cli: &Cli, head: &mut String, figures: &mut Vec<Figure>) -> Out
         figures.extend(line::admission(&redis, scale).await?);
         figures.extend(line::million(&redis, scale).await?);
         Bench { folder: folder.path(), wrk: &wrk, redis: &redis, scale }.measure(figures).await?;
+    }
+    if cli.part.is_none_or(|part| part == Part::Seats) {
+        let folder = tempfile::tempdir()?;
+        *head = [head.as_str(), &seats::machine()?].join("\n").trim().to_owned();
+        seats::measure(folder.path(), scale, figures).await?;
     }
     Ok(())
 }

@@ -1,0 +1,306 @@
+//! The seats at their port: how many holds and purchases a second a database takes, in transactions that are shared and in
+//! one each, which is the control; and how soon a refusal comes where everybody wants one seat. Knows no HTTP.
+
+use std::num::NonZero;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlReservationRepository};
+use usher_app::background::Background;
+use usher_app::group_commit::GroupCommit;
+use usher_app::schema;
+use usher_concert::{SeatMap, SectionPlan};
+use usher_contract_tests::mysql_server::{self, Durability, Server};
+use usher_contract_tests::reservation_repository::seed_through;
+use usher_kernel::{
+    AccountId, AttemptId, Claim, Fingerprint, Money, PerformanceId, ReservationId, SeatId, TicketId, Timestamp,
+};
+use usher_reservation::audit;
+use usher_reservation::model::PassNumber;
+use usher_reservation::ports::{
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationRepository, SeatWish, Settled, Verdict,
+};
+
+use super::report::{Figure, Goal, median, percentile};
+use super::{Outcome, RUNS, Scale, progress};
+use crate::clock::Stopwatch;
+
+/// How many buyers ask at once.
+const IN_FLIGHT: usize = 256;
+/// How many ask for one seat at once, and how often each.
+const AT_ONE_SEAT: usize = 200;
+const ASKS_EACH: usize = 20;
+/// What a refusal may take, of 99 in 100.
+const REFUSED_WITHIN_MS: f64 = 20.0;
+/// With one transaction each, how many connections are best depends on the database, so the best of these is the control.
+const POOLS: [u32; 3] = [8, 16, 32];
+/// Shared transactions need few.
+const POOL_OF_SHARED: u32 = 8;
+/// Where databases are that are not installed here.
+const MYSQL_IMAGE: &str = "mysql:9";
+const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
+const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
+const HOLD_TTL: Duration = Duration::from_secs(3_600);
+/// A hall of sections alike.
+const SECTION_ROWS: u16 = 100;
+const ROW_SEATS: u16 = 50;
+const SECTION_SEATS: u64 = SECTION_ROWS as u64 * ROW_SEATS as u64;
+
+/// A database, and what is asked of it.
+struct Engine {
+    name: &'static str,
+    url: String,
+    /// What it should do: holds a second, and so many times the control.
+    goal: Option<(f64, f64)>,
+    _server: Option<Server>,
+}
+
+/// All of it, on every database there is.
+///
+/// # Errors
+/// If one fails, or an answer is not the right one.
+pub async fn measure(folder: &Path, scale: Scale, figures: &mut Vec<Figure>) -> Outcome<()> {
+    let sqlite = format!("sqlite://{}", folder.join("seats.db").display());
+    Engine { name: "SQLite", url: sqlite, goal: None, _server: None }.measure(scale, figures).await?;
+    on_server("MariaDB", None, (4_000.0, 2.0)).await?.measure(scale, figures).await?;
+    let mut inspect = Command::new("docker");
+    inspect.args(["image", "inspect", MYSQL_IMAGE]).stdout(Stdio::null()).stderr(Stdio::null());
+    if inspect.status().is_ok_and(|status| status.success()) {
+        on_server("MySQL", Some(MYSQL_IMAGE), (3_000.0, 3.0)).await?.measure(scale, figures).await?;
+    } else {
+        progress(&format!("MySQL is left out: docker has no image {MYSQL_IMAGE}"));
+    }
+    Ok(())
+}
+
+/// A database on a server of its own that loses nothing with the power.
+async fn on_server(name: &'static str, image: Option<&str>, goal: (f64, f64)) -> Outcome<Engine> {
+    let server = Server::start_from(image, Durability::Full, &[]);
+    let url = mysql_server::create_database(&server.url(), "bench").await;
+    Ok(Engine { name, url, goal: Some(goal), _server: Some(server) })
+}
+
+impl Engine {
+    async fn measure(&self, scale: Scale, figures: &mut Vec<Figure>) -> Outcome<()> {
+        let name = self.name;
+        let (n_holds, n_alone, n_bought) = (scale.people(8_000), scale.people(2_000), scale.people(2_000));
+        let runs = RUNS as u64;
+        let n_seats = runs * (n_holds + 3 * n_alone + 2 * n_bought) + 1;
+        progress(&format!("{name}: a hall of some {n_seats} seats"));
+        let shared = self.open(POOL_OF_SHARED).await?;
+        schema::up(&shared).await?;
+        let catalogue = SqlCatalogueRepository::new(shared.clone());
+        seed_through(&catalogue, PERFORMANCE, &hall(n_seats)?).await;
+        let background = Background::default();
+        let stored = Arc::new(SqlReservationRepository::new(shared.clone()));
+        let together: Arc<dyn ReservationRepository> = Arc::new(GroupCommit::new(stored, &background));
+        let mut alone = Vec::new();
+        for pool in POOLS {
+            let database = self.open(pool).await?;
+            let repository: Arc<dyn ReservationRepository> = Arc::new(SqlReservationRepository::new(database));
+            alone.push((pool, repository));
+        }
+        let mut buyers = Buyers::default();
+
+        progress(&format!("{name}: holds of one seat, {IN_FLIGHT} in flight"));
+        let (mut rates, mut controls) = (Vec::new(), [const { Vec::new() }; POOLS.len()]);
+        for _ in 0..RUNS {
+            rates.push(rate(hold_all(&together, &mut buyers, n_holds).await?, n_holds));
+            for ((_, repository), rates) in alone.iter().zip(&mut controls) {
+                rates.push(rate(hold_all(repository, &mut buyers, n_alone).await?, n_alone));
+            }
+        }
+        let medians = controls.map(|rates| median(&rates));
+        let best = (0..POOLS.len()).max_by(|&one, &other| medians[one].total_cmp(&medians[other])).unwrap_or_default();
+        let text =
+            format!("{name}: holds a second, shared transactions (control: one each, {} connections)", POOLS[best]);
+        let figure = Figure::rate(text, median(&rates), "1/s", medians[best]);
+        if let Some((at_least, ratio)) = self.goal {
+            figures.push(figure.clone().with_goal(Goal::RatioAtLeast(ratio)));
+            figures.push(Figure { name: format!("{name}: the same"), ..figure }.with_goal(Goal::AtLeast(at_least)));
+        } else {
+            figures.push(figure);
+        }
+
+        progress(&format!("{name}: hold and confirm, {IN_FLIGHT} in flight"));
+        let (mut rates, mut controls) = (Vec::new(), Vec::new());
+        for _ in 0..RUNS {
+            rates.push(rate(buy_all(&together, &mut buyers, n_bought).await?, n_bought));
+            controls.push(rate(buy_all(&alone[best].1, &mut buyers, n_bought).await?, n_bought));
+        }
+        let text = format!("{name}: holds that are paid a second, shared transactions (control: one each)");
+        figures.push(Figure::rate(text, median(&rates), "1/s", median(&controls)));
+
+        progress(&format!("{name}: {AT_ONE_SEAT} at once want one seat that is held"));
+        let hot = buyers.next();
+        hold(&together, hot).await?;
+        let refused = refusals_ms(&together, &mut buyers, hot).await?;
+        let control = refusals_ms(&alone[best].1, &mut buyers, hot).await?;
+        for percent in [50, 99] {
+            let text = format!(
+                "{name}: refusal of a seat that {AT_ONE_SEAT} want, p{percent} (control: one transaction each)"
+            );
+            let figure = Figure::duration(text, percentile(&refused, percent), "ms", percentile(&control, percent));
+            let is_judged = percent == 99;
+            figures.push(if is_judged { figure.with_goal(Goal::AtMost(REFUSED_WITHIN_MS)) } else { figure });
+        }
+
+        let findings = audit::check(&together.history(PERFORMANCE).await?);
+        background.stop(Duration::from_secs(5)).await;
+        match findings.contradictions.first() {
+            None => Ok(()),
+            Some(first) => Err(format!("{name}: {first}").into()),
+        }
+    }
+
+    async fn open(&self, max_connections: u32) -> Outcome<Database> {
+        // So many wait for one of few connections that the last of them waits for long.
+        let settings =
+            Settings { acquire_timeout: Duration::from_secs(30), ..Settings::new(&self.url, max_connections) };
+        Ok(Database::open(&settings).await?)
+    }
+}
+
+fn price() -> Outcome<Money> {
+    Ok(Money::new(1_000, "KRW".parse()?)?)
+}
+
+/// At least so many seats.
+fn hall(n_seats: u64) -> Outcome<SeatMap> {
+    let price = price()?;
+    let section = |n| SectionPlan {
+        name: format!("S{n}"),
+        rows: SECTION_ROWS,
+        seats_per_row: ROW_SEATS,
+        grade: "R".into(),
+        price,
+    };
+    let sections: Vec<_> = (0..n_seats.div_ceil(SECTION_SEATS)).map(section).collect();
+    SeatMap::from_sections(&sections).map_err(|violations| format!("{violations:?}").into())
+}
+
+/// Numbers of buyers, each of whom has a seat of their own.
+#[derive(Default)]
+struct Buyers(u64);
+
+impl Buyers {
+    fn next(&mut self) -> u64 {
+        self.0 += 1;
+        self.0
+    }
+
+    fn take(&mut self, count: u64) -> Vec<u64> {
+        (0..count).map(|_| self.next()).collect()
+    }
+}
+
+fn id(n: u64) -> [u8; 16] {
+    // Spread over the whole range, as ids of one millisecond are in their random part.
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+    bytes[8..].copy_from_slice(&n.to_be_bytes());
+    bytes
+}
+
+/// The seat of a buyer, from 1.
+fn seat(buyer: u64) -> Outcome<SeatId> {
+    let index = buyer - 1;
+    let (section, rest) = (index / SECTION_SEATS, index % SECTION_SEATS);
+    let (row, number) = (rest / u64::from(ROW_SEATS) + 1, rest % u64::from(ROW_SEATS) + 1);
+    Ok(format!("S{section}-{row}-{number}").parse()?)
+}
+
+fn claim(buyer: u64, key: &str) -> Outcome<Claim> {
+    let account = AccountId::from_bytes(id(buyer));
+    Ok(Claim { account, key: key.parse()?, fingerprint: Fingerprint([0; 32]) })
+}
+
+fn wish(buyer: u64, seat: SeatId) -> Outcome<HoldCommand> {
+    Ok(HoldCommand {
+        id: ReservationId::from_bytes(id(buyer)),
+        performance: PERFORMANCE,
+        account: AccountId::from_bytes(id(buyer)),
+        pass: PassNumber(buyer),
+        seats: SeatWish::Named(vec![seat]),
+        seat_limit: 4,
+        now: NOW,
+        held_until: NOW.plus(HOLD_TTL),
+        claim: claim(buyer, "hold")?,
+    })
+}
+
+type Repository = Arc<dyn ReservationRepository>;
+
+async fn hold(repository: &Repository, buyer: u64) -> Outcome<()> {
+    match repository.hold(&[wish(buyer, seat(buyer)?)?]).await?.pop() {
+        Some(HoldOutcome::Held(_)) => Ok(()),
+        other => Err(format!("a free seat is held: {other:?}").into()),
+    }
+}
+
+async fn buy(repository: &Repository, buyer: u64) -> Outcome<()> {
+    hold(repository, buyer).await?;
+    let attempt = AttemptId::from_bytes(id(buyer));
+    let payment = PayCommand {
+        reservation: ReservationId::from_bytes(id(buyer)),
+        account: AccountId::from_bytes(id(buyer)),
+        attempt,
+        now: NOW,
+        resolve_at: NOW.plus(HOLD_TTL),
+        claim: claim(buyer, "confirm")?,
+    };
+    let begun = repository.begin_payment(&payment).await?;
+    let PayOutcome::Begun(_) = begun else { return Err(format!("a payment begins: {begun:?}").into()) };
+    let verdict = Verdict::Captured(vec![(TicketId::from_bytes(id(buyer)), format!("code-{buyer}"))]);
+    match repository.settle(attempt, &verdict, NOW).await? {
+        Some(Settled::Confirmed(_)) => Ok(()),
+        other => Err(format!("a captured payment is confirmed: {other:?}").into()),
+    }
+}
+
+/// New buyers hold a seat each. Answers how long it took.
+async fn hold_all(repository: &Repository, buyers: &mut Buyers, count: u64) -> Outcome<Duration> {
+    let (buyers, took) = (buyers.take(count), Stopwatch::start());
+    let holds = buyers.into_iter().map(|buyer| hold(repository, buyer));
+    stream::iter(holds).buffer_unordered(IN_FLIGHT).try_for_each(async |()| Ok(())).await?;
+    Ok(took.elapsed())
+}
+
+/// New buyers hold a seat each, and pay for it.
+async fn buy_all(repository: &Repository, buyers: &mut Buyers, count: u64) -> Outcome<Duration> {
+    let (buyers, took) = (buyers.take(count), Stopwatch::start());
+    let purchases = buyers.into_iter().map(|buyer| buy(repository, buyer));
+    stream::iter(purchases).buffer_unordered(IN_FLIGHT).try_for_each(async |()| Ok(())).await?;
+    Ok(took.elapsed())
+}
+
+/// How long each of many buyers waits to be told that the seat of `owner` is taken.
+async fn refusals_ms(repository: &Repository, buyers: &mut Buyers, owner: u64) -> Outcome<Vec<f64>> {
+    // These want a seat that is not their own, so they may come from beyond the hall.
+    let asks = buyers.take((AT_ONE_SEAT * ASKS_EACH) as u64).into_iter().map(|buyer| async move {
+        let (took, wanted) = (Stopwatch::start(), seat(owner)?);
+        match repository.hold(&[wish(buyer, wanted.clone())?]).await?.pop() {
+            Some(HoldOutcome::Taken(taken)) if taken == [wanted] => Outcome::Ok(took.elapsed().as_secs_f64() * 1_000.0),
+            other => Err(format!("a held seat is taken: {other:?}").into()),
+        }
+    });
+    stream::iter(asks).buffer_unordered(AT_ONE_SEAT).try_collect().await
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
+fn rate(took: Duration, count: u64) -> f64 {
+    count as f64 / took.as_secs_f64()
+}
+
+/// What the figures are of.
+///
+/// # Errors
+/// If the machine does not tell.
+pub fn machine() -> Outcome<String> {
+    let n_cores = thread::available_parallelism().map(NonZero::get)?;
+    Ok(format!("{n_cores} cores, shared by the databases and the load; what is acknowledged is on the disk"))
+}
