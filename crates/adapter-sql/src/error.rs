@@ -48,7 +48,8 @@ impl Failure {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Conflict { .. } => true,
-            Self::Database(error) => is_lost_race(error),
+            // A connection that broke took its transaction with it; another one may stand.
+            Self::Database(error) => is_lost_race(error) || matches!(driver_error(error), Some(SqlxError::Io(_))),
             Self::Corrupt(_) | Self::Overdue => false,
         }
     }
@@ -74,11 +75,11 @@ pub(crate) fn convert(operation: &'static str, failure: Failure) -> StoreError {
 }
 
 /// A commit that failed: refused by the database it had no effect; else nobody knows.
-pub(crate) fn commit_failed<T>(operation: &'static str, error: DbErr) -> Result<Result<T, Failure>, StoreError> {
-    if matches!(driver_error(&error), Some(SqlxError::Database(_))) {
-        return Ok(Err(error.into()));
+pub(crate) fn commit_failed<T>(operation: &'static str, failure: Failure) -> Result<Result<T, Failure>, StoreError> {
+    match &failure {
+        Failure::Database(error) if matches!(driver_error(error), Some(SqlxError::Database(_))) => Ok(Err(failure)),
+        _ => Err(StoreError::Timeout { operation, source: Box::new(failure) }),
     }
-    Err(StoreError::Timeout { operation, source: Box::new(error) })
 }
 
 /// MySQL 1205 (lock wait timeout), 1213 (deadlock), MariaDB 1020 (record has changed); SQLite 5 (busy), 6 (locked).
