@@ -5,8 +5,10 @@
 mod account;
 mod backend;
 mod catalogue;
+mod faults;
 mod gateway;
 mod ledger;
+mod network;
 mod opening;
 mod policy;
 mod reservation;
