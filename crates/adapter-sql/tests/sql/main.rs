@@ -8,6 +8,7 @@ mod catalogue;
 mod faults;
 mod gateway;
 mod ledger;
+mod log_in;
 mod network;
 mod opening;
 mod policy;
