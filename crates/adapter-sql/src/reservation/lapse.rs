@@ -66,15 +66,17 @@ async fn lapsed(db: &impl ConnectionTrait, now: Timestamp, limit: u32) -> Result
 
 async fn expire_all(tx: &DatabaseTransaction, ids: &[Uuid], now: Timestamp) -> Result<u32, Failure> {
     use reservations::Column;
-    // Some may have been paid, released or expired since they were found.
-    let still_held = reservations::Entity::find()
+    // By their ids alone: found through the index of what lapses, they would be locked in the order of that index first,
+    // which is not how others come to them.
+    let found = reservations::Entity::find()
         .filter(Column::Id.is_in(ids.iter().copied()))
-        .filter(Column::State.eq(rows::HELD))
-        .filter(Column::HeldUntil.lte(now.unix_ms()))
         .order_by_asc(Column::Id)
         .lock_exclusive();
+    // Some may have been paid, released or expired since they were found.
+    let mut still_held = found.all(tx).await?;
+    still_held.retain(|model| model.state == rows::HELD && model.held_until <= now.unix_ms());
     let mut expired = Vec::with_capacity(ids.len());
-    for held in rows::load(tx, &still_held.all(tx).await?).await? {
+    for held in rows::load(tx, &still_held).await? {
         let (id, read) = (held.id, held.version);
         let one = held.expire(now).map_err(|_| CorruptRow::new("reservations", "state", id))?;
         rows::update(tx, &one, read).await?;

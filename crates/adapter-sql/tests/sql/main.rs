@@ -13,3 +13,4 @@ mod network;
 mod opening;
 mod policy;
 mod reservation;
+mod sweeping;
