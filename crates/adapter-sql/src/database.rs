@@ -52,6 +52,9 @@ impl fmt::Debug for Settings {
 pub struct Database {
     writer: DatabaseConnection,
     reader: DatabaseConnection,
+    /// How long a writer may wait for its connection, and a reader.
+    writer_wait: Duration,
+    reader_wait: Duration,
 }
 
 /// A unit's transaction: shared, so that a unit can be a plain closure, and dropped by it in the end.
@@ -60,6 +63,16 @@ pub(crate) type Transaction = Arc<DatabaseTransaction>;
 const TRIES_MAX: u32 = 3;
 /// A unit that takes longer is rolled back: its locks are in everybody's way.
 const UNIT_MAX: Duration = Duration::from_secs(5);
+/// How long a snapshot may take: it is in nobody's way, and may be all that ever happened in a performance.
+const SNAPSHOT_MAX: Duration = Duration::from_secs(30);
+/// How long a connection may take to roll back before it is given up. Waiting for a database that went silent would keep
+/// its place in the pool for ever.
+const ROLLBACK_MAX: Duration = Duration::from_secs(1);
+/// How long a connection may be unused before the pool closes it, and before MySQL does. Of a server that vanished, MySQL
+/// rolls back what was open only then, and its locks are in everybody's way until then.
+const IDLE_MAX: Duration = Duration::from_secs(20);
+const IDLE_MAX_MYSQL_S: u32 = 30;
+const _: () = assert!(IDLE_MAX.as_secs() < IDLE_MAX_MYSQL_S as u64);
 /// How long MySQL waits for a lock.
 const LOCK_WAIT_S: u32 = 2;
 const _: () = assert!((LOCK_WAIT_S as u64) < UNIT_MAX.as_secs());
@@ -103,7 +116,8 @@ impl Database {
     /// # Errors
     /// [`StoreError`] if it does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.reader.ping().await.map_err(|error| convert("database.ping", error.into()))
+        let result = within(self.reader_wait + UNIT_MAX, self.reader.ping()).await;
+        result.map_err(|failure| convert("database.ping", failure))
     }
 
     /// Closes all connections, once those in use are done.
@@ -148,23 +162,24 @@ impl Database {
         } else {
             TransactionOptions::default()
         };
-        let transaction = match self.writer.begin_with_options(options).await {
+        let begun = within(self.writer_wait + UNIT_MAX, self.writer.begin_with_options(options)).await;
+        let transaction = match begun {
             Ok(transaction) => Arc::new(transaction),
-            Err(error) => return Ok(Err(error.into())),
+            Err(failure) => return Ok(Err(failure)),
         };
-        let result = tokio::time::timeout(UNIT_MAX, unit(transaction.clone())).await.unwrap_or(Err(Failure::Overdue));
+        let result = within(UNIT_MAX, unit(transaction.clone())).await;
         let Some(transaction) = Arc::into_inner(transaction) else {
             // Dropped somewhere else, it rolls back.
             return Ok(Err(DbErr::Custom("a unit kept its transaction".into()).into()));
         };
         match result {
-            Ok(value) => match transaction.commit().await {
+            Ok(value) => match within(UNIT_MAX, transaction.commit()).await {
                 Ok(()) => Ok(Ok(value)),
-                Err(error) => commit_failed(operation, error),
+                Err(failure) => commit_failed(operation, failure),
             },
             Err(failure) => {
-                // If this fails too, the connection is gone, and the database rolls back by itself.
-                if let Err(error) = transaction.rollback().await {
+                // If this fails too, the connection is given up, and the database rolls back by itself.
+                if let Err(error) = within(ROLLBACK_MAX, transaction.rollback()).await {
                     tracing::debug!(operation, %error, "a transaction was not rolled back");
                 }
                 Ok(Err(failure))
@@ -178,7 +193,8 @@ impl Database {
         F: FnOnce(&'a DatabaseConnection) -> U,
         U: Future<Output = Result<T, Failure>>,
     {
-        unit(&self.reader).await.map_err(|failure| convert(operation, failure))
+        let result = within(self.reader_wait + UNIT_MAX, unit(&self.reader)).await;
+        result.map_err(|failure| convert(operation, failure))
     }
 
     /// Runs a unit that reads, all statements at one point in time.
@@ -187,14 +203,27 @@ impl Database {
         F: FnOnce(Transaction) -> U,
         U: Future<Output = Result<T, Failure>>,
     {
-        let transaction = if has_one_writer(&self.reader) {
-            self.reader.begin().await
-        } else {
-            self.reader.begin_with_config(Some(IsolationLevel::RepeatableRead), Some(AccessMode::ReadOnly)).await
+        let snapshot = async {
+            let transaction = if has_one_writer(&self.reader) {
+                self.reader.begin().await?
+            } else {
+                let (isolation, access) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
+                self.reader.begin_with_config(Some(isolation), Some(access)).await?
+            };
+            // Dropped with the unit, it rolls back: there is nothing to commit.
+            unit(Arc::new(transaction)).await
         };
-        let transaction = transaction.map_err(|error| convert(operation, error.into()))?;
-        // Dropped with the unit, it rolls back: there is nothing to commit.
-        unit(Arc::new(transaction)).await.map_err(|failure| convert(operation, failure))
+        let result = within(self.reader_wait + SNAPSHOT_MAX, snapshot).await;
+        result.map_err(|failure| convert(operation, failure))
+    }
+}
+
+/// Gives up what takes too long: a database that went silent never answers. What is dropped so has to be made good by the
+/// pool, when it gets the connection back.
+async fn within<T, E: Into<Failure>>(span: Duration, work: impl Future<Output = Result<T, E>>) -> Result<T, Failure> {
+    match tokio::time::timeout(span, work).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(_) => Err(Failure::Overdue),
     }
 }
 
@@ -211,30 +240,27 @@ async fn open_sqlite(settings: &Settings) -> Result<Database, DbErr> {
     if settings.url.contains(":memory:") || settings.url.contains("mode=memory") {
         return Err(DbErr::Custom("SQLite must be a file: each connection would see a memory of its own".into()));
     }
+    // The queue of writers is bounded by the server's load shedding, not by this.
+    let (writer_wait, reader_wait) = (Duration::from_secs(30), Duration::from_secs(5));
     let mut writer = ConnectOptions::new(&settings.url);
-    writer
-        .max_connections(1)
-        // The queue of writers is bounded by the server's load shedding, not by this.
-        .acquire_timeout(Duration::from_secs(30))
-        .sqlx_logging(false)
-        .map_sqlx_sqlite_opts(|options| {
-            options
-                .create_if_missing(true)
-                .journal_mode(SqliteJournalMode::Wal)
-                // NORMAL would lose acknowledged sales with the power.
-                .synchronous(SqliteSynchronous::Full)
-                .busy_timeout(Duration::from_secs(2))
-                .foreign_keys(true)
-        });
+    writer.max_connections(1).acquire_timeout(writer_wait).sqlx_logging(false).map_sqlx_sqlite_opts(|options| {
+        options
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // NORMAL would lose acknowledged sales with the power.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(2))
+            .foreign_keys(true)
+    });
     let writer = sea_orm::Database::connect(writer).await?;
     let mut reader = ConnectOptions::new(&settings.url);
     reader
         .max_connections(settings.max_connections)
-        .acquire_timeout(Duration::from_secs(5))
+        .acquire_timeout(reader_wait)
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(|options| options.busy_timeout(Duration::from_secs(2)).pragma("query_only", "ON"));
     let reader = sea_orm::Database::connect(reader).await?;
-    Ok(Database { writer, reader })
+    Ok(Database { writer, reader, writer_wait, reader_wait })
 }
 
 async fn open_mysql(settings: &Settings) -> Result<Database, DbErr> {
@@ -243,30 +269,33 @@ async fn open_mysql(settings: &Settings) -> Result<Database, DbErr> {
         .max_connections(settings.max_connections)
         .acquire_timeout(settings.acquire_timeout)
         .test_before_acquire_if_idle_for(Duration::from_secs(5))
+        .idle_timeout(IDLE_MAX)
         .sqlx_logging(false)
         .map_sqlx_mysql_pool_opts(|pool| {
             pool.after_connect(|connection, _| {
                 Box::pin(async move {
                     // READ COMMITTED: a repeated unit sees what the winner wrote, and there are no gap locks.
                     connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
-                    let wait = format!("SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}");
-                    connection.execute(sea_orm::sqlx::AssertSqlSafe(wait)).await?;
+                    let waits = format!(
+                        "SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}, SESSION wait_timeout = {IDLE_MAX_MYSQL_S}"
+                    );
+                    connection.execute(sea_orm::sqlx::AssertSqlSafe(waits)).await?;
                     Ok(())
                 })
             })
-            // A call that was dropped in the middle of a BEGIN hands back a connection inside of a transaction, and the
-            // next user's commits would be lost with it. An error here drops the connection; waiting for a database that
-            // went silent would keep its permit for ever.
+            // A call that was dropped in the middle of a BEGIN hands back a connection inside of a transaction, of which
+            // the driver knows nothing. An error here drops the connection.
             .after_release(|connection, _| {
                 Box::pin(async move {
-                    let rollback = tokio::time::timeout(Duration::from_secs(1), connection.execute("ROLLBACK"));
+                    let rollback = tokio::time::timeout(ROLLBACK_MAX, connection.execute("ROLLBACK"));
                     rollback.await.map_err(|_| sea_orm::sqlx::Error::PoolTimedOut)??;
                     Ok(true)
                 })
             })
         });
     let connection = sea_orm::Database::connect(options).await?;
-    Ok(Database { writer: connection.clone(), reader: connection })
+    let wait = settings.acquire_timeout;
+    Ok(Database { writer: connection.clone(), reader: connection, writer_wait: wait, reader_wait: wait })
 }
 
 #[cfg(test)]

@@ -47,6 +47,15 @@ impl Failure {
     /// Whether the whole unit, run again, may succeed at once.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
+            // A connection that broke took its transaction with it; another one may stand.
+            Self::Database(error) if matches!(driver_error(error), Some(SqlxError::Io(_))) => true,
+            Self::Database(_) | Self::Conflict { .. } | Self::Corrupt(_) | Self::Overdue => self.is_lost_race(),
+        }
+    }
+
+    /// Whether other units were in the way.
+    fn is_lost_race(&self) -> bool {
+        match self {
             Self::Conflict { .. } => true,
             Self::Database(error) => is_lost_race(error),
             Self::Corrupt(_) | Self::Overdue => false,
@@ -69,7 +78,7 @@ pub(crate) fn convert(operation: &'static str, failure: Failure) -> StoreError {
         Failure::Database(error) => is_contradiction(error),
         Failure::Conflict { .. } | Failure::Overdue => false,
     };
-    let (is_lost_race, source) = (failure.is_transient(), Box::new(failure));
+    let (is_lost_race, source) = (failure.is_lost_race(), Box::new(failure));
     if is_lost_race {
         StoreError::Conflict { operation, source }
     } else if is_bug {
@@ -80,11 +89,11 @@ pub(crate) fn convert(operation: &'static str, failure: Failure) -> StoreError {
 }
 
 /// A commit that failed: refused by the database it had no effect; else nobody knows.
-pub(crate) fn commit_failed<T>(operation: &'static str, error: DbErr) -> Result<Result<T, Failure>, StoreError> {
-    if matches!(driver_error(&error), Some(SqlxError::Database(_))) {
-        return Ok(Err(error.into()));
+pub(crate) fn commit_failed<T>(operation: &'static str, failure: Failure) -> Result<Result<T, Failure>, StoreError> {
+    match &failure {
+        Failure::Database(error) if matches!(driver_error(error), Some(SqlxError::Database(_))) => Ok(Err(failure)),
+        _ => Err(StoreError::Timeout { operation, source: Box::new(failure) }),
     }
-    Err(StoreError::Timeout { operation, source: Box::new(error) })
 }
 
 /// MySQL 1205 (lock wait timeout), 1213 (deadlock), MariaDB 1020 (record has changed); SQLite 5 (busy), 6 (locked).

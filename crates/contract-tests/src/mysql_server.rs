@@ -304,6 +304,14 @@ impl ScratchDatabase {
     pub fn url(&self) -> &str {
         &self.url
     }
+
+    /// Changes something in it.
+    ///
+    /// # Panics
+    /// If the server does not.
+    pub async fn execute(&self, statement: &str) {
+        execute(&self.url, statement.to_owned()).await;
+    }
 }
 
 impl Drop for ScratchDatabase {

@@ -50,6 +50,8 @@ impl Locked {
         }
         let mut reservations = BTreeMap::new();
         for some in ids.chunks(ROWS_PER_STATEMENT) {
+            // By their ids alone: found through another index, they would be locked in its order, which is not how others
+            // come to them.
             let rows = reservations::Entity::find()
                 .filter(Column::Id.is_in(some.iter().copied()))
                 .order_by_asc(Column::Id)

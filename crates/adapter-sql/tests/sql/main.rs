@@ -5,8 +5,12 @@
 mod account;
 mod backend;
 mod catalogue;
+mod faults;
 mod gateway;
 mod ledger;
+mod log_in;
+mod network;
 mod opening;
 mod policy;
 mod reservation;
+mod sweeping;

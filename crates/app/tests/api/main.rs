@@ -15,6 +15,8 @@ mod edges;
 #[cfg(test)]
 mod line;
 #[cfg(test)]
+mod mysql;
+#[cfg(test)]
 mod operators;
 #[cfg(test)]
 mod payments;

@@ -1,0 +1,56 @@
+//! Logging in to a database server that is fresh, so that it knows no password by heart yet.
+
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
+use usher_adapter_sql::{Database, Settings};
+use usher_contract_tests::mysql_server::{Durability, Server, create_database};
+use usher_kernel::StoreError;
+
+async fn text(db: &DatabaseConnection, sql: &str) -> String {
+    let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await.unwrap().unwrap();
+    row.try_get_by(row.column_names()[row.column_names().len() - 1].as_str()).unwrap()
+}
+
+/// Lets the server forget who logged in before.
+async fn forget(root: &Database) {
+    root.writer().execute_unprepared("FLUSH PRIVILEGES").await.unwrap();
+}
+
+async fn open(url: &str) -> Result<Database, StoreError> {
+    let database = Database::open(&Settings::new(url, 1)).await?;
+    database.ping().await?;
+    Ok(database)
+}
+
+/// LESSONS S19. With `caching_sha2_password`, the default of MySQL, a first log-in sends the password itself: through TLS,
+/// or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_log_in_on_a_fresh_server_goes_through_tls() {
+    let server = Server::start(Durability::None, &[]);
+    let url = create_database(&server.url(), "usher").await;
+    let root = open(&url).await.unwrap();
+    let is_mariadb = text(root.writer(), "SELECT VERSION()").await.contains("MariaDB");
+    for sql in ["CREATE USER usher@'%' IDENTIFIED BY 'pass word'", "GRANT ALL ON usher.* TO usher@'%'"] {
+        root.writer().execute_unprepared(sql).await.unwrap();
+    }
+    let url = url.replacen("root@", "usher:pass%20word@", 1);
+
+    let database = open(&url).await.unwrap();
+    let cipher = text(database.writer(), "SHOW STATUS LIKE 'Ssl_cipher'").await;
+    if is_mariadb {
+        // Out of the box it has no certificate, and its way to log in needs none.
+        assert_eq!(cipher, "");
+        return;
+    }
+    assert!(cipher.starts_with("TLS_"), "TLS is used where the server has it: {cipher}");
+
+    forget(&root).await;
+    let in_the_clear = open(&format!("{url}?ssl-mode=DISABLED")).await.unwrap_err();
+    assert!(matches!(in_the_clear, StoreError::Unavailable { operation: "database.open", .. }), "{in_the_clear:?}");
+
+    let authority = format!("{}ca.pem", text(root.writer(), "SELECT @@datadir").await);
+    let verified = format!("{url}?ssl-mode=VERIFY_CA&ssl-ca={authority}");
+    open(&verified).await.unwrap();
+
+    let by_a_stranger = open(&format!("{url}?ssl-mode=VERIFY_CA")).await;
+    assert!(by_a_stranger.is_err(), "its own authority is none of those that everybody knows");
+}
