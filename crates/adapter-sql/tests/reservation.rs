@@ -45,6 +45,7 @@ impl Fixture for Sqlite {
 }
 
 usher_contract_tests::reservation_repository_contract!(Sqlite);
+usher_contract_tests::reservation_schedules!(Sqlite);
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
