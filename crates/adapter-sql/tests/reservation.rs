@@ -186,6 +186,24 @@ async fn a_batch_that_keeps_losing_races_goes_one_by_one() {
 }
 
 #[tokio::test]
+async fn a_batch_that_wants_the_best_seats_shares_a_transaction() {
+    let fixture = two_seats().await;
+    // Claims are kept before reservations are made, so whoever sees no other claim than its own is alone.
+    let nobody_alone = "CREATE TRIGGER alone BEFORE INSERT ON reservations \
+                        WHEN (SELECT count(*) FROM idempotency_keys WHERE operation = 'hold') < 2 \
+                        BEGIN SELECT RAISE(ABORT, 'alone'); END";
+    execute(&fixture, nobody_alone).await.unwrap();
+    let best = |n| HoldCommand { seats: SeatWish::Best { count: 1, grade: None }, ..wish(n, "A-1-1") };
+
+    let outcomes = fixture.repository().hold(&[best(1), best(2), best(3)]).await.unwrap();
+
+    assert!(matches!(outcomes[..], [HoldOutcome::Held(_), HoldOutcome::Held(_), HoldOutcome::NotEnoughSeats]));
+    execute(&fixture, "DELETE FROM idempotency_keys").await.unwrap();
+    execute(&fixture, "UPDATE seats SET status = 'available', held_until = NULL").await.unwrap();
+    assert!(fixture.repository().hold(&[best(4)]).await.is_err(), "alone");
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_is_there_when_the_file_is_opened_again() {
     let fixture = two_seats().await;
     assert!(matches!(hold(&fixture, 1, "A-1-1").await.unwrap(), HoldOutcome::Held(_)));
