@@ -11,3 +11,4 @@ pub mod policy_repository;
 pub mod race;
 pub mod redis_server;
 pub mod reservation_repository;
+pub mod reservation_schedules;

@@ -17,7 +17,9 @@ use usher_reservation::{Reservation, Seat, SeatCounts, SeatStatus};
 
 use super::{payment, rows};
 use crate::database::has_one_writer;
-use crate::entities::{payment_attempts, performances, reservation_seats, reservations, seat_events, seats, sold};
+use crate::entities::{
+    payment_attempts, performances, refunds, reservation_seats, reservations, seat_events, seats, sold,
+};
 use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
 
@@ -278,6 +280,14 @@ async fn reservation_records(tx: &DatabaseTransaction, performance: Uuid) -> Res
 }
 
 async fn captures(tx: &DatabaseTransaction, performance: Uuid) -> Result<Vec<CaptureRecord>, Failure> {
+    let attempts = Query::select()
+        .column(payment_attempts::Column::Id)
+        .from(payment_attempts::Entity)
+        .cond_where(payment_attempts::Column::ReservationId.in_subquery(reservations_of(performance)))
+        .to_owned();
+    let refunds = refunds::Entity::find().filter(refunds::Column::AttemptId.in_subquery(attempts));
+    let refunds: HashMap<Uuid, i64> =
+        refunds.all(tx).await?.into_iter().map(|model| (model.attempt_id, model.amount)).collect();
     let models = payment_attempts::Entity::find()
         .filter(payment_attempts::Column::ReservationId.in_subquery(reservations_of(performance)))
         .filter(payment_attempts::Column::State.is_in([payment::CAPTURED, payment::REFUNDED]))
@@ -286,7 +296,8 @@ async fn captures(tx: &DatabaseTransaction, performance: Uuid) -> Result<Vec<Cap
         attempt: AttemptId::from_uuid(model.id),
         reservation: ReservationId::from_uuid(model.reservation_id),
         amount: model.amount,
-        refunded: if model.state == payment::REFUNDED { model.amount } else { 0 },
+        // Not by its state: the row is what sends the money back.
+        refunded: refunds.get(&model.id).copied().unwrap_or(0),
     });
     Ok(captures.collect())
 }

@@ -45,6 +45,10 @@ on_every_database! {
     a_damaged_row_is_named_by_table_column_and_key
 }
 
+mod schedules {
+    crate::backend::on_every_database!(reservation_schedules!);
+}
+
 const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
 

@@ -1,0 +1,201 @@
+//! The audit, which `usher verify` runs, finds every kind of damage in a database.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, Statement};
+use usher_adapter_sql::{SqlCatalogueRepository, SqlReservationRepository};
+use usher_concert::{SeatMap, SectionPlan};
+use usher_contract_tests::reservation_repository::seed_through;
+use usher_kernel::{
+    AccountId, AttemptId, Claim, Fingerprint, Money, PerformanceId, ReservationId, TicketId, Timestamp,
+};
+use usher_reservation::audit;
+use usher_reservation::model::PassNumber;
+use usher_reservation::ports::{
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReleaseOutcome, ReservationRepository, SeatWish, Settled, Verdict,
+};
+
+use crate::backend::{On, Sqlite};
+
+const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
+const HOLD_TTL: Duration = Duration::from_secs(300);
+const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
+
+fn claim(n: u8, key: &str) -> Claim {
+    Claim { account: AccountId::from_bytes([n; 16]), key: key.parse().unwrap(), fingerprint: Fingerprint([n; 32]) }
+}
+
+async fn hold(repository: &SqlReservationRepository, n: u8, seats: &[&str], now: Timestamp) {
+    let wish = HoldCommand {
+        id: ReservationId::from_bytes([n; 16]),
+        performance: PERFORMANCE,
+        account: AccountId::from_bytes([n; 16]),
+        pass: PassNumber(u64::from(n)),
+        seats: SeatWish::Named(seats.iter().map(|name| name.parse().unwrap()).collect()),
+        seat_limit: 4,
+        now,
+        held_until: now.plus(HOLD_TTL),
+        claim: claim(n, "hold"),
+    };
+    assert!(matches!(repository.hold(&[wish]).await.unwrap()[..], [HoldOutcome::Held(_)]));
+}
+
+async fn begin(repository: &SqlReservationRepository, n: u8, now: Timestamp) {
+    let command = PayCommand {
+        reservation: ReservationId::from_bytes([n; 16]),
+        account: AccountId::from_bytes([n; 16]),
+        attempt: AttemptId::from_bytes([n; 16]),
+        now,
+        resolve_at: now,
+        claim: claim(n, "pay"),
+    };
+    assert!(matches!(repository.begin_payment(&command).await.unwrap(), PayOutcome::Begun(_)));
+}
+
+async fn capture(repository: &SqlReservationRepository, n: u8, now: Timestamp) -> Settled {
+    let verdict = Verdict::Captured(vec![(TicketId::from_bytes([n; 16]), "CODE".into())]);
+    repository.settle(AttemptId::from_bytes([n; 16]), &verdict, now).await.unwrap().unwrap()
+}
+
+/// The first paid for `A-1-1` too late: the second had taken it over, and bought it. The third gave `A-1-2` back, and
+/// bought `A-1-3` under another name. `A-1-4` was never touched.
+async fn a_history() -> (On<Sqlite>, SqlReservationRepository) {
+    let file = On::<Sqlite>::new().await;
+    let price = Money::new(100, "KRW".parse().unwrap()).unwrap();
+    let section = SectionPlan { name: "A".into(), rows: 1, seats_per_row: 4, grade: "R".into(), price };
+    let map = SeatMap::from_sections(&[section]).unwrap();
+    seed_through(&SqlCatalogueRepository::new(file.database.clone()), PERFORMANCE, &map).await;
+    let repository = SqlReservationRepository::new(file.database.clone());
+    let lapse = NOW.plus(HOLD_TTL);
+    hold(&repository, 1, &["A-1-1"], NOW).await;
+    begin(&repository, 1, NOW).await;
+    hold(&repository, 2, &["A-1-1"], lapse).await;
+    begin(&repository, 2, lapse).await;
+    assert!(matches!(capture(&repository, 2, lapse).await, Settled::Confirmed(_)));
+    assert_eq!(capture(&repository, 1, lapse).await, Settled::Refunded);
+    hold(&repository, 3, &["A-1-2"], lapse).await;
+    let (third, account) = (ReservationId::from_bytes([3; 16]), AccountId::from_bytes([3; 16]));
+    assert!(matches!(repository.release(third, account, lapse).await.unwrap(), ReleaseOutcome::Released(_)));
+    hold(&repository, 4, &["A-1-3"], lapse).await;
+    begin(&repository, 4, lapse).await;
+    assert!(matches!(capture(&repository, 4, lapse).await, Settled::Confirmed(_)));
+    (file, repository)
+}
+
+async fn contradictions(repository: &SqlReservationRepository) -> Vec<String> {
+    audit::check(&repository.history(PERFORMANCE).await.unwrap()).contradictions
+}
+
+/// A copy of the latest event of a seat, as another one.
+macro_rules! event_after {
+    ($seat:literal, $version:literal, $status:literal, $owner:literal) => {
+        concat!(
+            "INSERT INTO seat_events (performance_id, seat, version, status, owner, owner_before, held_until, at) ",
+            "SELECT performance_id, seat, ",
+            $version,
+            ", '",
+            $status,
+            "', ",
+            $owner,
+            ", owner, NULL, at ",
+            "FROM seat_events WHERE seat = '",
+            $seat,
+            "' ORDER BY version DESC LIMIT 1"
+        )
+    };
+}
+
+/// Statements that damage a database, and what is found.
+const DAMAGES: &[(&str, &str)] = &[
+    ("DELETE FROM seat_events WHERE seat = 'A-1-1' AND version = 3", "seat A-1-1, version 4: follows version 2"),
+    (
+        "UPDATE seat_events SET version = 2 WHERE seat = 'A-1-2' AND version = 3",
+        "seat A-1-2, version 2: follows version 2",
+    ),
+    (
+        "UPDATE seat_events SET owner_before = NULL WHERE seat = 'A-1-1' AND version = 3",
+        "version 3: names another owner before it",
+    ),
+    (
+        "UPDATE seat_events SET owner = NULL WHERE seat = 'A-1-1' AND version = 2",
+        "version 2: is held with the wrong number of owners",
+    ),
+    (
+        "UPDATE seat_events SET owner = x'03030303030303030303030303030303' WHERE seat = 'A-1-2' AND version = 3",
+        "version 3: is available with the wrong number of owners",
+    ),
+    (event_after!("A-1-3", "4", "available", "NULL"), "seat A-1-3, version 4: changes a sold seat"),
+    (
+        "UPDATE seat_events SET at = at - 1 WHERE seat = 'A-1-1' AND version = 3",
+        "seat A-1-1, version 3: takes over a hold that had not lapsed",
+    ),
+    ("UPDATE seats SET version = 9 WHERE seat = 'A-1-4'", "seat A-1-4: is not as its events left it"),
+    ("UPDATE seats SET status = 'available' WHERE seat = 'A-1-3'", "seat A-1-3: is not as its events left it"),
+    (
+        "UPDATE seats SET reservation_id = x'01010101010101010101010101010101' WHERE seat = 'A-1-1'",
+        "seat A-1-1: is not as its events left it",
+    ),
+    ("DELETE FROM seats WHERE seat = 'A-1-2'", "seat A-1-2: has events and is not there"),
+    (
+        "CREATE TABLE lax AS SELECT * FROM sold; DROP TABLE sold; ALTER TABLE lax RENAME TO sold; \
+         INSERT INTO sold SELECT * FROM sold WHERE seat = 'A-1-1'",
+        "seat A-1-1: is sold twice",
+    ),
+    ("DELETE FROM sold WHERE seat = 'A-1-3'", "seat A-1-3: is sold without a sale to its owner"),
+    (
+        "UPDATE sold SET reservation_id = x'03030303030303030303030303030303' WHERE seat = 'A-1-3'",
+        "seat A-1-3: is sold without a sale to its owner",
+    ),
+    (
+        "UPDATE reservations SET state = 'confirmed', attempt_id = id WHERE id = x'01010101010101010101010101010101'",
+        "seat A-1-1: is in two confirmed reservations",
+    ),
+    (
+        "UPDATE reservations SET state = 'confirmed', attempt_id = id WHERE id = x'03030303030303030303030303030303'",
+        "seat A-1-2: is confirmed without a sale to",
+    ),
+    (
+        "UPDATE reservations SET state = 'expired' WHERE id = x'04040404040404040404040404040404'",
+        "seat A-1-3: has a sale that no confirmed reservation has",
+    ),
+    (
+        "INSERT INTO sold SELECT performance_id, 'A-1-4', reservation_id, randomblob(16), code, sold_at FROM sold LIMIT 1",
+        "seat A-1-4: has a sale and is not sold",
+    ),
+    (
+        "DELETE FROM payment_attempts WHERE id = x'04040404040404040404040404040404'",
+        "is confirmed and not paid, exactly once",
+    ),
+    (
+        "UPDATE payment_attempts SET amount = 99 WHERE id = x'04040404040404040404040404040404'",
+        "is confirmed and not paid, exactly once",
+    ),
+    (
+        "UPDATE payment_attempts SET reservation_id = x'03030303030303030303030303030303' \
+         WHERE id = x'04040404040404040404040404040404'",
+        "is confirmed and not paid, exactly once",
+    ),
+    (
+        "INSERT INTO refunds SELECT x'04040404040404040404040404040404', amount, currency, due_at, NULL FROM refunds",
+        "is confirmed and not paid, exactly once",
+    ),
+    ("DELETE FROM refunds", "took money for nothing and did not give it back"),
+    ("UPDATE refunds SET amount = 99", "took money for nothing and did not give it back"),
+];
+
+#[tokio::test]
+async fn every_kind_of_damage_is_found() {
+    let (_file, whole) = a_history().await;
+    assert_eq!(contradictions(&whole).await, [""; 0]);
+
+    for (damage, expected) in DAMAGES {
+        let (file, repository) = a_history().await;
+        let db = file.database.writer();
+        for statement in damage.split("; ") {
+            let done = db.execute_raw(Statement::from_string(db.get_database_backend(), statement)).await.unwrap();
+            assert!(done.rows_affected() > 0 || damage.contains("; "), "{statement}");
+        }
+        let found = contradictions(&repository).await;
+        assert!(found.iter().any(|what| what.contains(expected)), "{damage}: {expected:?} is not in {found:?}");
+    }
+}
