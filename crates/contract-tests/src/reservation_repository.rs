@@ -114,6 +114,7 @@ macro_rules! reservation_repository_contract {
             what_belongs_to_another_account_is_not_found
             the_best_seats_are_side_by_side_in_front_and_in_the_middle
             the_best_seats_are_chosen_among_what_earlier_commands_left
+            a_batch_chooses_seats_of_one_performance_and_takes_named_ones_of_another
             a_group_that_finds_no_block_gets_pieces_and_is_refused_by_nothing_but_a_lack_of_seats
             best_seats_of_lapsed_holds_are_taken_over_and_those_of_live_ones_are_not
             a_refused_wish_for_best_seats_changes_nothing_and_keeps_no_claim
@@ -1255,6 +1256,35 @@ pub async fn the_best_seats_are_chosen_among_what_earlier_commands_left<F: Fixtu
     let expected =
         ["A-1-4 A-1-5", "A-1-2 A-1-3", "A-1-1 A-1-8", "LimitReached", "A-1-6 A-1-7", "taken: A-1-7", "NotEnoughSeats"];
     assert_eq!(seats.collect::<Vec<_>>(), expected);
+    stage.close().await;
+}
+
+/// 12, and 1: the same names in two performances are different seats.
+pub async fn a_batch_chooses_seats_of_one_performance_and_takes_named_ones_of_another<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(4).await;
+    let (before, after) = (PerformanceId::from_bytes(id(0)), PerformanceId::from_bytes(id(2)));
+    for other in [before, after] {
+        stage.fixture.seed(other, &SeatMap::from_sections(&[section("A", 2, "R", 7)]).unwrap()).await;
+    }
+    let commands = [
+        HoldCommand { performance: before, ..stage.wish(1, &["A-1-2", "A-1-1"]) },
+        stage.wish(2, &["A-1-1"]),
+        stage.best(3, 2, None),
+        HoldCommand { performance: before, ..stage.wish(4, &["A-1-2"]) },
+        HoldCommand { performance: after, ..stage.best(5, 2, Some("R")) },
+        HoldCommand { performance: after, ..stage.wish(6, &["A-1-1"]) },
+    ];
+
+    let outcomes = stage.repository.hold(&commands).await.unwrap();
+
+    let [named, here, best, taken, there, taken_too] = <[HoldOutcome; 6]>::try_from(outcomes).unwrap();
+    assert_eq!((names(&held(named)), names(&held(here))), (vec!["A-1-2", "A-1-1"], vec!["A-1-1"]));
+    assert_eq!((names(&held(best)), names(&held(there))), (vec!["A-1-2", "A-1-3"], vec!["A-1-1", "A-1-2"]));
+    assert_eq!(taken, HoldOutcome::Taken(vec![seat("A-1-2")]));
+    assert_eq!(taken_too, HoldOutcome::Taken(vec![seat("A-1-1")]));
+    for other in [before, after] {
+        assert!(audit::check(&stage.repository.history(other).await.unwrap()).contradictions.is_empty());
+    }
     stage.close().await;
 }
 
