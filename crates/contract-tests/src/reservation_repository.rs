@@ -1403,6 +1403,17 @@ pub async fn of_many_twins_that_want_the_best_seats_one_gets_them<F: Fixture>() 
 /// How many rush for the best seats at a time.
 const RUSH: u32 = 160;
 
+/// How many of them share a call: as if there were sixteen servers.
+const TOGETHER: usize = 10;
+
+/// How many seats somebody wants.
+fn wanted(command: &HoldCommand) -> u32 {
+    match &command.seats {
+        SeatWish::Named(names) => u32::try_from(names.len()).unwrap(),
+        SeatWish::Best { count, .. } => *count,
+    }
+}
+
 /// Of those who rushed, each got a block of their own, or was refused when so many seats were not free any more. Answers
 /// how many are left of the `n_free`.
 fn nobody_is_refused_while_seats_are_free(outcomes: &[(u32, HoldOutcome)], n_free: u32) -> u32 {
@@ -1434,12 +1445,15 @@ pub async fn a_rush_for_the_best_seats_sells_every_one_of_them<F: Fixture>() {
 
     while n_left > 0 {
         let half = n_left > 800;
-        let wishes = buyers.by_ref().take(RUSH as usize).map(|n| (n % 4 + 1, stage.best(n, n % 4 + 1, None)));
-        let rushing = wishes.map(|(count, wish)| {
-            let repository = Arc::clone(&stage.repository);
-            async move { (count, repository.hold(&[wish]).await.unwrap().remove(0)) }
+        let wishes: Vec<_> = buyers.by_ref().take(RUSH as usize).map(|n| stage.best(n, n % 4 + 1, None)).collect();
+        let rushing = wishes.chunks(TOGETHER).map(|batch| {
+            let (repository, batch) = (Arc::clone(&stage.repository), batch.to_vec());
+            async move {
+                let outcomes = repository.hold(&batch).await.unwrap();
+                batch.iter().map(wanted).zip(outcomes).collect::<Vec<_>>()
+            }
         });
-        let outcomes = race_all(rushing).await;
+        let outcomes: Vec<_> = race_all(rushing).await.into_iter().flatten().collect();
         n_left = nobody_is_refused_while_seats_are_free(&outcomes, n_left);
         assert!(!half || outcomes.into_iter().all(|(_, outcome)| are_side_by_side(&held(outcome))));
         n_rounds += 1;
