@@ -115,6 +115,7 @@ macro_rules! reservation_repository_contract {
             what_belongs_to_another_account_is_not_found
             the_best_seats_are_side_by_side_in_front_and_in_the_middle
             the_best_seats_are_chosen_among_what_earlier_commands_left
+            a_batch_chooses_seats_of_one_performance_and_takes_named_ones_of_another
             a_group_that_finds_no_block_gets_pieces_and_is_refused_by_nothing_but_a_lack_of_seats
             best_seats_of_lapsed_holds_are_taken_over_and_those_of_live_ones_are_not
             a_refused_wish_for_best_seats_changes_nothing_and_keeps_no_claim
@@ -1318,6 +1319,35 @@ pub async fn the_best_seats_are_chosen_among_what_earlier_commands_left<F: Fixtu
     stage.close().await;
 }
 
+/// 12, and 1: the same names in two performances are different seats.
+pub async fn a_batch_chooses_seats_of_one_performance_and_takes_named_ones_of_another<F: Fixture>() {
+    let stage = Stage::<F>::with_seats(4).await;
+    let (before, after) = (PerformanceId::from_bytes(id(0)), PerformanceId::from_bytes(id(2)));
+    for other in [before, after] {
+        stage.fixture.seed(other, &SeatMap::from_sections(&[section("A", 2, "R", 7)]).unwrap()).await;
+    }
+    let commands = [
+        HoldCommand { performance: before, ..stage.wish(1, &["A-1-2", "A-1-1"]) },
+        stage.wish(2, &["A-1-1"]),
+        stage.best(3, 2, None),
+        HoldCommand { performance: before, ..stage.wish(4, &["A-1-2"]) },
+        HoldCommand { performance: after, ..stage.best(5, 2, Some("R")) },
+        HoldCommand { performance: after, ..stage.wish(6, &["A-1-1"]) },
+    ];
+
+    let outcomes = stage.repository.hold(&commands).await.unwrap();
+
+    let [named, here, best, taken, there, taken_too] = <[HoldOutcome; 6]>::try_from(outcomes).unwrap();
+    assert_eq!((names(&held(named)), names(&held(here))), (vec!["A-1-2", "A-1-1"], vec!["A-1-1"]));
+    assert_eq!((names(&held(best)), names(&held(there))), (vec!["A-1-2", "A-1-3"], vec!["A-1-1", "A-1-2"]));
+    assert_eq!(taken, HoldOutcome::Taken(vec![seat("A-1-2")]));
+    assert_eq!(taken_too, HoldOutcome::Taken(vec![seat("A-1-1")]));
+    for other in [before, after] {
+        assert!(audit::check(&stage.repository.history(other).await.unwrap()).contradictions.is_empty());
+    }
+    stage.close().await;
+}
+
 /// 12: a group sits apart rather than not at all.
 pub async fn a_group_that_finds_no_block_gets_pieces_and_is_refused_by_nothing_but_a_lack_of_seats<F: Fixture>() {
     let hall = [rows_of("A", 1, 5, "VIP", 150), rows_of("B", 1, 3, "R", 120)];
@@ -1433,6 +1463,17 @@ pub async fn of_many_twins_that_want_the_best_seats_one_gets_them<F: Fixture>() 
 /// How many rush for the best seats at a time.
 const RUSH: u32 = 160;
 
+/// How many of them share a call: as if there were sixteen servers.
+const TOGETHER: usize = 10;
+
+/// How many seats somebody wants.
+fn wanted(command: &HoldCommand) -> u32 {
+    match &command.seats {
+        SeatWish::Named(names) => u32::try_from(names.len()).unwrap(),
+        SeatWish::Best { count, .. } => *count,
+    }
+}
+
 /// Of those who rushed, each got a block of their own, or was refused when so many seats were not free any more. Answers
 /// how many are left of the `n_free`.
 fn nobody_is_refused_while_seats_are_free(outcomes: &[(u32, HoldOutcome)], n_free: u32) -> u32 {
@@ -1464,12 +1505,15 @@ pub async fn a_rush_for_the_best_seats_sells_every_one_of_them<F: Fixture>() {
 
     while n_left > 0 {
         let half = n_left > 800;
-        let wishes = buyers.by_ref().take(RUSH as usize).map(|n| (n % 4 + 1, stage.best(n, n % 4 + 1, None)));
-        let rushing = wishes.map(|(count, wish)| {
-            let repository = Arc::clone(&stage.repository);
-            async move { (count, repository.hold(&[wish]).await.unwrap().remove(0)) }
+        let wishes: Vec<_> = buyers.by_ref().take(RUSH as usize).map(|n| stage.best(n, n % 4 + 1, None)).collect();
+        let rushing = wishes.chunks(TOGETHER).map(|batch| {
+            let (repository, batch) = (Arc::clone(&stage.repository), batch.to_vec());
+            async move {
+                let outcomes = repository.hold(&batch).await.unwrap();
+                batch.iter().map(wanted).zip(outcomes).collect::<Vec<_>>()
+            }
         });
-        let outcomes = race_all(rushing).await;
+        let outcomes: Vec<_> = race_all(rushing).await.into_iter().flatten().collect();
         n_left = nobody_is_refused_while_seats_are_free(&outcomes, n_left);
         assert!(!half || outcomes.into_iter().all(|(_, outcome)| are_side_by_side(&held(outcome))));
         n_rounds += 1;

@@ -132,11 +132,11 @@ impl<'a> Desk<'a> {
             });
             let names: BTreeSet<_> = names.flatten().collect();
             let names: Vec<_> = names.into_iter().collect();
-            // Where seats are chosen, all are locked at once, in one order, when it is known which.
-            let states = if desk.choosing.contains_key(performance) {
-                seats::look_at(tx, *performance, &names).await?
-            } else {
+            // Where seats are chosen, all are locked in one order when it is known which.
+            let states = if desk.choosing.is_empty() {
                 seats::lock(tx, *performance, &names).await?
+            } else {
+                seats::look_at(tx, *performance, &names).await?
             };
             desk.seats.extend(states.into_iter().map(SeatState::keyed));
         }
@@ -204,7 +204,7 @@ impl<'a> Desk<'a> {
             None => {}
         }
         let decision = match &command.seats {
-            SeatWish::Named(names) => self.find(command, names),
+            SeatWish::Named(names) => self.find_named(command, names),
             SeatWish::Best { count, grade } => self.choose(tx, command, *count, grade.as_deref()).await?,
         };
         if let Decision::Seats(seats) = &decision {
@@ -213,7 +213,7 @@ impl<'a> Desk<'a> {
         Ok(decision)
     }
 
-    fn find(&self, command: &HoldCommand, names: &[SeatId]) -> Decision {
+    fn find_named(&self, command: &HoldCommand, names: &[SeatId]) -> Decision {
         let refusal = self
             .refuse_unknown(command, names)
             .or_else(|| self.refuse_pass(command))
@@ -307,12 +307,14 @@ impl<'a> Desk<'a> {
         commands: &[HoldCommand],
         decisions: Vec<Decision>,
     ) -> Result<Vec<HoldOutcome>, Failure> {
-        let taken: BTreeSet<_> = self.taken.into_keys().collect();
-        for performance in self.choosing.keys() {
-            let names = taken.iter().filter(|(of, _)| of == performance).map(|(_, name)| name);
-            let names: Vec<_> = names.collect();
-            let states = seats::lock(tx, *performance, &names).await?;
-            self.seats.extend(states.into_iter().map(SeatState::keyed));
+        if !self.choosing.is_empty() {
+            let taken: BTreeSet<_> = self.taken.keys().collect();
+            let taken: Vec<_> = taken.into_iter().collect();
+            for some in taken.chunk_by(|(one, _), (other, _)| one == other) {
+                let names: Vec<_> = some.iter().map(|(_, name)| name).collect();
+                let states = seats::lock(tx, some[0].0, &names).await?;
+                self.seats.extend(states.into_iter().map(SeatState::keyed));
+            }
         }
         let (mut new, mut changes) = (Vec::new(), Vec::new());
         let mut outcomes = Vec::with_capacity(commands.len());
@@ -401,7 +403,7 @@ fn new_reservation(
     let mut total: Option<Money> = None;
     let mut reserved = Vec::with_capacity(names.len());
     for name in names {
-        // What was chosen was not locked yet.
+        // Somebody may have had it before it was locked.
         let state = states.get(&(command.performance, name.clone())).filter(|state| state.is_free(command.now));
         let SeatState { seat, grade, price, .. } = state.ok_or(Failure::Conflict { table: "seats" })?.clone();
         let sum = total.map_or(Ok(price), |total| total.plus(price));
