@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use sea_orm::sqlx::Executor;
+use sea_orm::sqlx::mysql::MySqlConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::{AssertSqlSafe, ConnectOptions as _, Executor, MySqlConnection};
 use sea_orm::{
     AccessMode, ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    IsolationLevel, SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    IsolationLevel, RuntimeErr, SqliteTransactionMode, SqlxError, TransactionOptions, TransactionTrait,
 };
 use usher_kernel::StoreError;
 
@@ -68,6 +69,8 @@ const SNAPSHOT_MAX: Duration = Duration::from_secs(30);
 /// How long a connection may take to roll back before it is given up. Waiting for a database that went silent would keep
 /// its place in the pool for ever.
 const ROLLBACK_MAX: Duration = Duration::from_secs(1);
+/// How long the connection that replaces it may take.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// How long a connection may be unused before the pool closes it, and before MySQL does. Of a server that vanished, MySQL
 /// rolls back what was open only then, and its locks are in everybody's way until then.
 const IDLE_MAX: Duration = Duration::from_secs(20);
@@ -120,7 +123,7 @@ impl Database {
         result.map_err(|failure| convert("database.ping", failure))
     }
 
-    /// Closes all connections, once those in use are done.
+    /// Closes all connections, once those in use are done; waits for them as long as a unit may take.
     ///
     /// # Errors
     /// [`StoreError`] if that fails.
@@ -129,7 +132,7 @@ impl Database {
             self.reader.close_by_ref().await?;
             self.writer.close_by_ref().await
         };
-        closed.await.map_err(|error| convert("database.close", error.into()))
+        within(UNIT_MAX, closed).await.map_err(|failure| convert("database.close", failure))
     }
 
     /// Runs a unit that writes, and commits it. A unit that lost a race is rolled back and runs again, from the start;
@@ -264,6 +267,9 @@ async fn open_sqlite(settings: &Settings) -> Result<Database, DbErr> {
 }
 
 async fn open_mysql(settings: &Settings) -> Result<Database, DbErr> {
+    let driver: Result<MySqlConnectOptions, _> = settings.url.parse();
+    let driver = driver.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))?;
+    let driver = Arc::new(driver.disable_statement_logging());
     let mut options = ConnectOptions::new(&settings.url);
     options
         .max_connections(settings.max_connections)
@@ -271,31 +277,53 @@ async fn open_mysql(settings: &Settings) -> Result<Database, DbErr> {
         .test_before_acquire_if_idle_for(Duration::from_secs(5))
         .idle_timeout(IDLE_MAX)
         .sqlx_logging(false)
-        .map_sqlx_mysql_pool_opts(|pool| {
-            pool.after_connect(|connection, _| {
-                Box::pin(async move {
-                    // READ COMMITTED: a repeated unit sees what the winner wrote, and there are no gap locks.
-                    connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
-                    let waits = format!(
-                        "SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}, SESSION wait_timeout = {IDLE_MAX_MYSQL_S}"
-                    );
-                    connection.execute(sea_orm::sqlx::AssertSqlSafe(waits)).await?;
-                    Ok(())
-                })
-            })
-            // A call that was dropped in the middle of a BEGIN hands back a connection inside of a transaction, of which
-            // the driver knows nothing. An error here drops the connection.
-            .after_release(|connection, _| {
-                Box::pin(async move {
-                    let rollback = tokio::time::timeout(ROLLBACK_MAX, connection.execute("ROLLBACK"));
-                    rollback.await.map_err(|_| sea_orm::sqlx::Error::PoolTimedOut)??;
-                    Ok(true)
-                })
-            })
+        .map_sqlx_mysql_pool_opts(move |pool| {
+            let driver = Arc::clone(&driver);
+            pool.after_connect(|connection, _| Box::pin(begin_session(connection))).after_release(
+                move |connection, _| {
+                    let driver = Arc::clone(&driver);
+                    Box::pin(async move { clean_up(connection, &driver).await.map(|()| true) })
+                },
+            )
         });
     let connection = sea_orm::Database::connect(options).await?;
     let wait = settings.acquire_timeout;
     Ok(Database { writer: connection.clone(), reader: connection, writer_wait: wait, reader_wait: wait })
+}
+
+async fn begin_session(connection: &mut MySqlConnection) -> Result<(), SqlxError> {
+    // READ COMMITTED: a repeated unit sees what the winner wrote, and there are no gap locks.
+    connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+    let waits =
+        format!("SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}, SESSION wait_timeout = {IDLE_MAX_MYSQL_S}");
+    connection.execute(AssertSqlSafe(waits)).await?;
+    Ok(())
+}
+
+/// Makes good what a call left behind. One that was dropped in the middle of a BEGIN leaves a transaction of which the
+/// driver knows nothing; in the middle of a SET TRANSACTION, a mode that was meant for its own next transaction; in the
+/// middle of anything else, a driver that may wait for an answer that never comes.
+async fn clean_up(connection: &mut MySqlConnection, driver: &MySqlConnectOptions) -> Result<(), SqlxError> {
+    match tokio::time::timeout(ROLLBACK_MAX, connection.execute("ROLLBACK")).await {
+        Ok(Ok(_)) => return Ok(()),
+        // It is closed, so that the pool can drop it.
+        Ok(Err(error @ SqlxError::Io(_))) => return Err(error),
+        Ok(Err(_)) | Err(_) => {}
+    }
+    // To be told to drop it, the pool would close it, and over TLS that waits for an answer, too (sqlx 0.9): the place in
+    // the pool would be lost. Overwritten, it is closed without a word. Meanwhile nobody could have used the place.
+    loop {
+        let replacement = async {
+            let mut replacement = driver.connect().await?;
+            begin_session(&mut replacement).await.map(|()| replacement)
+        };
+        if let Ok(Ok(replacement)) = tokio::time::timeout(CONNECT_MAX, replacement).await {
+            *connection = replacement;
+            return Ok(());
+        }
+        // Not as soon as a unit that lost a race: the database is away.
+        pause(10 * TRIES_MAX).await;
+    }
 }
 
 #[cfg(test)]
