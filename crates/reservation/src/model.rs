@@ -267,6 +267,12 @@ impl SeatStatus {
             Self::Sold => 2,
         }
     }
+
+    /// The status with this code.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
 }
 
 /// One seat as people see it.
