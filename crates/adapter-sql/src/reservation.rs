@@ -3,6 +3,7 @@
 //! Every unit takes its locks in one order: buyer, reservation, seats; then it writes what nobody waits for long: claims,
 //! sold, events. On SQLite there is nothing to lock: its writers run one after the other.
 
+mod board;
 mod hold;
 mod lapse;
 mod payment;
@@ -18,7 +19,7 @@ use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseOutcome, ReservationRepository, SeatFilter,
     Settled, Unsettled, Verdict,
 };
-use usher_reservation::{Reservation, Seat, SeatCounts};
+use usher_reservation::{BoardEvent, BoardRecord, Reservation, Seat, SeatCounts};
 
 use crate::Database;
 
@@ -134,6 +135,20 @@ impl ReservationRepository for SqlReservationRepository {
     async fn availability(&self, performance: PerformanceId) -> Result<Availability, StoreError> {
         let operation = "reservation.availability";
         self.database.snapshot(operation, |tx| async move { reading::availability(&tx, performance).await }).await
+    }
+
+    #[tracing::instrument(skip_all, name = "sql.reservation.board")]
+    async fn board(&self, performance: PerformanceId, n_events: u32) -> Result<Option<BoardRecord>, StoreError> {
+        let operation = "reservation.board";
+        self.database.snapshot(operation, |tx| async move { board::read(&tx, performance, n_events).await }).await
+    }
+
+    async fn events(&self, after: u64, missing: &[u64], limit: u32) -> Result<Vec<BoardEvent>, StoreError> {
+        self.database.read("reservation.events", |db| board::events(db, after, missing, limit)).await
+    }
+
+    async fn settled_event(&self) -> Result<u64, StoreError> {
+        self.database.read("reservation.settled_event", board::settled_event).await
     }
 
     #[tracing::instrument(skip_all, name = "sql.reservation.history")]

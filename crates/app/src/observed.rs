@@ -23,7 +23,7 @@ use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseOutcome, ReservationRepository, SeatFilter,
     Settled, Unsettled, Verdict,
 };
-use usher_reservation::{Reservation, Seat, SeatCounts};
+use usher_reservation::{BoardEvent, BoardRecord, Reservation, Seat, SeatCounts};
 
 use crate::metrics::Metrics;
 
@@ -145,5 +145,8 @@ observed!(ReservationRepository {
     fn seats(performance: PerformanceId, filter: &SeatFilter, now: Timestamp) -> Vec<Seat>;
     fn seat_counts(performances: &[PerformanceId], now: Timestamp) -> Vec<SeatCounts>;
     fn availability(performance: PerformanceId) -> Availability;
+    fn board(performance: PerformanceId, n_events: u32) -> Option<BoardRecord>;
+    fn events(after: u64, missing: &[u64], limit: u32) -> Vec<BoardEvent>;
+    fn settled_event() -> u64;
     fn history(performance: PerformanceId) -> History;
 });

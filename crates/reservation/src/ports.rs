@@ -9,6 +9,7 @@ use usher_kernel::{
 };
 
 use crate::audit::History;
+use crate::board::{BoardEvent, BoardRecord};
 use crate::model::{Availability, PassNumber, TransitionError};
 use crate::{Reservation, Seat, SeatCounts, SeatStatus};
 
@@ -192,6 +193,12 @@ pub struct SeatFilter {
 /// 10. `release` and `expire_lapsed` change only seats that are still the reservation's own; a late call changes
 ///     nothing of the next owner's.
 /// 11. What belongs to another account is not found.
+/// 12. A new seat map of a performance leaves an event, too. Events get ids that rise, but not in the order of commits:
+///     an id below one that was seen may show later, for as long as its transaction is open, or never.
+/// 13. `events` names exactly those that are committed: of the ids asked for, and of those after `after` the first.
+/// 14. `board` is one point in time: its seats are what all its events, and all that are not in it any more, left them as.
+/// 15. Up to `settled_event` nothing is open: who asks for it, then reads a board, and then follows the events after it
+///     and those that are missing in between, sees all that happens to the board.
 #[async_trait]
 pub trait ReservationRepository: Send + Sync + 'static {
     /// Holds seats, a reservation per command; answers in the order of the commands.
@@ -310,6 +317,26 @@ pub trait ReservationRepository: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn availability(&self, performance: PerformanceId) -> Result<Availability, StoreError>;
+
+    /// The seats of a performance and its latest `n_events` events, at most 10,000, as they are now. `None` if there is
+    /// no such performance.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn board(&self, performance: PerformanceId, n_events: u32) -> Result<Option<BoardRecord>, StoreError>;
+
+    /// Events of all performances: those of `missing` that are there, and the first `limit` after `after`, at most
+    /// 10,000, in the order of ids.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn events(&self, after: u64, missing: &[u64], limit: u32) -> Result<Vec<BoardEvent>, StoreError>;
+
+    /// An event below which nothing is open any more, and not much older than that; 0 if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn settled_event(&self) -> Result<u64, StoreError>;
 
     /// Everything that ever happened to a performance's seats, read in one transaction.
     ///

@@ -202,6 +202,7 @@ pub(super) async fn history(tx: &DatabaseTransaction, performance: PerformanceId
     let of = performance.uuid();
     let events = seat_events::Entity::find()
         .filter(seat_events::Column::PerformanceId.eq(of))
+        .filter(seat_events::Column::Seat.ne(seat_events::WHOLE_MAP))
         .order_by_asc(seat_events::Column::Id);
     let events = events.all(tx).await?.iter().map(event).collect::<Result<_, _>>()?;
     let records = seats::Entity::find().filter(seats::Column::PerformanceId.eq(of)).order_by_asc(seats::Column::Seat);
