@@ -1,7 +1,7 @@
 //! The seats of one performance in memory, as those who look at a seat map need them: which can be had, what changed
 //! lately, and up to which event of the history that is so. Pure: it is told what to apply, and never where it came from.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use usher_kernel::PerformanceId;
 
@@ -77,33 +77,33 @@ pub struct SeatBoard {
     sequence: u64,
     packed: Vec<u8>,
     versions: Vec<u32>,
-    /// The latest changes, in the order in which they came here.
-    changes: VecDeque<Recent>,
-    /// How many changes went out of the list at its front.
-    n_forgotten: u64,
-    /// Whoever knows less than this event may have missed what is forgotten.
+    /// The latest event of each seat, or [`UNTOLD`].
+    events: Vec<u64>,
+    /// When each seat changed last, counted in changes of this board.
+    changed_at: Vec<u64>,
+    /// How many changes there were.
+    position: u64,
+    /// Who was told nothing since then has another map.
+    born_at: u64,
+    /// Whoever knows less than this event may have another map.
     floor: u64,
     /// Own events above the sequence: below them, others may still be open.
     unsettled: BTreeSet<u64>,
     highest: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Recent {
-    /// `None`: no event told of it, so nobody can say by an event's id that they know it.
-    event: Option<u64>,
-    index: u32,
-}
+/// The latest event of a seat of which no event told: nobody can say by an event's id that they know of it.
+const UNTOLD: u64 = u64::MAX;
 
 /// How many seats share a byte.
 const SEATS_PER_BYTE: usize = 4;
 
 impl SeatBoard {
-    /// How many of the latest changes are remembered, for those who come back. Told at once they are some 40 KB; who
-    /// missed more does better to read the whole map.
+    /// How many seats anybody is told of at once: some 40 KB. Who missed more does better to read all of them. Also how
+    /// many of the latest events are read with a board, to tell those who come to a server that has just begun.
     pub const CHANGES_MAX: usize = 4_096;
 
-    /// The board of what was read. Its sequence is 0 until [`Self::settle`].
+    /// The board of what was read. Until [`Self::settle`], its sequence is the event of its map.
     #[must_use]
     pub fn new(record: &BoardRecord) -> Self {
         let mut board = Self {
@@ -111,8 +111,10 @@ impl SeatBoard {
             sequence: 0,
             packed: vec![0; record.seats.len().div_ceil(SEATS_PER_BYTE)],
             versions: vec![0; record.seats.len()],
-            changes: VecDeque::new(),
-            n_forgotten: 0,
+            events: vec![0; record.seats.len()],
+            changed_at: vec![0; record.seats.len()],
+            position: 0,
+            born_at: 0,
             floor: 0,
             unsettled: BTreeSet::new(),
             highest: 0,
@@ -121,17 +123,23 @@ impl SeatBoard {
             board.set(index, *seat);
         }
         if record.events.len() >= Self::CHANGES_MAX {
-            // There are more before it.
+            // There are more before it, and a new map may be one of them.
             board.floor = record.events.first().map_or(0, |event| event.id);
         }
         for event in &record.events {
-            board.note(event.id);
             match event.change {
-                BoardChange::Seat { index: Some(index), .. } => board.remember(Some(event.id), index),
-                BoardChange::Seat { index: None, .. } => {}
-                // Whoever has not heard of this map has another one.
-                BoardChange::Map { .. } => board.floor = event.id,
+                BoardChange::Seat { index, .. } => {
+                    if let Some(latest) = index.and_then(|index| board.events.get_mut(index as usize)) {
+                        *latest = event.id;
+                    }
+                }
+                BoardChange::Map { .. } => {
+                    board.floor = event.id;
+                    // Maps are replaced before seats are sold, so nothing of this performance is open before one.
+                    board.sequence = event.id;
+                }
             }
+            board.note(event.id);
         }
         board
     }
@@ -185,8 +193,7 @@ impl SeatBoard {
                 None => Applied::Outdated,
                 Some(known) if now.version <= *known => Applied::Unchanged,
                 Some(_) => {
-                    self.set(index, now);
-                    self.remember(Some(event.id), index);
+                    self.change(index, now, event.id);
                     Applied::Changed
                 }
             },
@@ -201,8 +208,8 @@ impl SeatBoard {
             return false;
         }
         if record.map_version > self.map_version || record.seats.len() != self.versions.len() {
-            let n_forgotten = self.position() + 1;
-            *self = Self { n_forgotten, ..Self::new(record) };
+            let born_at = self.position + 1;
+            *self = Self { born_at, position: born_at, ..Self::new(record) };
             return true;
         }
         record.events.iter().for_each(|event| self.note(event.id));
@@ -210,8 +217,7 @@ impl SeatBoard {
         for (index, (seat, known)) in (0..).zip(record.seats.iter().zip(self.versions.clone())) {
             if seat.version > known {
                 // Its event may come yet, or never: it took longer to commit than anybody waits for.
-                self.set(index, *seat);
-                self.remember(None, index);
+                self.change(index, *seat, UNTOLD);
                 is_changed = true;
             }
         }
@@ -227,29 +233,43 @@ impl SeatBoard {
         std::mem::replace(&mut self.sequence, sequence) != sequence
     }
 
-    /// The end of the list of changes: who was told everything goes on from here.
+    /// How far this board has changed: who was told everything goes on from here.
     #[must_use]
-    pub fn position(&self) -> u64 {
-        self.n_forgotten + self.changes.len() as u64
+    pub const fn position(&self) -> u64 {
+        self.position
     }
 
-    /// What changed since `position`; `None` if that is forgotten.
+    /// What changed since `position`; `None` if that is too much to tell, or another map.
     #[must_use]
     pub fn changed_since(&self, position: u64) -> Option<SeatStates> {
-        let skipped = usize::try_from(position.checked_sub(self.n_forgotten)?).ok()?;
-        Some(self.states(self.changes.iter().skip(skipped)))
+        (position >= self.born_at).then(|| self.states(&self.changed_at, position)).flatten()
     }
 
-    /// What changed after the event `sequence`, for who comes back with it, and maybe more than that; `None` if some of
-    /// it is forgotten.
+    /// What changed after the event `sequence`, for who comes back with it, and maybe more than that; `None` if that is
+    /// too much to tell, or another map.
     #[must_use]
     pub fn changed_after(&self, sequence: u64) -> Option<SeatStates> {
-        let is_news = |recent: &&Recent| recent.event.is_none_or(|event| event > sequence);
-        (sequence >= self.floor).then(|| self.states(self.changes.iter().filter(is_news)))
+        (sequence >= self.floor).then(|| self.states(&self.events, sequence)).flatten()
     }
 
-    fn states<'a>(&self, changes: impl Iterator<Item = &'a Recent>) -> SeatStates {
-        changes.filter_map(|recent| Some((recent.index, self.status(recent.index)?))).collect()
+    /// The seats that have a mark above this one, if they are few enough.
+    fn states(&self, marks: &[u64], above: u64) -> Option<SeatStates> {
+        let changed = (0..).zip(marks).filter(|(_, mark)| **mark > above);
+        let states = changed.filter_map(|(index, _)| Some((index, self.status(index)?)));
+        let states: SeatStates = states.take(Self::CHANGES_MAX + 1).collect();
+        (states.len() <= Self::CHANGES_MAX).then_some(states)
+    }
+
+    fn change(&mut self, index: u32, now: SeatStanding, event: u64) {
+        self.set(index, now);
+        self.position += 1;
+        let position = self.position;
+        let marks = [(&mut self.events, event), (&mut self.changed_at, position)];
+        for (marks, mark) in marks {
+            if let Some(last) = marks.get_mut(index as usize) {
+                *last = mark;
+            }
+        }
     }
 
     fn set(&mut self, index: u32, now: SeatStanding) {
@@ -267,15 +287,6 @@ impl SeatBoard {
         if event > self.sequence {
             self.unsettled.insert(event);
         }
-    }
-
-    fn remember(&mut self, event: Option<u64>, index: u32) {
-        if self.changes.len() >= Self::CHANGES_MAX {
-            let forgotten = self.changes.pop_front().and_then(|recent| recent.event);
-            self.floor = self.floor.max(forgotten.unwrap_or(self.sequence));
-            self.n_forgotten += 1;
-        }
-        self.changes.push_back(Recent { event, index });
     }
 }
 
@@ -309,8 +320,8 @@ mod tests {
 
     /// All available, in the map that event 1 made.
     fn board(n_seats: usize) -> SeatBoard {
-        let mut board = SeatBoard::new(&record(1, &vec![(Available, 1); n_seats], &[new_map(1, 1)]));
-        assert!(board.settle(1));
+        let board = SeatBoard::new(&record(1, &vec![(Available, 1); n_seats], &[new_map(1, 1)]));
+        assert_eq!(board.sequence(), 1);
         board
     }
 
@@ -383,20 +394,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_is_said_to_be() {
-        let mut board = board(1);
-        let start = board.position();
-        let n_events = SeatBoard::CHANGES_MAX as u64 + 10;
-        for n in 2..n_events + 2 {
-            let (status, version) = if n % 2 == 0 { (Held, n) } else { (Available, n) };
-            assert_eq!(board.apply(&event(n, 0, status, u32::try_from(version).unwrap())), Applied::Changed);
+    fn however_often_a_seat_changed_it_is_told_once() {
+        let mut board = board(2);
+        for n in 2..10_000 {
+            let status = if n % 2 == 0 { Held } else { Available };
+            assert_eq!(board.apply(&event(n.into(), 1, status, n)), Applied::Changed);
         }
 
-        assert_eq!((board.changed_since(start), board.changed_since(start + 9)), (None, None));
-        assert!(board.changed_since(start + 10).is_some());
-        // The events 2 to 11 are forgotten.
-        assert_eq!((board.changed_after(0), board.changed_after(10)), (None, None));
-        assert!(board.changed_after(11).is_some());
+        assert_eq!(states(board.changed_since(0)), [(1, Available)]);
+        assert_eq!(states(board.changed_after(1)), [(1, Available)]);
+    }
+
+    #[test]
+    fn what_is_too_much_to_tell_is_said_to_be() {
+        let most = u32::try_from(SeatBoard::CHANGES_MAX).unwrap();
+        let mut board = board(SeatBoard::CHANGES_MAX + 1);
+        let start = board.position();
+        for index in 0..=most {
+            assert_eq!(board.apply(&event(u64::from(index) + 2, index, Held, 2)), Applied::Changed);
+        }
+
+        assert_eq!((board.changed_since(start), board.changed_after(1)), (None, None));
+        assert_eq!(states(board.changed_since(start + 1)).len(), SeatBoard::CHANGES_MAX);
+        assert_eq!(states(board.changed_after(2)).len(), SeatBoard::CHANGES_MAX);
     }
 
     #[test]
@@ -441,7 +461,7 @@ mod tests {
         assert_eq!((board.map_version(), board.n_seats()), (2, 3));
         assert_eq!((board.changed_since(position), board.changed_after(1)), (None, None));
         assert_eq!(board.apply(&new_map(7, 2)), Applied::Unchanged);
-        assert!(board.settle(7));
+        assert_eq!(board.sequence(), 7);
         assert_eq!(states(board.changed_after(7)), [], "who knows the new map goes on");
         assert_eq!(states(board.changed_since(board.position())), []);
         assert!(!board.refresh(&record(1, &[(Sold, 9); 2], &[])), "what was read before it does not come back");
