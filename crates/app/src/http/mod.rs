@@ -7,6 +7,7 @@ mod bearer;
 mod catalogue;
 mod detached;
 mod edge;
+mod events;
 mod line;
 pub mod openapi;
 mod operator;
