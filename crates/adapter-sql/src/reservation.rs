@@ -14,7 +14,6 @@ mod seats;
 use async_trait::async_trait;
 use usher_kernel::{AccountId, AttemptId, Claim, PerformanceId, ReservationId, StoreError, Timestamp};
 use usher_reservation::audit::History;
-use usher_reservation::model::Availability;
 use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseOutcome, ReservationRepository, SeatFilter,
     Settled, Unsettled, Verdict,
@@ -130,11 +129,6 @@ impl ReservationRepository for SqlReservationRepository {
 
     async fn seat_counts(&self, performances: &[PerformanceId], now: Timestamp) -> Result<Vec<SeatCounts>, StoreError> {
         self.database.read("reservation.seat_counts", |db| reading::seat_counts(db, performances, now)).await
-    }
-
-    async fn availability(&self, performance: PerformanceId) -> Result<Availability, StoreError> {
-        let operation = "reservation.availability";
-        self.database.snapshot(operation, |tx| async move { reading::availability(&tx, performance).await }).await
     }
 
     #[tracing::instrument(skip_all, name = "sql.reservation.board")]

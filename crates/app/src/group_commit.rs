@@ -7,7 +7,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use usher_kernel::{AccountId, AttemptId, Claim, PerformanceId, ReservationId, StoreError, Timestamp};
 use usher_reservation::audit::History;
-use usher_reservation::model::Availability;
 use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseOutcome, ReservationRepository, SeatFilter,
     Settled, Unsettled, Verdict,
@@ -126,10 +125,6 @@ impl ReservationRepository for GroupCommit {
 
     async fn seat_counts(&self, performances: &[PerformanceId], now: Timestamp) -> Result<Vec<SeatCounts>, StoreError> {
         self.inner.seat_counts(performances, now).await
-    }
-
-    async fn availability(&self, performance: PerformanceId) -> Result<Availability, StoreError> {
-        self.inner.availability(performance).await
     }
 
     async fn board(&self, performance: PerformanceId, n_events: u32) -> Result<Option<BoardRecord>, StoreError> {

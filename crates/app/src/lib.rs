@@ -19,5 +19,6 @@ pub mod password;
 pub mod problem;
 pub mod recorded;
 pub mod schema;
+pub mod seat_maps;
 pub mod streams;
 pub mod telemetry;

@@ -18,7 +18,6 @@ use usher_queue::ports::{
 };
 use usher_queue::{AccountHash, AdmissionPolicy, Epoch, Grant, Place, PlaceNumber, PolicyPatch};
 use usher_reservation::audit::History;
-use usher_reservation::model::Availability;
 use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseOutcome, ReservationRepository, SeatFilter,
     Settled, Unsettled, Verdict,
@@ -144,7 +143,6 @@ observed!(ReservationRepository {
     fn list(account: AccountId, after: Option<ReservationId>, limit: u64, now: Timestamp) -> Vec<Reservation>;
     fn seats(performance: PerformanceId, filter: &SeatFilter, now: Timestamp) -> Vec<Seat>;
     fn seat_counts(performances: &[PerformanceId], now: Timestamp) -> Vec<SeatCounts>;
-    fn availability(performance: PerformanceId) -> Availability;
     fn board(performance: PerformanceId, n_events: u32) -> Option<BoardRecord>;
     fn events(after: u64, missing: &[u64], limit: u32) -> Vec<BoardEvent>;
     fn settled_event() -> u64;

@@ -319,17 +319,6 @@ impl SeatCounts {
     }
 }
 
-/// All seats of a performance at one point of its history.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Availability {
-    /// Which seat map the indices belong to.
-    pub map_version: u32,
-    /// The point of the history: every change up to this event is in it.
-    pub sequence: u64,
-    /// A status per seat, in index order, as written down: a lapsed hold is held until somebody frees it.
-    pub seats: Vec<SeatStatus>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

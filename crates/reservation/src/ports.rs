@@ -10,7 +10,7 @@ use usher_kernel::{
 
 use crate::audit::History;
 use crate::board::{BoardEvent, BoardRecord};
-use crate::model::{Availability, PassNumber, TransitionError};
+use crate::model::{PassNumber, TransitionError};
 use crate::{Reservation, Seat, SeatCounts, SeatStatus};
 
 /// A wish to hold seats, all or nothing.
@@ -311,12 +311,6 @@ pub trait ReservationRepository: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn seat_counts(&self, performances: &[PerformanceId], now: Timestamp) -> Result<Vec<SeatCounts>, StoreError>;
-
-    /// All seats of a performance at the latest point of its history.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the store failed.
-    async fn availability(&self, performance: PerformanceId) -> Result<Availability, StoreError>;
 
     /// The seats of a performance and its latest `n_events` events, at most 10,000, as they are now. `None` if there is
     /// no such performance.

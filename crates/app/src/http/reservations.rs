@@ -192,7 +192,7 @@ async fn hold(
     let claim = key.claim(bearer, wish.fingerprint);
     let request = HoldRequest { performance, account: bearer.account, pass, seats: wish.value.seats, claim };
     let reservations = services.reservations.clone();
-    let held = services.detached.run(async move { Ok(reservations.hold(request).await?) });
+    let held = services.change_seats(async move { Ok(reservations.hold(request).await?) });
     Ok(CreatedJson(held.await?.into()))
 }
 
@@ -231,9 +231,9 @@ async fn confirm(
     let claim = key.claim(bearer, wish.fingerprint);
     let PaymentWish { method: PaymentMethod::Simulated, token } = wish.value.payment;
     let reservations = services.reservations.clone();
-    let confirmed = services
-        .detached
-        .run(async move { Ok(reservations.confirm(reservation, bearer.account, PaymentToken(token), claim).await?) });
+    let confirmed = services.change_seats(async move {
+        Ok(reservations.confirm(reservation, bearer.account, PaymentToken(token), claim).await?)
+    });
     Ok(Json(confirmed.await?.into()))
 }
 
@@ -245,6 +245,6 @@ async fn release(
     PathId(reservation): PathId<ReservationId>,
 ) -> Result<NoContent, Problem> {
     let reservations = services.reservations.clone();
-    services.detached.run(async move { Ok(reservations.release(reservation, bearer.account).await?) }).await?;
+    services.change_seats(async move { Ok(reservations.release(reservation, bearer.account).await?) }).await?;
     Ok(NoContent)
 }
