@@ -23,6 +23,7 @@ use usher_reservation::ports::ReservationRepository;
 
 use crate::background::Background;
 use crate::batched_line::{BatchedLineLedger, BatchedLineStore};
+use crate::boards::{Boards, FOLLOW_INTERVAL};
 use crate::bridge::{CatalogueCalendar, CatalogueDesk, LineGate};
 use crate::config::{self, ConfigError, LineBackend, Secret, Settings};
 use crate::demo::{self, Demo, DemoError};
@@ -36,7 +37,6 @@ use crate::observed::Observed;
 use crate::password::Argon2Hasher;
 use crate::recorded::Recorded;
 use crate::schema::{self, SchemaError};
-use crate::seat_maps::{self, SeatMaps};
 use crate::streams::Streams;
 
 /// How often lapsed holds are freed and unanswered payments looked after.
@@ -160,7 +160,7 @@ impl Application {
             reservations
         };
 
-        let seat_maps = SeatMaps::new(Arc::clone(&reservations), Arc::clone(&clock), &background);
+        let boards = Boards::new(Arc::clone(&reservations), Arc::clone(&clock), &background);
         let line = usher_queue::Service::new(
             usher_queue::Ports {
                 store,
@@ -205,7 +205,7 @@ impl Application {
         }
         let send_timeout = Duration::from_millis(settings.http.send_timeout_ms.into());
         let streams = Streams::new(settings.http.streams_max, send_timeout, Arc::clone(&metrics));
-        start_background(&background, &line, &reservations, &seat_maps, &streams, &metrics, tick);
+        start_background(&background, &line, &reservations, &boards, &streams, &metrics, tick);
 
         let services = web::Data::new(Services {
             accounts,
@@ -220,7 +220,7 @@ impl Application {
             detached: Detached::new(background.tasks().clone(), Handle::current()),
             edge: Edge::new(&settings.http),
             streams: streams.clone(),
-            seat_maps,
+            boards,
             sale_defaults: settings.sale_defaults(),
         });
         let (server, address) = listen(services.clone(), settings)?;
@@ -280,7 +280,7 @@ fn start_background(
     background: &Background,
     line: &usher_queue::Service,
     reservations: &usher_reservation::Service,
-    seat_maps: &SeatMaps,
+    boards: &Boards,
     streams: &Streams,
     metrics: &Arc<Metrics>,
     tick: Duration,
@@ -311,16 +311,16 @@ fn start_background(
         let service = service.clone();
         async move { service.sweep().await.map(|_| ()) }
     });
-    let maps = seat_maps.clone();
-    background.every("seat maps", seat_maps::FOLLOW_INTERVAL, move || {
-        let maps = maps.clone();
-        async move { maps.follow().await }
+    let following = boards.clone();
+    background.every("boards", FOLLOW_INTERVAL, move || {
+        let following = following.clone();
+        async move { following.follow().await }
     });
     // Apart from the steps, which a large map must not hold up.
-    let maps = seat_maps.clone();
-    background.every("seat maps anew", seat_maps::FOLLOW_INTERVAL, move || {
-        let maps = maps.clone();
-        async move { maps.read_again().await }
+    let reading = boards.clone();
+    background.every("boards anew", FOLLOW_INTERVAL, move || {
+        let reading = reading.clone();
+        async move { reading.read_again().await }
     });
 }
 

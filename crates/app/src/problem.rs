@@ -441,9 +441,9 @@ impl From<crate::streams::Refused> for Problem {
     }
 }
 
-impl From<crate::seat_maps::Error> for Problem {
-    fn from(error: crate::seat_maps::Error) -> Self {
-        use crate::seat_maps::Error;
+impl From<crate::boards::Error> for Problem {
+    fn from(error: crate::boards::Error) -> Self {
+        use crate::boards::Error;
         match error {
             Error::NotFound => Self::of(ProblemCode::NotFound),
             Error::Full => Self::overloaded(),

@@ -102,6 +102,11 @@ impl<T> Responder for Ready<T> {
 
 /// Whether the client prefers gzip to nothing.
 fn takes_gzip(request: &HttpRequest) -> bool {
+    let said = request.headers().get(header::ACCEPT_ENCODING).and_then(|said| said.to_str().ok()).unwrap_or_default();
+    // What browsers say has no weights, so it need not be weighed.
+    if !said.contains(';') {
+        return said.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("gzip"));
+    }
     let accepted = request.get_header::<AcceptEncoding>();
     let best = accepted.and_then(|accepted| accepted.negotiate([Encoding::gzip(), Encoding::identity()].iter()));
     best == Some(Encoding::gzip())

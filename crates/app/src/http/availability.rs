@@ -25,8 +25,8 @@ use super::answers::{Prepared, Ready};
 use super::events::{self, Pulse};
 use super::reading::{LastEventId, PathId, Query};
 use super::{Refusals, Services};
+use crate::boards::{Bell, Board, FOLLOW_INTERVAL, News, Picture};
 use crate::problem::{Problem, ProblemCode};
-use crate::seat_maps::{Bell, FOLLOW_INTERVAL, News, Picture, SeatMap};
 use crate::streams::{Followed, Room};
 
 const OPERATION_REFUSALS: &[ProblemCode] = &[ProblemCode::StoreUnavailable];
@@ -77,9 +77,9 @@ async fn availability(
     services: Data<Services>,
     PathId(performance): PathId<PerformanceId>,
 ) -> Result<Ready<AvailabilityView>, Problem> {
-    let picture = services.seat_maps.open(performance).await?.picture();
+    let picture = services.boards.open(performance).await?.picture();
     let prepared = picture.prepared.get_or_init(|| prepare(&picture)).clone();
-    Ok(Ready::new(prepared, CACHE_CONTROL).of_age(services.seat_maps.age()))
+    Ok(Ready::new(prepared, CACHE_CONTROL).of_age(services.boards.age()))
 }
 
 /// For browsers, whose `EventSource` sends no headers of its own when it begins.
@@ -98,15 +98,15 @@ async fn follow(
     Query(AfterQuery { after: in_query }): Query<AfterQuery>,
 ) -> Result<SeatEvents, Problem> {
     let room = services.streams.make_room(Followed::Seats)?;
-    let (map, bell) = services.seat_maps.open_and_keep(performance).await?;
+    let (map, bell) = services.boards.open_and_keep(performance).await?;
     // The header is newer: a browser comes back to the address that it began with.
-    Ok(SeatEvents { room, map, bell, known: in_header.or(in_query), highest: services.seat_maps.highest() })
+    Ok(SeatEvents { room, map, bell, known: in_header.or(in_query), highest: services.boards.highest() })
 }
 
 /// The answer: what changed since the client knew all, and all that changes later.
 struct SeatEvents {
     room: Room,
-    map: Arc<SeatMap>,
+    map: Arc<Board>,
     bell: Bell,
     known: Option<u64>,
     highest: u64,
@@ -146,7 +146,7 @@ impl OperationModifier for SeatEvents {
 /// One stream.
 struct Follower {
     room: Room,
-    map: Arc<SeatMap>,
+    map: Arc<Board>,
     bell: Bell,
     position: u64,
     /// What changes before that is told together.

@@ -37,10 +37,10 @@ pub use self::detached::Detached;
 pub use self::edge::{Edge, bound_sending};
 use self::openapi::Document;
 use self::system::Readiness;
+use crate::boards::Boards;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::problem::{Problem, ProblemCode};
-use crate::seat_maps::SeatMaps;
 use crate::streams::Streams;
 
 /// Everything that requests are answered with.
@@ -70,7 +70,7 @@ pub struct Services {
     /// Who follows a place, or the seats.
     pub streams: Streams,
     /// Which seats can be had.
-    pub seat_maps: SeatMaps,
+    pub boards: Boards,
     /// What performances get where their operator says nothing.
     pub sale_defaults: SaleDefaults,
 }
@@ -83,7 +83,7 @@ impl Services {
         work: impl Future<Output = Result<T, Problem>> + Send + 'static,
     ) -> Result<T, Problem> {
         let outcome = self.detached.run(work).await;
-        self.seat_maps.stir();
+        self.boards.stir();
         outcome
     }
 }

@@ -10,7 +10,7 @@ use sqlx::sqlite::SqlitePool;
 use tempfile::TempDir;
 use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlReservationRepository};
 use usher_app::background::Background;
-use usher_app::seat_maps::{Error, News, Picture, STALE_MAX, SeatMaps};
+use usher_app::boards::{Boards, Error, News, Picture, STALE_MAX};
 use usher_concert::ports::CatalogueRepository as _;
 use usher_concert::{SeatMap, SectionPlan};
 use usher_contract_tests::race::race_all;
@@ -52,9 +52,9 @@ impl Scene {
         SqlReservationRepository::new(self.database.clone())
     }
 
-    fn server(&self) -> SeatMaps {
+    fn server(&self) -> Boards {
         let clock: Arc<ManualClock> = Arc::clone(&self.clock);
-        SeatMaps::new(Arc::new(self.repository()), clock, &self.background)
+        Boards::new(Arc::new(self.repository()), clock, &self.background)
     }
 
     /// Buyer `n` holds a seat.
@@ -85,7 +85,7 @@ async fn hold(repository: &SqlReservationRepository, n: u8, seat: u16) -> HoldOu
     repository.hold(&[command]).await.unwrap().remove(0)
 }
 
-async fn picture(server: &SeatMaps) -> Arc<Picture> {
+async fn picture(server: &Boards) -> Arc<Picture> {
     server.open(HERE).await.unwrap().picture()
 }
 

@@ -1,5 +1,5 @@
-//! The seat maps that people look at, in memory: one board for each performance in use, and one follower of the seats'
-//! events for them all. Knows nothing of HTTP, and judges nobody's wish: who gets a seat is for the store to say.
+//! The seats that people look at, in memory: one board for each performance in use, and one follower of the seats' events
+//! for them all. Knows nothing of requests, and judges nobody's wish: who gets a seat is for the store to say.
 //!
 //! A board is read when it is first asked for, and forgotten when nobody has looked at it for a while. Its events are
 //! kept from before it is read on, so that none falls between the reading and the following.
@@ -59,7 +59,7 @@ pub enum Error {
 
 /// All maps of one server.
 #[derive(Clone)]
-pub struct SeatMaps {
+pub struct Boards {
     inner: Arc<Inner>,
     loads: Arc<Batcher<PerformanceId, Loaded>>,
 }
@@ -67,7 +67,7 @@ pub struct SeatMaps {
 /// What became of a wish to have a board in memory.
 #[derive(Clone)]
 enum Loaded {
-    Here(Arc<SeatMap>),
+    Here(Arc<Board>),
     NotFound,
     Full,
 }
@@ -75,7 +75,7 @@ enum Loaded {
 struct Inner {
     reservations: Arc<dyn ReservationRepository>,
     clock: Arc<dyn Clock>,
-    boards: RwLock<HashMap<PerformanceId, Arc<SeatMap>>>,
+    boards: RwLock<HashMap<PerformanceId, Arc<Board>>>,
     /// Boards that are being read, and what happened to them since. Whoever applies events holds this lock.
     loading: Mutex<HashMap<PerformanceId, Vec<BoardEvent>>>,
     /// Only one board is read at a time.
@@ -96,7 +96,7 @@ struct Inner {
 pub type Bell = watch::Receiver<()>;
 
 /// The map of one performance.
-pub struct SeatMap {
+pub struct Board {
     performance: PerformanceId,
     state: Mutex<State>,
     picture: ArcSwap<Picture>,
@@ -146,7 +146,7 @@ pub struct Told {
     pub bytes: Option<Bytes>,
 }
 
-impl SeatMaps {
+impl Boards {
     /// No maps yet. The task that reads them ends with the background tasks.
     #[must_use]
     pub fn new(reservations: Arc<dyn ReservationRepository>, clock: Arc<dyn Clock>, background: &Background) -> Self {
@@ -166,7 +166,7 @@ impl SeatMaps {
         });
         // However many ask for a board that is not there, it is read once.
         let loader = Arc::clone(&inner);
-        let loads = Batcher::new("seat_maps.load", LOADS, background, move |performances: Vec<PerformanceId>| {
+        let loads = Batcher::new("boards.load", LOADS, background, move |performances: Vec<PerformanceId>| {
             let loader = Arc::clone(&loader);
             async move { loader.load_all(&performances).await }
         });
@@ -177,7 +177,7 @@ impl SeatMaps {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn open(&self, performance: PerformanceId) -> Result<Arc<SeatMap>, Error> {
+    pub async fn open(&self, performance: PerformanceId) -> Result<Arc<Board>, Error> {
         let Some(map) = self.inner.find(performance) else {
             return match self.loads.call(performance).await? {
                 Loaded::Here(map) => Ok(map),
@@ -193,11 +193,11 @@ impl SeatMaps {
         let age = self.age();
         if age > STALE_MAX {
             let source = format!("the seats were read {} s ago", age.as_secs()).into();
-            return Err(StoreError::Unavailable { operation: "seat_maps.open", source }.into());
+            return Err(StoreError::Unavailable { operation: "boards.open", source }.into());
         }
         if map.is_outdated() {
             // If that fails, the next step tries again; the map before it is no worse than it was a moment ago.
-            drop(self.inner.read(performance, SeatMap::is_outdated).await);
+            drop(self.inner.read(performance, Board::is_outdated).await);
         }
         map.used_at_ms.store(self.inner.clock.now().unix_ms(), Ordering::Relaxed);
         Ok(map)
@@ -207,7 +207,7 @@ impl SeatMaps {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn open_and_keep(&self, performance: PerformanceId) -> Result<(Arc<SeatMap>, Bell), Error> {
+    pub async fn open_and_keep(&self, performance: PerformanceId) -> Result<(Arc<Board>, Bell), Error> {
         loop {
             let map = self.open(performance).await?;
             let bell = map.bell.subscribe();
@@ -261,11 +261,11 @@ impl SeatMaps {
 }
 
 impl Inner {
-    fn find(&self, performance: PerformanceId) -> Option<Arc<SeatMap>> {
+    fn find(&self, performance: PerformanceId) -> Option<Arc<Board>> {
         self.boards.read().unwrap_or_else(PoisonError::into_inner).get(&performance).cloned()
     }
 
-    fn all(&self) -> Vec<Arc<SeatMap>> {
+    fn all(&self) -> Vec<Arc<Board>> {
         self.boards.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
@@ -287,7 +287,7 @@ impl Inner {
     }
 
     fn forget_idle(&self, now: Timestamp) {
-        let is_used = |map: &SeatMap| {
+        let is_used = |map: &Board| {
             let used_at = Timestamp::from_unix_ms(map.used_at_ms.load(Ordering::Relaxed));
             map.n_following() > 0 || now.since(used_at) < IDLE_AFTER
         };
@@ -326,7 +326,7 @@ impl Inner {
 
     /// A store that went silent is asked again rather than waited for.
     async fn in_time<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let late = |elapsed| StoreError::Timeout { operation: "seat_maps.follow", source: Box::new(elapsed) };
+        let late = |elapsed| StoreError::Timeout { operation: "boards.follow", source: Box::new(elapsed) };
         tokio::time::timeout(ANSWER_MAX, call).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
     }
 
@@ -363,11 +363,7 @@ impl Inner {
     }
 
     /// Reads a board, and takes it in; not if it is there and need not be read again.
-    async fn read(
-        &self,
-        performance: PerformanceId,
-        is_needed: impl Fn(&SeatMap) -> bool,
-    ) -> Result<Loaded, StoreError> {
+    async fn read(&self, performance: PerformanceId, is_needed: impl Fn(&Board) -> bool) -> Result<Loaded, StoreError> {
         let _alone = self.reading.lock().await;
         if let Some(map) = self.find(performance)
             && !is_needed(&map)
@@ -399,7 +395,7 @@ impl Inner {
                 if self.n_boards() >= BOARDS_MAX && !self.forget_one() {
                     return Ok(Loaded::Full);
                 }
-                let map = Arc::new(SeatMap::new(performance, &record, &since, settled, read_at));
+                let map = Arc::new(Board::new(performance, &record, &since, settled, read_at));
                 let mut boards = self.boards.write().unwrap_or_else(PoisonError::into_inner);
                 boards.insert(performance, Arc::clone(&map));
                 map
@@ -421,9 +417,9 @@ impl Inner {
     async fn read_again(&self) -> Result<(), StoreError> {
         let now = self.clock.now();
         let maps = self.all();
-        let read_at = |map: &SeatMap| Timestamp::from_unix_ms(map.read_at_ms.load(Ordering::Relaxed));
+        let read_at = |map: &Board| Timestamp::from_unix_ms(map.read_at_ms.load(Ordering::Relaxed));
         let oldest = maps.iter().min_by_key(|map| read_at(map)).map(|map| map.performance);
-        let is_due = |map: &SeatMap| {
+        let is_due = |map: &Board| {
             let is_its_turn = Some(map.performance) == oldest && now.since(read_at(map)) >= READ_AGAIN_AFTER;
             map.is_outdated() || is_its_turn
         };
@@ -438,7 +434,7 @@ impl Inner {
 const CHANGES_MAX: u32 = 4_096;
 const _: () = assert!(CHANGES_MAX as usize == SeatBoard::CHANGES_MAX);
 
-impl SeatMap {
+impl Board {
     fn new(
         performance: PerformanceId,
         record: &BoardRecord,
