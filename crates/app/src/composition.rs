@@ -29,7 +29,7 @@ use crate::config::{self, ConfigError, LineBackend, Secret, Settings};
 use crate::demo::{self, Demo, DemoError};
 use crate::group_commit::GroupCommit;
 use crate::http::system::Readiness;
-use crate::http::{self, Detached, Edge, MetricsRoute, Services};
+use crate::http::{self, Detached, Edge, Geometries, MetricsRoute, Services};
 use crate::identity::Identity;
 use crate::ids::{RandomIds, SystemClock};
 use crate::metrics::Metrics;
@@ -221,6 +221,7 @@ impl Application {
             edge: Edge::new(&settings.http),
             streams: streams.clone(),
             boards,
+            geometries: Geometries::default(),
             sale_defaults: settings.sale_defaults(),
         });
         let (server, address) = listen(services.clone(), settings)?;

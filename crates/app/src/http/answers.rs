@@ -51,6 +51,11 @@ impl Prepared {
         let tag = HeaderValue::from_str(&format!("\"{}\"", digest(&json))).unwrap_or(HeaderValue::from_static("*"));
         Self { plain: json.into(), gzip, tag }
     }
+
+    /// How many bytes it takes in memory.
+    pub(super) fn len(&self) -> usize {
+        self.plain.len() + self.gzip.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 /// A prepared answer about `T`, and for how long it may be kept.

@@ -1,5 +1,6 @@
 //! Browsing: concerts, performances, seats. Public, and made to be cached.
 
+use actix_web::http::header::HeaderValue;
 use actix_web::middleware::Compress;
 use actix_web::web::Data;
 use paperclip::actix::web::{ServiceConfig, get, resource};
@@ -10,7 +11,7 @@ use usher_kernel::{ConcertId, PerformanceId};
 use usher_reservation::ports::SeatFilter;
 use usher_reservation::{Seat, SeatCounts, SeatStatus};
 
-use super::answers::Cacheable;
+use super::answers::{Cacheable, Prepared, Ready};
 use super::paging::{List, PageQuery};
 use super::reading::{PathId, Query};
 use super::values::{Id, Instant, MoneyView};
@@ -21,8 +22,10 @@ use crate::problem::{Problem, ProblemCode};
 const CONCERT_MAX_AGE_S: u32 = 10;
 /// A sale's state and the number of seats left change all the time; a second keeps a crowd off the store.
 const SALE_MAX_AGE_S: u32 = 1;
-/// Immutable by version, and locked from the opening of the sale on.
-const SEAT_MAP_MAX_AGE_S: u32 = 60;
+/// A map may be replaced until the sale opens.
+const SEAT_MAP: HeaderValue = HeaderValue::from_static("public, max-age=60");
+/// A version of a map never changes.
+const SEAT_MAP_OF_VERSION: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
 pub(super) const REFUSALS: Refusals = &[
     ("catalogue.concerts", &[ProblemCode::StoreUnavailable]),
@@ -44,9 +47,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
         )
         .service(resource("/performances/{performance_id}").route(get().to(performance)).wrap(Compress::default()))
         .service(resource("/performances/{performance_id}/seats").route(get().to(seats)).wrap(Compress::default()))
-        .service(
-            resource("/performances/{performance_id}/seat-map").route(get().to(seat_map)).wrap(Compress::default()),
-        );
+        .service(resource("/performances/{performance_id}/seat-map").route(get().to(seat_map)));
 }
 
 /// A show.
@@ -332,13 +333,31 @@ async fn seats(
     Ok(Cacheable::of(list, SALE_MAX_AGE_S))
 }
 
+/// Which seat map to show.
+#[derive(Deserialize, Apiv2Schema)]
+struct SeatMapQuery {
+    /// The version that the availability names. If it is the present one, the answer may be kept for ever.
+    map_version: Option<u32>,
+}
+
 /// Shows where all seats of a performance stand.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.seat_map")]
 async fn seat_map(
     services: Data<Services>,
     PathId(performance): PathId<PerformanceId>,
-) -> Result<Cacheable<SeatMapView>, Problem> {
-    Ok(Cacheable::of(services.catalogue.seat_map(performance).await?.into(), SEAT_MAP_MAX_AGE_S))
+    Query(SeatMapQuery { map_version: asked }): Query<SeatMapQuery>,
+) -> Result<Ready<SeatMapView>, Problem> {
+    let present = services.boards.open(performance).await?.picture().map_version;
+    let write = async || {
+        let map = services.catalogue.seat_map(performance).await?;
+        let version = map.version;
+        // A stadium takes a while to write.
+        let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&SeatMapView::from(map)).map(Prepared::of));
+        let prepared = json.await.map_err(|error| Problem::internal(&error))?;
+        Ok((version, prepared.map_err(|error| Problem::internal(&error))?))
+    };
+    let (version, prepared) = services.geometries.get(performance, present, write).await?;
+    Ok(Ready::new(prepared, if asked == Some(version) { SEAT_MAP_OF_VERSION } else { SEAT_MAP }))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod catalogue;
 mod detached;
 mod edge;
 mod events;
+mod geometries;
 mod line;
 pub mod openapi;
 mod operator;
@@ -35,6 +36,7 @@ use usher_kernel::{Clock, IdGenerator};
 pub use self::answers::Prepared;
 pub use self::detached::Detached;
 pub use self::edge::{Edge, bound_sending};
+pub use self::geometries::Geometries;
 use self::openapi::Document;
 use self::system::Readiness;
 use crate::boards::Boards;
@@ -71,6 +73,8 @@ pub struct Services {
     pub streams: Streams,
     /// Which seats can be had.
     pub boards: Boards,
+    /// Where seats are.
+    pub geometries: Geometries,
     /// What performances get where their operator says nothing.
     pub sale_defaults: SaleDefaults,
 }

@@ -241,6 +241,26 @@ async fn a_lapsed_hold_is_free_in_every_view() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_version_of_a_seat_map_may_be_kept_for_ever() {
+    let app = TestApp::start().await;
+    let performance = app.scheduled_performance(&[section("A", 1, 1, "R", 100)], LONG, SaleOptions::default()).await;
+    let look = async |query: &str| {
+        let answer = app.get(&format!("/api/v1/performances/{performance}/seat-map{query}")).send().await.unwrap();
+        let cache_control = header(&answer, "cache-control").unwrap().to_owned();
+        (json_of(answer, 200).await["map_version"].as_u64().unwrap(), cache_control)
+    };
+    let for_ever = "public, max-age=31536000, immutable".to_owned();
+    let for_a_while = "public, max-age=60".to_owned();
+
+    let first = [look("").await, look("?map_version=1").await, look("?map_version=2").await];
+    json_of(app.put_seats(&performance, &[section("C", 1, 1, "S", 50)]).await, 200).await;
+    let second = [look("").await, look("?map_version=1").await, look("?map_version=2").await];
+
+    assert_eq!(first, [(1, for_a_while.clone()), (1, for_ever.clone()), (1, for_a_while.clone())]);
+    assert_eq!(second, [(2, for_a_while.clone()), (2, for_a_while), (2, for_ever)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn long_answers_are_compressed_for_who_can_read_that() {
     let app = TestApp::start().await;
     let sections = [section("A", 40, 50, "R", 100)];
