@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder,
-    QuerySelect,
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseConnection, EntityTrait, ExprTrait, IntoActiveModel,
+    QueryFilter, QueryOrder, QuerySelect,
 };
 use usher_concert::{
     AddOutcome, CatalogueRepository, Concert, Page, Performance, ReplaceSeatsOutcome, SaleTimes, SeatMap, SeatPlan,
@@ -17,7 +17,7 @@ use usher_reservation::SeatStatus;
 
 use crate::Database;
 use crate::database::Transaction;
-use crate::entities::{concerts, performances, seats};
+use crate::entities::{concerts, performances, seat_events, seats};
 use crate::error::{CorruptRow, Failure};
 use crate::idempotency::{self, Found, Operation};
 use crate::row::Row;
@@ -183,6 +183,7 @@ impl CatalogueRepository for SqlCatalogueRepository {
                 let rows = rows.into_iter().map(IntoActiveModel::into_active_model);
                 seats::Entity::insert_many(rows).exec_without_returning(&*tx).await?;
             }
+            seat_events::Entity::insert(new_map_event(&changed, now)).exec_without_returning(&*tx).await?;
             Ok(ReplaceSeatsOutcome::Replaced { map_version: changed.map_version })
         };
         self.database.write("catalogue.replace_seats", replace).await
@@ -291,6 +292,21 @@ fn seat_plan(stored: seats::Model) -> Result<SeatPlan, CorruptRow> {
         x: stored.x,
         y: stored.y,
     })
+}
+
+/// Tells those who follow the seats that they are others now.
+fn new_map_event(performance: &Performance, now: Timestamp) -> seat_events::ActiveModel {
+    seat_events::ActiveModel {
+        performance_id: Set(performance.id.uuid()),
+        seat: Set(seat_events::WHOLE_MAP.to_owned()),
+        version: Set(i64::from(performance.map_version)),
+        status: Set(SeatStatus::Available.as_str().to_owned()),
+        owner: Set(None),
+        owner_before: Set(None),
+        held_until: Set(None),
+        at: Set(now.unix_ms()),
+        ..seat_events::ActiveModel::default()
+    }
 }
 
 /// A seat as it is before anybody had it.

@@ -3,6 +3,7 @@
 //! Every unit takes its locks in one order: performance, buyer, reservation, seats; then it writes what nobody waits for
 //! long: claims, sold, events. On SQLite there is nothing to lock: its writers run one after the other.
 
+mod board;
 mod hall;
 mod hold;
 mod lapse;
@@ -17,12 +18,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use usher_kernel::{AccountId, AttemptId, Claim, PerformanceId, ReservationId, StoreError, Timestamp};
 use usher_reservation::audit::History;
-use usher_reservation::model::Availability;
 use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationRepository,
     SeatFilter, SettleCommand, Settled, Unsettled,
 };
-use usher_reservation::{Reservation, Seat, SeatCounts};
+use usher_reservation::{BoardEvent, BoardRecord, Reservation, Seat, SeatCounts};
 
 use crate::Database;
 
@@ -127,9 +127,18 @@ impl ReservationRepository for SqlReservationRepository {
         self.database.read("reservation.seat_counts", |db| reading::seat_counts(db, performances, now)).await
     }
 
-    async fn availability(&self, performance: PerformanceId) -> Result<Availability, StoreError> {
-        let operation = "reservation.availability";
-        self.database.snapshot(operation, |tx| async move { reading::availability(&tx, performance).await }).await
+    #[tracing::instrument(skip_all, name = "sql.reservation.board")]
+    async fn board(&self, performance: PerformanceId, n_events: u32) -> Result<Option<BoardRecord>, StoreError> {
+        let operation = "reservation.board";
+        self.database.snapshot(operation, |tx| async move { board::read(&tx, performance, n_events).await }).await
+    }
+
+    async fn events(&self, after: u64, missing: &[u64], limit: u32) -> Result<Vec<BoardEvent>, StoreError> {
+        self.database.read("reservation.events", |db| board::events(db, after, missing, limit)).await
+    }
+
+    async fn settled_event(&self) -> Result<u64, StoreError> {
+        self.database.read("reservation.settled_event", board::settled_event).await
     }
 
     #[tracing::instrument(skip_all, name = "sql.reservation.history")]

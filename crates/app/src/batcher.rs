@@ -83,19 +83,21 @@ async fn serve_batches<C, O, F>(
 
 /// One failure for each of `count` calls that shared it.
 pub(crate) fn share<O>(error: &StoreError, count: usize) -> Vec<Result<O, StoreError>> {
-    // The error itself names the operation, which each copy does as well.
+    iter::repeat_with(|| copy(error)).take(count).map(Err).collect()
+}
+
+/// The same failure, for somebody else.
+pub(crate) fn copy(error: &StoreError) -> StoreError {
+    // The error itself names the operation, which the copy does as well.
     let causes = iter::successors(std::error::Error::source(error), |cause| cause.source());
     let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    let copy = || {
-        let (operation, source) = (error.operation(), text.clone().into());
-        match error {
-            StoreError::Unavailable { .. } => StoreError::Unavailable { operation, source },
-            StoreError::Timeout { .. } => StoreError::Timeout { operation, source },
-            StoreError::Conflict { .. } => StoreError::Conflict { operation, source },
-            StoreError::Corrupt { .. } => StoreError::Corrupt { operation, source },
-        }
-    };
-    iter::repeat_with(copy).take(count).map(Err).collect()
+    let (operation, source) = (error.operation(), text.into());
+    match error {
+        StoreError::Unavailable { .. } => StoreError::Unavailable { operation, source },
+        StoreError::Timeout { .. } => StoreError::Timeout { operation, source },
+        StoreError::Conflict { .. } => StoreError::Conflict { operation, source },
+        StoreError::Corrupt { .. } => StoreError::Corrupt { operation, source },
+    }
 }
 
 #[cfg(test)]

@@ -23,12 +23,13 @@ use usher_reservation::ports::ReservationRepository;
 
 use crate::background::Background;
 use crate::batched_line::{BatchedLineLedger, BatchedLineStore};
+use crate::boards::{Boards, FOLLOW_INTERVAL};
 use crate::bridge::{CatalogueCalendar, CatalogueDesk, LineGate};
 use crate::config::{self, ConfigError, LineBackend, Secret, Settings};
 use crate::demo::{self, Demo, DemoError};
 use crate::group_commit::GroupCommit;
 use crate::http::system::Readiness;
-use crate::http::{self, Detached, Edge, MetricsRoute, Services};
+use crate::http::{self, Detached, Edge, Geometries, MetricsRoute, Services};
 use crate::identity::Identity;
 use crate::ids::{RandomIds, SystemClock};
 use crate::metrics::Metrics;
@@ -157,6 +158,7 @@ impl Application {
             reservations
         };
 
+        let boards = Boards::new(Arc::clone(&reservations), Arc::clone(&clock), &background);
         let line = usher_queue::Service::new(
             usher_queue::Ports {
                 store,
@@ -201,7 +203,7 @@ impl Application {
         }
         let send_timeout = Duration::from_millis(settings.http.send_timeout_ms.into());
         let streams = Streams::new(settings.http.streams_max, send_timeout, Arc::clone(&metrics));
-        start_background(&background, &line, &reservations, &streams, &metrics, tick);
+        start_background(&background, &line, &reservations, &boards, &streams, &metrics, tick);
 
         let services = web::Data::new(Services {
             accounts,
@@ -216,6 +218,8 @@ impl Application {
             detached: Detached::new(background.tasks().clone(), Handle::current()),
             edge: Edge::new(&settings.http),
             streams: streams.clone(),
+            boards,
+            geometries: Geometries::default(),
             sale_defaults: settings.sale_defaults(),
         });
         let (server, address) = listen(services.clone(), settings)?;
@@ -275,6 +279,7 @@ fn start_background(
     background: &Background,
     line: &usher_queue::Service,
     reservations: &usher_reservation::Service,
+    boards: &Boards,
     streams: &Streams,
     metrics: &Arc<Metrics>,
     tick: Duration,
@@ -304,6 +309,17 @@ fn start_background(
     background.every("sweep", SWEEP_INTERVAL, move || {
         let service = service.clone();
         async move { service.sweep().await.map(|_| ()) }
+    });
+    let following = boards.clone();
+    background.every("boards", FOLLOW_INTERVAL, move || {
+        let following = following.clone();
+        async move { following.follow().await }
+    });
+    // Apart from the steps, which a large map must not hold up.
+    let reading = boards.clone();
+    background.every("boards anew", FOLLOW_INTERVAL, move || {
+        let reading = reading.clone();
+        async move { reading.read_again().await }
     });
 }
 

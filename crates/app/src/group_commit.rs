@@ -9,12 +9,11 @@ use async_trait::async_trait;
 use futures_util::future::{BoxFuture, try_join_all};
 use usher_kernel::{AccountId, AttemptId, Claim, PerformanceId, ReservationId, StoreError, Timestamp};
 use usher_reservation::audit::History;
-use usher_reservation::model::Availability;
 use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationRepository,
     SeatFilter, SettleCommand, Settled, Unsettled,
 };
-use usher_reservation::{Reservation, Seat, SeatCounts};
+use usher_reservation::{BoardEvent, BoardRecord, Reservation, Seat, SeatCounts};
 
 use crate::background::Background;
 use crate::batcher::{self, Batcher, Bounds};
@@ -173,8 +172,16 @@ impl ReservationRepository for GroupCommit {
         self.inner.seat_counts(performances, now).await
     }
 
-    async fn availability(&self, performance: PerformanceId) -> Result<Availability, StoreError> {
-        self.inner.availability(performance).await
+    async fn board(&self, performance: PerformanceId, n_events: u32) -> Result<Option<BoardRecord>, StoreError> {
+        self.inner.board(performance, n_events).await
+    }
+
+    async fn events(&self, after: u64, missing: &[u64], limit: u32) -> Result<Vec<BoardEvent>, StoreError> {
+        self.inner.events(after, missing, limit).await
+    }
+
+    async fn settled_event(&self) -> Result<u64, StoreError> {
+        self.inner.settled_event().await
     }
 
     async fn history(&self, performance: PerformanceId) -> Result<History, StoreError> {

@@ -4,6 +4,7 @@
 pub mod background;
 pub mod batched_line;
 pub mod batcher;
+pub mod boards;
 pub mod bridge;
 pub mod cli;
 pub mod composition;
@@ -19,5 +20,6 @@ pub mod password;
 pub mod problem;
 pub mod recorded;
 pub mod schema;
+
 pub mod streams;
 pub mod telemetry;

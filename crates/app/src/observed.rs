@@ -18,12 +18,11 @@ use usher_queue::ports::{
 };
 use usher_queue::{AccountHash, AdmissionPolicy, Epoch, Grant, Place, PlaceNumber, PolicyPatch};
 use usher_reservation::audit::History;
-use usher_reservation::model::Availability;
 use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationRepository,
     SeatFilter, SettleCommand, Settled, Unsettled,
 };
-use usher_reservation::{Reservation, Seat, SeatCounts};
+use usher_reservation::{BoardEvent, BoardRecord, Reservation, Seat, SeatCounts};
 
 use crate::metrics::Metrics;
 
@@ -144,6 +143,8 @@ observed!(ReservationRepository {
     fn list(account: AccountId, after: Option<ReservationId>, limit: u64, now: Timestamp) -> Vec<Reservation>;
     fn seats(performance: PerformanceId, filter: &SeatFilter, now: Timestamp) -> Vec<Seat>;
     fn seat_counts(performances: &[PerformanceId], now: Timestamp) -> Vec<SeatCounts>;
-    fn availability(performance: PerformanceId) -> Availability;
+    fn board(performance: PerformanceId, n_events: u32) -> Option<BoardRecord>;
+    fn events(after: u64, missing: &[u64], limit: u32) -> Vec<BoardEvent>;
+    fn settled_event() -> u64;
     fn history(performance: PerformanceId) -> History;
 });

@@ -441,6 +441,17 @@ impl From<crate::streams::Refused> for Problem {
     }
 }
 
+impl From<crate::boards::Error> for Problem {
+    fn from(error: crate::boards::Error) -> Self {
+        use crate::boards::Error;
+        match error {
+            Error::NotFound => Self::of(ProblemCode::NotFound),
+            Error::Full => Self::overloaded(),
+            Error::Store(error) => Self::of_store(&error, ProblemCode::StoreUnavailable),
+        }
+    }
+}
+
 impl From<usher_reservation::Error> for Problem {
     fn from(error: usher_reservation::Error) -> Self {
         use usher_reservation::Error;

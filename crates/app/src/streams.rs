@@ -1,13 +1,14 @@
-//! Who follows a place over an open stream: one registry of this server, by line and place number, so that a step of the
-//! line wakes those whose number was called and nobody else. Knows nothing of HTTP, and reads no line: whoever is woken
-//! looks for themselves.
+//! Who follows something over an open stream, and how many a server takes. Of those who follow a place there is a
+//! registry, by line and place number, so that a step of the line wakes those whose number was called and nobody else.
+//! Knows nothing of HTTP, and reads no line: whoever is woken looks for themselves.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use usher_kernel::PerformanceId;
 use usher_queue::PlaceNumber;
 
@@ -15,6 +16,15 @@ use crate::metrics::Metrics;
 
 /// Streams of one place at once: some tabs, and connections that broke off and are not missed yet.
 const PER_PLACE_MAX: usize = 5;
+
+/// What a stream follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// A place in a line.
+    Place,
+    /// The seats of a performance. Anybody may, so they leave half of the room to those who wait.
+    Seats,
+}
 
 /// Why nobody can follow now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +46,8 @@ struct Inner {
     stalled_after: Duration,
     metrics: Arc<Metrics>,
     n_open: AtomicUsize,
-    is_ended: AtomicBool,
+    n_of_seats: AtomicUsize,
+    ending: CancellationToken,
     registry: Mutex<Registry>,
 }
 
@@ -67,19 +78,24 @@ impl Streams {
     /// No streams yet, and at most `n_max` at once. A stream that can be sent nothing for `stalled_after` is given up.
     #[must_use]
     pub fn new(n_max: usize, stalled_after: Duration, metrics: Arc<Metrics>) -> Self {
-        let (n_open, is_ended, registry) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::default());
-        Self(Arc::new(Inner { n_max, stalled_after, metrics, n_open, is_ended, registry }))
+        let (n_open, n_of_seats) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (ending, registry) = (CancellationToken::new(), Mutex::default());
+        Self(Arc::new(Inner { n_max, stalled_after, metrics, n_open, n_of_seats, ending, registry }))
     }
 
     /// Makes room for one stream, before any work is done for it.
     ///
     /// # Errors
     /// [`Refused::Full`].
-    pub fn make_room(&self) -> Result<Room, Refused> {
+    pub fn make_room(&self, of: Followed) -> Result<Room, Refused> {
         let n_open = self.0.n_open.fetch_add(1, Ordering::Relaxed) + 1;
-        let room = Room(self.clone());
+        let is_full = match of {
+            Followed::Place => false,
+            Followed::Seats => self.0.n_of_seats.fetch_add(1, Ordering::Relaxed) >= self.0.n_max / 2,
+        };
+        let room = Room { streams: self.clone(), of };
         self.0.metrics.observe_opened_stream();
-        if n_open > self.0.n_max || self.is_ended() { Err(Refused::Full) } else { Ok(room) }
+        if is_full || n_open > self.0.n_max || self.is_ended() { Err(Refused::Full) } else { Ok(room) }
     }
 
     /// Wakes those who were called, once each: of every line, the numbers up to what it serves now. Costs nothing for
@@ -101,14 +117,14 @@ impl Streams {
     /// Ends all streams, and takes no more.
     pub fn end(&self) {
         let registry = self.registry();
-        self.0.is_ended.store(true, Ordering::Release);
+        self.0.ending.cancel();
         for line in registry.lines.values() {
             line.waiting.values().chain(line.called.values()).for_each(|bell| bell.notify_one());
         }
     }
 
     fn is_ended(&self) -> bool {
-        self.0.is_ended.load(Ordering::Acquire)
+        self.0.ending.is_cancelled()
     }
 
     /// Nothing that runs under this lock leaves a half-made state behind, so poison means nothing here.
@@ -118,16 +134,41 @@ impl Streams {
 }
 
 /// Room for one stream.
-pub struct Room(Streams);
+pub struct Room {
+    streams: Streams,
+    of: Followed,
+}
 
 impl Room {
+    /// Whether all streams end.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.streams.is_ended()
+    }
+
+    /// Completes when all streams end.
+    pub async fn ended(&self) {
+        self.streams.0.ending.cancelled().await;
+    }
+
+    /// How long a stream may be sent nothing before it is given up.
+    #[must_use]
+    pub fn stalled_after(&self) -> Duration {
+        self.streams.0.stalled_after
+    }
+
+    /// Notes that the stream's client does not read.
+    pub fn note_stalled(&self) {
+        self.streams.0.metrics.observe_stalled_stream();
+    }
+
     /// Follows a place.
     ///
     /// # Errors
     /// [`Refused::PlaceFull`], or [`Refused::Full`] if the server stops.
     pub fn follow(self, performance: PerformanceId, number: PlaceNumber) -> Result<Following, Refused> {
-        let mut registry = self.0.registry();
-        if self.0.is_ended() {
+        let mut registry = self.streams.registry();
+        if self.is_ended() {
             return Err(Refused::Full);
         }
         registry.latest += 1;
@@ -146,8 +187,12 @@ impl Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.0.0.n_open.fetch_sub(1, Ordering::Relaxed);
-        self.0.0.metrics.observe_closed_stream();
+        match self.of {
+            Followed::Place => {}
+            Followed::Seats => drop(self.streams.0.n_of_seats.fetch_sub(1, Ordering::Relaxed)),
+        }
+        self.streams.0.n_open.fetch_sub(1, Ordering::Relaxed);
+        self.streams.0.metrics.observe_closed_stream();
     }
 }
 
@@ -165,27 +210,16 @@ impl Following {
         self.bell.notified().await;
     }
 
-    /// Whether all streams end.
+    /// The room that it takes.
     #[must_use]
-    pub fn is_ended(&self) -> bool {
-        self.room.0.is_ended()
-    }
-
-    /// How long a stream may be sent nothing before it is given up.
-    #[must_use]
-    pub fn stalled_after(&self) -> Duration {
-        self.room.0.0.stalled_after
-    }
-
-    /// Notes that the stream's client does not read.
-    pub fn note_stalled(&self) {
-        self.room.0.0.metrics.observe_stalled_stream();
+    pub const fn room(&self) -> &Room {
+        &self.room
     }
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
-        let mut registry = self.room.0.registry();
+        let mut registry = self.room.streams.registry();
         let Some(line) = registry.lines.get_mut(&self.performance) else { return };
         if line.waiting.remove(&self.key).is_none() {
             line.called.remove(&self.key);
@@ -210,7 +244,7 @@ mod tests {
     }
 
     fn follow(streams: &Streams, performance: PerformanceId, number: u64) -> Result<Following, Refused> {
-        streams.make_room()?.follow(performance, PlaceNumber::new(number))
+        streams.make_room(Followed::Place)?.follow(performance, PlaceNumber::new(number))
     }
 
     fn is_woken(following: &Following) -> bool {
@@ -262,6 +296,24 @@ mod tests {
     }
 
     #[test]
+    fn those_who_follow_seats_leave_half_of_the_room_to_those_who_wait() {
+        let streams = streams(4);
+        let seats = || streams.make_room(Followed::Seats);
+        let (one, other) = (seats().unwrap(), seats().unwrap());
+
+        let third = seats().err();
+        let _places = [follow(&streams, HERE, 1).unwrap(), follow(&streams, HERE, 2).unwrap()];
+        drop(one);
+        let after_one_ended = seats();
+
+        assert_eq!(third, Some(Refused::Full));
+        assert!(after_one_ended.is_ok());
+        assert_eq!(streams.make_room(Followed::Place).err(), Some(Refused::Full), "they share what there is");
+        drop((other, after_one_ended));
+        assert_eq!(streams.0.n_of_seats.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
     fn a_place_has_a_few_streams_whether_it_was_called_or_not() {
         let streams = streams(100);
         let _some = [(); 2].map(|()| follow(&streams, HERE, 1).unwrap());
@@ -278,14 +330,14 @@ mod tests {
         let streams = streams(100);
         let (waiting, called) = (follow(&streams, HERE, 2).unwrap(), follow(&streams, HERE, 1).unwrap());
         streams.call([(HERE, PlaceNumber::new(1))]);
-        let room = streams.make_room().unwrap();
+        let room = streams.make_room(Followed::Place).unwrap();
         assert!(is_woken(&called));
 
         streams.end();
 
-        assert!(is_woken(&waiting) && waiting.is_ended());
-        assert!(is_woken(&called) && called.is_ended());
+        assert!(is_woken(&waiting) && waiting.room().is_ended());
+        assert!(is_woken(&called) && called.room().is_ended());
         assert_eq!(room.follow(HERE, PlaceNumber::new(3)).err(), Some(Refused::Full));
-        assert_eq!(streams.make_room().err(), Some(Refused::Full));
+        assert_eq!(streams.make_room(Followed::Place).err(), Some(Refused::Full));
     }
 }

@@ -2,11 +2,15 @@
 
 pub mod audit;
 pub mod best;
+pub mod board;
 pub mod error;
+pub mod follower;
 pub mod model;
 pub mod ports;
 pub mod service;
 
+pub use board::{BoardEvent, BoardRecord, SeatBoard};
 pub use error::Error;
+pub use follower::EventFollower;
 pub use model::{Payment, Reservation, ReservedSeat, Seat, SeatCounts, SeatStatus, State, Ticket};
 pub use service::{HoldRequest, Ports, Service, Settings, Swept};

@@ -267,6 +267,12 @@ impl SeatStatus {
             Self::Sold => 2,
         }
     }
+
+    /// The status with this code.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
 }
 
 /// One seat as people see it.
@@ -311,17 +317,6 @@ impl SeatCounts {
     pub const fn is_sold_out(&self) -> bool {
         self.total > 0 && self.available == 0 && self.held == 0
     }
-}
-
-/// All seats of a performance at one point of its history.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Availability {
-    /// Which seat map the indices belong to.
-    pub map_version: u32,
-    /// The point of the history: every change up to this event is in it.
-    pub sequence: u64,
-    /// A status per seat, in index order, as written down: a lapsed hold is held until somebody frees it.
-    pub seats: Vec<SeatStatus>,
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use usher_kernel::{
 };
 
 use crate::audit::History;
-use crate::model::{Availability, PassNumber, TransitionError};
+use crate::board::{BoardEvent, BoardRecord};
+use crate::model::{PassNumber, TransitionError};
 use crate::{Reservation, Seat, SeatCounts, SeatStatus};
 
 /// Which seats somebody wants.
@@ -242,6 +243,12 @@ fn the_only<T>(operation: &'static str, answers: Vec<T>) -> Result<T, StoreError
 /// 12. The best seats are chosen as [`crate::best`] says, in the step that takes them and among what earlier commands of
 ///     the call left. So however many want them at once, each gets another block, and `NotEnoughSeats` is answered only
 ///     while fewer seats are free.
+/// 13. A new seat map of a performance leaves an event, too. Events get ids that rise, but not in the order of commits:
+///     an id below one that was seen may show later, for as long as its transaction is open, or never.
+/// 14. `events` names exactly those that are committed: of the ids asked for, and of those after `after` the first.
+/// 15. `board` is one point in time: its seats are what all its events, and all that are not in it any more, left them as.
+/// 16. Up to `settled_event` nothing is open: who asks for it, then reads a board, and then follows the events after it
+///     and those that are missing in between, sees all that happens to the board.
 #[async_trait]
 pub trait ReservationRepository: Send + Sync + 'static {
     /// Holds seats, a reservation per command; answers in the order of the commands.
@@ -381,11 +388,25 @@ pub trait ReservationRepository: Send + Sync + 'static {
     /// [`StoreError`] if the store failed.
     async fn seat_counts(&self, performances: &[PerformanceId], now: Timestamp) -> Result<Vec<SeatCounts>, StoreError>;
 
-    /// All seats of a performance at the latest point of its history.
+    /// The seats of a performance and its latest `n_events` events, at most 10,000, as they are now. `None` if there is
+    /// no such performance.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
-    async fn availability(&self, performance: PerformanceId) -> Result<Availability, StoreError>;
+    async fn board(&self, performance: PerformanceId, n_events: u32) -> Result<Option<BoardRecord>, StoreError>;
+
+    /// Events of all performances: those of `missing` that are there, and the first `limit` after `after`, at most
+    /// 10,000, in the order of ids.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn events(&self, after: u64, missing: &[u64], limit: u32) -> Result<Vec<BoardEvent>, StoreError>;
+
+    /// An event below which nothing is open any more, and not much older than that; 0 if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    async fn settled_event(&self) -> Result<u64, StoreError>;
 
     /// Everything that ever happened to a performance's seats, read in one transaction.
     ///

@@ -9,7 +9,7 @@ use usher_kernel::{
     Violation,
 };
 
-use crate::model::{Availability, TransitionError};
+use crate::model::TransitionError;
 use crate::ports::{
     AdmissionGate, ChargeOutcome, ChargeStatus, GateOutcome, HoldCommand, HoldOutcome, PayCommand, PayOutcome,
     PaymentGateway, PaymentToken, ReleaseOutcome, ReservationRepository, SaleDesk, SalePhase, SaleTerms, SeatFilter,
@@ -219,15 +219,6 @@ impl Service {
         let Ports { reservations, clock, .. } = &self.0.ports;
         let counts = reservations.seat_counts(&[performance], clock.now()).await?;
         Ok(counts.first().copied().unwrap_or_default())
-    }
-
-    /// All seats of a performance at the latest point of its history.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], [`Error::Store`].
-    pub async fn availability(&self, performance: PerformanceId) -> Result<Availability, Error> {
-        self.require_performance(performance).await?;
-        Ok(self.0.ports.reservations.availability(performance).await?)
     }
 
     /// Looks after what nobody finished: frees lapsed holds, asks the gateway about payments without an answer, sends

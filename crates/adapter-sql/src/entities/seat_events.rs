@@ -1,6 +1,9 @@
-//! One row per change of a seat, written in the transaction of the change.
+//! One row per change of a seat, or of a performance's whole map, written in the transaction of the change.
 
 use sea_orm::entity::prelude::*;
+
+/// The `seat` of an event that replaced them all; its `version` is that of the new map. No seat has this name.
+pub(crate) const WHOLE_MAP: &str = "";
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "seat_events")]

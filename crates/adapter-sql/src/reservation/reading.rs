@@ -1,7 +1,6 @@
 //! Reading reservations, seats and their history. Nothing here decides who gets a seat.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use sea_orm::prelude::{Expr, Uuid};
 use sea_orm::sea_query::{CaseStatement, Func, Query, SelectStatement};
@@ -11,15 +10,11 @@ use sea_orm::{
 };
 use usher_kernel::{AccountId, AttemptId, PerformanceId, ReservationId, SeatId, Timestamp};
 use usher_reservation::audit::{CaptureRecord, History, ReservationRecord, SaleRecord, SeatEvent, SeatRecord};
-use usher_reservation::model::Availability;
 use usher_reservation::ports::SeatFilter;
 use usher_reservation::{Reservation, Seat, SeatCounts, SeatStatus};
 
 use super::{payment, rows};
-use crate::database::has_one_writer;
-use crate::entities::{
-    payment_attempts, performances, refunds, reservation_seats, reservations, seat_events, seats, sold,
-};
+use crate::entities::{payment_attempts, refunds, reservation_seats, reservations, seat_events, seats, sold};
 use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
 
@@ -152,58 +147,12 @@ pub(super) async fn seat_counts(
     Ok(in_order.map(Option::unwrap_or_default).collect())
 }
 
-/// A transaction that is still open may have taken an event's id before this long, at most.
-const OPEN_MAX: Duration = Duration::from_secs(10);
-
-/// Reads in a snapshot.
-pub(super) async fn availability(
-    tx: &DatabaseTransaction,
-    performance: PerformanceId,
-) -> Result<Availability, Failure> {
-    use seats::Column;
-    let key = Row::new("performances", &performance);
-    let map_version = match performances::Entity::find_by_id(performance.uuid()).one(tx).await? {
-        Some(model) => key.number("map_version", model.map_version)?,
-        None => 0,
-    };
-    let sequence = sequence(tx, performance).await?;
-    let statuses: Vec<String> = seats::Entity::find()
-        .select_only()
-        .column(Column::Status)
-        .filter(Column::PerformanceId.eq(performance.uuid()))
-        .order_by_asc(Column::SeatIndex)
-        .into_tuple()
-        .all(tx)
-        .await?;
-    let row = Row::new("seats", &performance);
-    let statuses = statuses.iter().map(|status| row.known("status", SeatStatus::from_name(status)));
-    Ok(Availability { map_version, sequence, seats: statuses.collect::<Result<_, _>>()? })
-}
-
-/// The highest event below which nothing is open.
-async fn sequence(tx: &DatabaseTransaction, performance: PerformanceId) -> Result<u64, Failure> {
-    use seat_events::Column;
-    let latest = || {
-        let events = seat_events::Entity::find().filter(Column::PerformanceId.eq(performance.uuid()));
-        events.order_by_desc(Column::Id).limit(1)
-    };
-    let Some(newest) = latest().one(tx).await? else { return Ok(0) };
-    let last = if has_one_writer(tx) {
-        Some(newest)
-    } else {
-        // Ids are not in the order of commits. Of events this much older than the newest, nothing is open any more.
-        let settled = Timestamp::from_unix_ms(newest.at).minus(OPEN_MAX);
-        latest().filter(Column::At.lte(settled.unix_ms())).one(tx).await?
-    };
-    let last = last.map_or(0, |event| event.id);
-    Ok(Row::new("seat_events", &last).number("id", last)?)
-}
-
 /// Reads in a snapshot.
 pub(super) async fn history(tx: &DatabaseTransaction, performance: PerformanceId) -> Result<History, Failure> {
     let of = performance.uuid();
     let events = seat_events::Entity::find()
         .filter(seat_events::Column::PerformanceId.eq(of))
+        .filter(seat_events::Column::Seat.ne(seat_events::WHOLE_MAP))
         .order_by_asc(seat_events::Column::Id);
     let events = events.all(tx).await?.iter().map(event).collect::<Result<_, _>>()?;
     let records = seats::Entity::find().filter(seats::Column::PerformanceId.eq(of)).order_by_asc(seats::Column::Seat);

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbErr, SqlErr, Statement};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, SqlErr, Statement, TransactionTrait, Value};
 use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlLineLedger, SqlReservationRepository};
 use usher_concert::{SeatMap, SectionPlan};
-use usher_contract_tests::reservation_repository::{Fixture, seed_through};
+use usher_contract_tests::reservation_repository::{Fixture, SideBySide, seed_through};
 use usher_kernel::{
-    AccountId, AttemptId, Claim, Fingerprint, Money, PerformanceId, ReservationId, StoreError, TicketId, Timestamp,
+    AccountId, AttemptId, Claim, Fingerprint, Money, PerformanceId, ReservationId, SeatId, StoreError, TicketId,
+    Timestamp,
 };
 use usher_queue::PlaceNumber;
 use usher_queue::ports::LineLedger;
@@ -17,7 +18,7 @@ use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationRepository, SeatWish, Settled, Verdict,
 };
 
-use crate::backend::{Backend, On, Sqlite, on_every_database};
+use crate::backend::{Backend, Mysql, On, Sqlite, on_every_database};
 
 impl<B: Backend> Fixture for On<B> {
     async fn fresh() -> Self {
@@ -43,6 +44,36 @@ on_every_database! {
     a_second_sale_of_a_seat_is_refused_by_the_database_itself
     a_seat_that_was_freed_behind_the_services_back_is_not_sold_again
     a_damaged_row_is_named_by_table_column_and_key
+}
+
+/// On a database whose writers run side by side, a transaction can be held open while others commit.
+impl SideBySide for On<Mysql> {
+    type Open = DatabaseTransaction;
+
+    async fn hold_open(&self, performance: PerformanceId, seat: &SeatId) -> DatabaseTransaction {
+        let open = self.database.writer().begin().await.unwrap();
+        let values = || -> Vec<Value> { vec![performance.uuid().as_bytes().to_vec().into(), seat.as_str().into()] };
+        let backend = open.get_database_backend();
+        let update = "UPDATE seats SET status = 'held', version = version + 1 WHERE performance_id = ? AND seat = ?";
+        open.execute_raw(Statement::from_sql_and_values(backend, update, values())).await.unwrap();
+        let insert = "INSERT INTO seat_events (performance_id, seat, version, status, at) VALUES (?, ?, 2, 'held', 0)";
+        open.execute_raw(Statement::from_sql_and_values(backend, insert, values())).await.unwrap();
+        open
+    }
+
+    async fn commit(&self, open: DatabaseTransaction) {
+        open.commit().await.unwrap();
+    }
+
+    async fn roll_back(&self, open: DatabaseTransaction) {
+        open.rollback().await.unwrap();
+    }
+}
+
+mod side_by_side {
+    use crate::backend::{Mysql, On};
+
+    usher_contract_tests::reservation_repository_side_by_side_contract!(On<Mysql>);
 }
 
 mod schedules {

@@ -1,33 +1,139 @@
 //! Answers that may be kept by browsers and caches, and asked for again with `If-None-Match`.
 
+use std::io::Write as _;
+use std::marker::PhantomData;
+use std::time::Duration;
+
 use actix_web::body::BoxBody;
-use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, Responder};
+use actix_web::http::header::{self, AcceptEncoding, Encoding, HeaderValue};
+use actix_web::web::Bytes;
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Responder};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use paperclip::actix::OperationModifier;
 use paperclip::v2::models::{DefaultOperationRaw, DefaultSchemaRaw};
 use paperclip::v2::schema::Apiv2Schema;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-/// A public answer: for how long it may be kept, and by which tag it is known.
+/// A public answer, and for how long it may be kept.
 #[derive(Debug)]
 pub(super) struct Cacheable<T> {
     body: T,
     max_age_s: u32,
-    tag: Option<String>,
 }
 
 impl<T> Cacheable<T> {
     /// May be kept for `max_age_s`, and is known by the digest of its bytes.
     pub(super) const fn of(body: T, max_age_s: u32) -> Self {
-        Self { body, max_age_s, tag: None }
+        Self { body, max_age_s }
+    }
+}
+
+/// An answer that is made once and sent as often as it is asked for, as it is and compressed. Clones share its bytes.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    plain: Bytes,
+    /// Nothing, if it would be longer.
+    gzip: Option<Bytes>,
+    tag: HeaderValue,
+}
+
+impl Prepared {
+    /// Takes a JSON text.
+    pub(super) fn of(json: Vec<u8>) -> Self {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let gzip = encoder.write_all(&json).and_then(|()| encoder.finish());
+        let gzip = gzip.ok().filter(|gzip| gzip.len() < json.len()).map(Bytes::from);
+        // A tag of letters and digits can always be a header.
+        let tag = HeaderValue::from_str(&format!("\"{}\"", digest(&json))).unwrap_or(HeaderValue::from_static("*"));
+        Self { plain: json.into(), gzip, tag }
     }
 
-    /// May be kept for `max_age_s`, and is known by `tag`.
-    pub(super) const fn tagged(body: T, max_age_s: u32, tag: String) -> Self {
-        Self { body, max_age_s, tag: Some(tag) }
+    /// How many bytes it takes in memory.
+    pub(super) fn len(&self) -> usize {
+        self.plain.len() + self.gzip.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+/// A prepared answer about `T`, and for how long it may be kept.
+#[derive(Debug)]
+pub(super) struct Ready<T> {
+    prepared: Prepared,
+    cache_control: HeaderValue,
+    age_s: u64,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T> Ready<T> {
+    /// May be kept as `cache_control` says.
+    pub(super) const fn new(prepared: Prepared, cache_control: HeaderValue) -> Self {
+        Self { prepared, cache_control, age_s: 0, of: PhantomData }
+    }
+
+    /// Says how old the answer is, in whole seconds (RFC 9111, 5.1), if it is that old.
+    pub(super) fn of_age(self, age: Duration) -> Self {
+        Self { age_s: age.as_secs(), ..self }
+    }
+}
+
+impl<T> Responder for Ready<T> {
+    type Body = BoxBody;
+
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        let Self { prepared: Prepared { plain, gzip, tag }, cache_control, age_s, .. } = self;
+        let is_known = tag.to_str().is_ok_and(|tag| has_already(request, tag));
+        let mut answer = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+        answer.insert_header((header::ETAG, tag)).insert_header((header::CACHE_CONTROL, cache_control));
+        answer.insert_header((header::VARY, HeaderValue::from_static("accept-encoding")));
+        if age_s > 0 {
+            answer.insert_header((header::AGE, age_s));
+        }
+        if is_known {
+            return answer.finish();
+        }
+        answer.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
+        match gzip.filter(|_| takes_gzip(request)) {
+            Some(gzip) => {
+                answer.insert_header((header::CONTENT_ENCODING, HeaderValue::from_static("gzip")));
+                answer.body(gzip)
+            }
+            None => answer.body(plain),
+        }
+    }
+}
+
+/// Whether the client prefers gzip to nothing.
+fn takes_gzip(request: &HttpRequest) -> bool {
+    let said = request.headers().get(header::ACCEPT_ENCODING).and_then(|said| said.to_str().ok()).unwrap_or_default();
+    // What browsers say has no weights, so it need not be weighed.
+    if !said.contains(';') {
+        return said.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("gzip"));
+    }
+    let accepted = request.get_header::<AcceptEncoding>();
+    let best = accepted.and_then(|accepted| accepted.negotiate([Encoding::gzip(), Encoding::identity()].iter()));
+    best == Some(Encoding::gzip())
+}
+
+impl<T: Apiv2Schema> Apiv2Schema for Ready<T> {
+    fn name() -> Option<String> {
+        T::name()
+    }
+
+    fn description() -> &'static str {
+        T::description()
+    }
+
+    fn raw_schema() -> DefaultSchemaRaw {
+        T::raw_schema()
+    }
+}
+
+impl<T: Apiv2Schema> OperationModifier for Ready<T> {
+    fn update_response(operation: &mut DefaultOperationRaw) {
+        Cacheable::<T>::update_response(operation);
     }
 }
 
@@ -52,7 +158,7 @@ impl<T: Serialize> Responder for Cacheable<T> {
             Ok(bytes) => bytes,
             Err(error) => return HttpResponse::from_error(crate::problem::Problem::internal(&error)),
         };
-        let tag = format!("\"{}\"", self.tag.unwrap_or_else(|| digest(&bytes)));
+        let tag = format!("\"{}\"", digest(&bytes));
         let is_known = has_already(request, &tag);
         let mut answer = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
         answer.insert_header((header::ETAG, tag));
@@ -94,6 +200,7 @@ impl<T: Apiv2Schema> OperationModifier for Cacheable<T> {
 mod tests {
     use actix_web::body::to_bytes;
     use actix_web::http::StatusCode;
+    use actix_web::http::header::HeaderName;
     use actix_web::test::TestRequest;
 
     use super::*;
@@ -122,11 +229,47 @@ mod tests {
         assert_eq!(to_bytes(again.into_body()).await.unwrap().len(), 0);
     }
 
-    #[test]
-    fn a_given_tag_is_used_as_it_is() {
-        let answer = ask(Some("\"42\""), Cacheable::tagged(7, 1, "42".into()));
+    fn send(headers: &[(HeaderName, &str)], age: Duration) -> HttpResponse {
+        let json = format!("{{\"seats\":\"{}\"}}", "A".repeat(1_000)).into_bytes();
+        let answer = Ready::<u32>::new(Prepared::of(json), HeaderValue::from_static("public")).of_age(age);
+        let mut request = TestRequest::default();
+        for (name, value) in headers {
+            request = request.insert_header((name.clone(), *value));
+        }
+        answer.respond_to(&request.to_http_request())
+    }
 
-        assert_eq!(answer.status(), StatusCode::NOT_MODIFIED);
-        assert_eq!(answer.headers().get(header::ETAG).unwrap(), "\"42\"");
+    #[actix_web::test]
+    async fn a_prepared_answer_is_compressed_for_who_can_read_that() {
+        const FRESH: Duration = Duration::from_millis(999);
+        for (accepted, encoding) in [
+            (None, None),
+            (Some("gzip, deflate, br"), Some("gzip")),
+            (Some("identity"), None),
+            (Some("gzip;q=0"), None),
+        ] {
+            let headers: Vec<_> = accepted.map(|accepted| (header::ACCEPT_ENCODING, accepted)).into_iter().collect();
+
+            let answer = send(&headers, FRESH);
+
+            let said = answer.headers().get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap().to_owned());
+            assert_eq!(said.as_deref(), encoding, "{accepted:?}");
+            assert_eq!(answer.headers().get(header::VARY).unwrap(), "accept-encoding");
+            assert_eq!(answer.headers().get(header::AGE), None);
+            let len = to_bytes(answer.into_body()).await.unwrap().len();
+            assert_eq!(len < 100, encoding.is_some(), "{accepted:?}: {len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_prepared_answer_is_not_sent_again_and_says_how_old_it_is() {
+        let first = send(&[], Duration::from_secs(7));
+        let tag = first.headers().get(header::ETAG).unwrap().to_str().unwrap().to_owned();
+
+        let again = send(&[(header::IF_NONE_MATCH, &tag)], Duration::from_secs(8));
+
+        assert_eq!((first.status(), again.status()), (StatusCode::OK, StatusCode::NOT_MODIFIED));
+        assert_eq!(first.headers().get(header::AGE).unwrap(), "7");
+        assert_eq!(again.headers().get(header::AGE).unwrap(), "8");
     }
 }

@@ -1,19 +1,17 @@
 //! Browsing: concerts, performances, seats. Public, and made to be cached.
 
+use actix_web::http::header::HeaderValue;
 use actix_web::middleware::Compress;
 use actix_web::web::Data;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use paperclip::actix::web::{ServiceConfig, get, resource};
 use paperclip::actix::{Apiv2Schema, api_v2_operation};
 use serde::{Deserialize, Serialize};
 use usher_concert::{Concert, Page, Performance, SaleTimes, SeatPlan, VersionedSeatMap};
 use usher_kernel::{ConcertId, PerformanceId};
-use usher_reservation::model::Availability;
 use usher_reservation::ports::SeatFilter;
 use usher_reservation::{Seat, SeatCounts, SeatStatus};
 
-use super::answers::Cacheable;
+use super::answers::{Cacheable, Prepared, Ready};
 use super::paging::{List, PageQuery};
 use super::reading::{PathId, Query};
 use super::values::{Id, Instant, MoneyView};
@@ -24,8 +22,10 @@ use crate::problem::{Problem, ProblemCode};
 const CONCERT_MAX_AGE_S: u32 = 10;
 /// A sale's state and the number of seats left change all the time; a second keeps a crowd off the store.
 const SALE_MAX_AGE_S: u32 = 1;
-/// Immutable by version, and locked from the opening of the sale on.
-const SEAT_MAP_MAX_AGE_S: u32 = 60;
+/// A map may be replaced until the sale opens.
+const SEAT_MAP: HeaderValue = HeaderValue::from_static("public, max-age=60");
+/// A version of a map never changes.
+const SEAT_MAP_OF_VERSION: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 
 pub(super) const REFUSALS: Refusals = &[
     ("catalogue.concerts", &[ProblemCode::StoreUnavailable]),
@@ -34,7 +34,6 @@ pub(super) const REFUSALS: Refusals = &[
     ("catalogue.performance", &[ProblemCode::StoreUnavailable]),
     ("catalogue.seats", &[ProblemCode::StoreUnavailable]),
     ("catalogue.seat_map", &[ProblemCode::StoreUnavailable]),
-    ("catalogue.availability", &[ProblemCode::StoreUnavailable]),
 ];
 
 // Only these answers are compressed: they are long, they are the same for all, and they hold no secret that their
@@ -48,14 +47,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
         )
         .service(resource("/performances/{performance_id}").route(get().to(performance)).wrap(Compress::default()))
         .service(resource("/performances/{performance_id}/seats").route(get().to(seats)).wrap(Compress::default()))
-        .service(
-            resource("/performances/{performance_id}/seat-map").route(get().to(seat_map)).wrap(Compress::default()),
-        )
-        .service(
-            resource("/performances/{performance_id}/availability")
-                .route(get().to(availability))
-                .wrap(Compress::default()),
-        );
+        .service(resource("/performances/{performance_id}/seat-map").route(get().to(seat_map)));
 }
 
 /// A show.
@@ -282,30 +274,6 @@ fn planned_seat((plan, index): (&SeatPlan, usize)) -> PlannedSeatView {
     PlannedSeatView { index, seat: seat.to_string(), number, x, y, grade: grade.clone(), price: (*price).into() }
 }
 
-/// Which seats can be had, in two bits each.
-#[derive(Serialize, Apiv2Schema)]
-#[openapi(rename = "Availability")]
-struct AvailabilityView {
-    /// Which seat map the indices belong to.
-    map_version: u32,
-    /// The point of the seats' history: every change up to it is in here.
-    sequence: u64,
-    /// Base64 of two bits a seat in index order, the first seat in the lowest bits of the first byte: 0 available,
-    /// 1 held, 2 sold.
-    seats: String,
-}
-
-impl From<Availability> for AvailabilityView {
-    fn from(availability: Availability) -> Self {
-        let Availability { map_version, sequence, seats } = availability;
-        let pack = |four: &[SeatStatus]| {
-            four.iter().zip([0, 2, 4, 6]).fold(0, |byte, (status, shift)| byte | (status.code() << shift))
-        };
-        let packed: Vec<u8> = seats.chunks(4).map(pack).collect();
-        Self { map_version, sequence, seats: STANDARD.encode(packed) }
-    }
-}
-
 /// Lists all concerts.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.concerts")]
 async fn concerts(
@@ -365,24 +333,31 @@ async fn seats(
     Ok(Cacheable::of(list, SALE_MAX_AGE_S))
 }
 
+/// Which seat map to show.
+#[derive(Deserialize, Apiv2Schema)]
+struct SeatMapQuery {
+    /// The version that the availability names. If it is the present one, the answer may be kept for ever.
+    map_version: Option<u32>,
+}
+
 /// Shows where all seats of a performance stand.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.seat_map")]
 async fn seat_map(
     services: Data<Services>,
     PathId(performance): PathId<PerformanceId>,
-) -> Result<Cacheable<SeatMapView>, Problem> {
-    Ok(Cacheable::of(services.catalogue.seat_map(performance).await?.into(), SEAT_MAP_MAX_AGE_S))
-}
-
-/// Shows which seats of a performance can be had, as briefly as possible.
-#[api_v2_operation(tags("catalogue"), operation_id = "catalogue.availability")]
-async fn availability(
-    services: Data<Services>,
-    PathId(performance): PathId<PerformanceId>,
-) -> Result<Cacheable<AvailabilityView>, Problem> {
-    let availability: AvailabilityView = services.reservations.availability(performance).await?.into();
-    let sequence = availability.sequence.to_string();
-    Ok(Cacheable::tagged(availability, SALE_MAX_AGE_S, sequence))
+    Query(SeatMapQuery { map_version: asked }): Query<SeatMapQuery>,
+) -> Result<Ready<SeatMapView>, Problem> {
+    let present = services.boards.open(performance).await?.picture().map_version;
+    let write = async || {
+        let map = services.catalogue.seat_map(performance).await?;
+        let version = map.version;
+        // A stadium takes a while to write.
+        let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&SeatMapView::from(map)).map(Prepared::of));
+        let prepared = json.await.map_err(|error| Problem::internal(&error))?;
+        Ok((version, prepared.map_err(|error| Problem::internal(&error))?))
+    };
+    let (version, prepared) = services.geometries.get(performance, present, write).await?;
+    Ok(Ready::new(prepared, if asked == Some(version) { SEAT_MAP_OF_VERSION } else { SEAT_MAP }))
 }
 
 #[cfg(test)]
@@ -390,16 +365,6 @@ mod tests {
     use usher_concert::{SeatMap, SectionPlan};
 
     use super::*;
-
-    #[test]
-    fn two_bits_tell_the_state_of_each_seat_in_index_order() {
-        use SeatStatus::{Available, Held, Sold};
-        let availability = Availability { map_version: 3, sequence: 9, seats: vec![Sold, Held, Available, Sold, Held] };
-
-        let view = AvailabilityView::from(availability);
-
-        assert_eq!(STANDARD.decode(view.seats).unwrap(), [0b10_00_01_10, 0b01]);
-    }
 
     #[test]
     fn a_map_counts_its_seats_through_sections_and_rows() {

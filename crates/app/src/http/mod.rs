@@ -3,10 +3,13 @@
 
 mod accounts;
 mod answers;
+mod availability;
 mod bearer;
 mod catalogue;
 mod detached;
 mod edge;
+mod events;
+mod geometries;
 mod line;
 pub mod openapi;
 mod operator;
@@ -30,13 +33,16 @@ use paperclip::actix::web::{ServiceConfig, scope};
 use usher_concert::SaleDefaults;
 use usher_kernel::{Clock, IdGenerator};
 
+pub use self::answers::Prepared;
 pub use self::detached::Detached;
 pub use self::edge::{Edge, bound_sending};
+pub use self::geometries::Geometries;
 use self::openapi::Document;
 use self::system::Readiness;
+use crate::boards::Boards;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
-use crate::problem::ProblemCode;
+use crate::problem::{Problem, ProblemCode};
 use crate::streams::Streams;
 
 /// Everything that requests are answered with.
@@ -63,10 +69,27 @@ pub struct Services {
     pub detached: Detached,
     /// The limits that all requests share.
     pub edge: Edge,
-    /// Who follows a place.
+    /// Who follows a place, or the seats.
     pub streams: Streams,
+    /// Which seats can be had.
+    pub boards: Boards,
+    /// Where seats are.
+    pub geometries: Geometries,
     /// What performances get where their operator says nothing.
     pub sale_defaults: SaleDefaults,
+}
+
+impl Services {
+    /// Runs a change of seats to its end, whatever becomes of the client. However it ended, the next look at the seats
+    /// shows what came of it.
+    async fn change_seats<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let outcome = self.detached.run(work).await;
+        self.boards.stir();
+        outcome
+    }
 }
 
 /// Where metrics are served.
@@ -82,8 +105,9 @@ pub enum MetricsRoute {
 type Refusals = &'static [(&'static str, &'static [ProblemCode])];
 
 /// The refusals of all operations.
-const REFUSALS: [Refusals; 7] = [
+const REFUSALS: [Refusals; 8] = [
     accounts::REFUSALS,
+    availability::REFUSALS,
     catalogue::REFUSALS,
     line::REFUSALS,
     stream::REFUSALS,
@@ -101,9 +125,10 @@ const OPENAPI_PATH: &str = "/api/openapi.json";
 
 /// The operations of the API.
 fn api(config: &mut ServiceConfig<'_>) {
-    // Routes are tried in this order, and most requests are polls.
+    // Routes are tried in this order, and most requests are polls of places and seats.
     let version_1 = scope("/api/v1")
         .configure(line::routes)
+        .configure(availability::routes)
         .configure(accounts::routes)
         .configure(catalogue::routes)
         .configure(stream::routes)

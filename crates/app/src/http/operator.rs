@@ -306,7 +306,7 @@ async fn replace_seats(
     upload: Upload<SeatsWish>,
 ) -> Result<Json<SeatTotalView>, Problem> {
     let catalogue = services.catalogue.clone();
-    let replaced = services.detached.run(async move {
+    let replaced = services.change_seats(async move {
         // A stadium takes a while to read.
         let map = tokio::task::spawn_blocking(move || match upload {
             Upload::Json(bytes, _) => read_sections(&bytes),

@@ -288,6 +288,7 @@ header_parameters! {
         "Makes the call safe to repeat: 1 to 255 visible ASCII characters, new with each new wish.";
     PlaceHeader: "Usher-Place", true, "The place token.";
     StreamPlace: "Usher-Place", false, "The place token; else the query's `place`.";
+    LastEventId: "Last-Event-ID", false, "The id of the last event that was seen; else the query's `after`.";
     PassHeader: "Usher-Pass", true, "The pass.";
     GatePass: "Usher-Pass", false, "The pass; else the cookie `usher_pass`.";
 }
@@ -343,6 +344,21 @@ impl FromRequest for StreamPlace {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         ready(Ok(Self(header_text(request, "Usher-Place").map(str::to_owned))))
+    }
+}
+
+/// The header `Last-Event-ID` of a stream whose ids are numbers. What is none is from no stream of ours, so it is as good
+/// as one that is too high.
+#[derive(Debug)]
+pub(super) struct LastEventId(pub Option<u64>);
+
+impl FromRequest for LastEventId {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let id = header_text(request, "Last-Event-ID").filter(|text| !text.is_empty());
+        ready(Ok(Self(id.map(|text| text.parse().unwrap_or(u64::MAX)))))
     }
 }
 

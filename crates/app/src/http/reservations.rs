@@ -218,7 +218,7 @@ async fn hold(
     let seats = wish.value.read()?;
     let request = HoldRequest { performance, account: bearer.account, pass, seats, claim };
     let reservations = services.reservations.clone();
-    let held = services.detached.run(async move { Ok(reservations.hold(request).await?) });
+    let held = services.change_seats(async move { Ok(reservations.hold(request).await?) });
     Ok(CreatedJson(held.await?.into()))
 }
 
@@ -257,9 +257,9 @@ async fn confirm(
     let claim = key.claim(bearer, wish.fingerprint);
     let PaymentWish { method: PaymentMethod::Simulated, token } = wish.value.payment;
     let reservations = services.reservations.clone();
-    let confirmed = services
-        .detached
-        .run(async move { Ok(reservations.confirm(reservation, bearer.account, PaymentToken(token), claim).await?) });
+    let confirmed = services.change_seats(async move {
+        Ok(reservations.confirm(reservation, bearer.account, PaymentToken(token), claim).await?)
+    });
     Ok(Json(confirmed.await?.into()))
 }
 
@@ -271,6 +271,6 @@ async fn release(
     PathId(reservation): PathId<ReservationId>,
 ) -> Result<NoContent, Problem> {
     let reservations = services.reservations.clone();
-    services.detached.run(async move { Ok(reservations.release(reservation, bearer.account).await?) }).await?;
+    services.change_seats(async move { Ok(reservations.release(reservation, bearer.account).await?) }).await?;
     Ok(NoContent)
 }

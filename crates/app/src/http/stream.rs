@@ -4,37 +4,30 @@
 //! A state is read when there is room to send it, so nothing queues up behind a slow reader: what it did not see was
 //! replaced by what is so now.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::body::BoxBody;
-use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse, Responder};
 use futures_util::{StreamExt as _, stream};
 use paperclip::actix::web::{ServiceConfig, get, resource};
 use paperclip::actix::{Apiv2Schema, OperationModifier, api_v2_operation};
-use paperclip::v2::models::{DataType, DefaultOperationRaw, DefaultSchemaRaw, Either, Response};
+use paperclip::v2::models::DefaultOperationRaw;
 use paperclip::v2::schema::Apiv2Schema;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 use usher_kernel::{Clock, PerformanceId, Timestamp};
 use usher_queue::service::{PassToken, PlaceState, PlaceStatus};
 
+use super::events::{self, Pulse};
 use super::line::{self, POLL_REFUSALS, PlaceView};
 use super::reading::{PathId, Query, StreamPlace};
 use super::{Refusals, Services};
 use crate::problem::{Problem, ProblemCode};
-use crate::streams::Following;
+use crate::streams::{Followed, Following};
 
 pub(super) const REFUSALS: Refusals = &[("line.stream", POLL_REFUSALS)];
-
-const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
-/// Tells nginx, and those who copied it, to pass on what comes as it comes.
-const NO_BUFFERING: (HeaderName, HeaderValue) =
-    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
 pub(super) fn routes(config: &mut ServiceConfig<'_>) {
     config.service(resource("/performances/{performance_id}/queue/stream").route(get().to(follow)));
@@ -55,7 +48,7 @@ async fn follow(
     StreamPlace(in_header): StreamPlace,
     Query(PlaceQuery { place: in_query }): Query<PlaceQuery>,
 ) -> Result<PlaceEvents, Problem> {
-    let room = services.streams.make_room()?;
+    let room = services.streams.make_room(Followed::Place)?;
     let place = in_header.or(in_query).ok_or_else(|| Problem::of(ProblemCode::PlaceInvalid))?;
     services.edge.polls.check(&place, services.clock.now())?;
     let (line, asked) = (services.line.clone(), place.clone());
@@ -80,7 +73,6 @@ impl Responder for PlaceEvents {
             return HttpResponse::from_error(Problem::of(ProblemCode::Internal));
         };
         let mut answer = HttpResponse::Ok();
-        answer.insert_header((header::CONTENT_TYPE, EVENT_STREAM)).insert_header(NO_BUFFERING);
         if let Some(cookie) = PlaceView::from(status.clone()).pass_cookie(services.clock.now(), request) {
             answer.cookie(cookie);
         }
@@ -88,7 +80,7 @@ impl Responder for PlaceEvents {
         let poll = async move || line.poll(performance, &place).await;
         let (follower, first) = Follower::begin(following, poll, Arc::clone(&services.clock), Pace::USUAL, status);
         let others = stream::unfold(follower, async |mut follower| Some((follower.next().await?, follower)));
-        answer.streaming(stream::iter([first]).chain(others).map(Ok::<_, Infallible>))
+        events::streaming(answer, stream::iter([first]).chain(others))
     }
 }
 
@@ -98,28 +90,25 @@ impl OperationModifier for PlaceEvents {
     fn update_response(operation: &mut DefaultOperationRaw) {
         let description = "Server-Sent Events named `place`. The data of each is a `Place`, as the poll answers it. \
              The stream ends after `done` and `expired`.";
-        let schema = DefaultSchemaRaw { data_type: Some(DataType::String), ..DefaultSchemaRaw::default() };
-        let response = Response { description: Some(description.into()), schema: Some(schema), ..Response::default() };
-        operation.responses.insert(StatusCode::OK.as_str().into(), Either::Right(response));
+        events::describe(operation, description);
     }
 }
 
 /// How often something is done for a stream, beside the polls that the line asks for.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    /// How long a stream says nothing at most: proxies close connections that are silent for a minute or less.
+    /// How long a stream says nothing at most.
     heartbeat: Duration,
     /// How often those inside look whether they booked, left, or were let out.
     inside: Duration,
 }
 
 impl Pace {
-    const USUAL: Self = Self { heartbeat: Duration::from_secs(15), inside: Duration::from_secs(5) };
+    const USUAL: Self = Self { heartbeat: events::HEARTBEAT_AFTER, inside: Duration::from_secs(5) };
 }
 
 /// The shortest time between two looks, whatever the clocks say of a pass that is about to run out.
 const LOOK_AFTER_MIN: Duration = Duration::from_millis(50);
-const HEARTBEAT: &[u8] = b": still here\n\n";
 
 /// One stream. `poll` asks where the place stands, which is what marks its owner as present, so it is never asked more
 /// seldom than the line wants to be.
@@ -133,14 +122,15 @@ struct Follower<P> {
     /// How long after one look the next one comes.
     look_after: Duration,
     look_at: Instant,
-    beat_at: Instant,
+    pulse: Pulse,
 }
 
 impl<P: AsyncFn() -> Result<PlaceStatus, usher_queue::Error>> Follower<P> {
     /// A stream, and its first event: `status`.
     fn begin(following: Following, poll: P, clock: Arc<dyn Clock>, pace: Pace, status: PlaceStatus) -> (Self, Bytes) {
         let (told, look_after, now) = (but_for_the_pace(&status), Duration::ZERO, Instant::now());
-        let mut follower = Self { following, poll, clock, pace, told, look_after, look_at: now, beat_at: now };
+        let pulse = Pulse::new(pace.heartbeat);
+        let mut follower = Self { following, poll, clock, pace, told, look_after, look_at: now, pulse };
         follower.plan(&status);
         let first = follower.tell(status);
         (follower, first)
@@ -150,7 +140,7 @@ impl<P: AsyncFn() -> Result<PlaceStatus, usher_queue::Error>> Follower<P> {
     async fn next(&mut self) -> Option<Bytes> {
         while !self.is_over() {
             let is_woken = timeout_at(self.wake_at(), self.following.woken()).await.is_ok();
-            if self.following.is_ended() || self.is_stalled() {
+            if self.following.room().is_ended() || self.is_stalled() {
                 return None;
             }
             if is_woken || self.look_at <= Instant::now() {
@@ -175,9 +165,8 @@ impl<P: AsyncFn() -> Result<PlaceStatus, usher_queue::Error>> Follower<P> {
                     Err(_) => return None,
                 }
             }
-            if self.beat_at <= Instant::now() {
-                self.beat_at = Instant::now() + self.pace.heartbeat;
-                return Some(Bytes::from_static(HEARTBEAT));
+            if let Some(beat) = self.pulse.beat() {
+                return Some(beat);
             }
         }
         None
@@ -195,7 +184,7 @@ impl<P: AsyncFn() -> Result<PlaceStatus, usher_queue::Error>> Follower<P> {
 
     fn tell(&mut self, status: PlaceStatus) -> Bytes {
         self.told = but_for_the_pace(&status);
-        self.beat_at = Instant::now() + self.pace.heartbeat;
+        self.pulse.said_something();
         event(status, self.clock.now())
     }
 
@@ -209,20 +198,19 @@ impl<P: AsyncFn() -> Result<PlaceStatus, usher_queue::Error>> Follower<P> {
 
 impl<P> Follower<P> {
     fn wake_at(&self) -> Instant {
-        self.look_at.min(self.beat_at)
+        self.look_at.min(self.pulse.beat_at())
     }
 
-    /// Whether nobody asked for the next part for so long that its client cannot be reading: the framework asks only
-    /// while it has room.
+    /// Whether its client does not read.
     fn is_stalled(&self) -> bool {
-        Instant::now() > self.wake_at() + self.following.stalled_after()
+        events::is_stalled(self.wake_at(), self.following.room().stalled_after())
     }
 }
 
 impl<P> Drop for Follower<P> {
     fn drop(&mut self) {
         if self.is_stalled() {
-            self.following.note_stalled();
+            self.following.room().note_stalled();
         }
     }
 }
@@ -268,6 +256,7 @@ mod tests {
     use usher_queue::policy::SaleState;
     use usher_queue::{Error, PlaceNumber};
 
+    use super::events::HEARTBEAT;
     use super::*;
     use crate::metrics::Metrics;
     use crate::streams::Streams;
@@ -336,7 +325,7 @@ mod tests {
             pace: Pace,
             first: PlaceStatus,
         ) -> Follower<impl AsyncFn() -> Result<PlaceStatus, Error> + use<'_>> {
-            let following = self.streams.make_room().unwrap().follow(HERE, first.number).unwrap();
+            let following = self.streams.make_room(Followed::Place).unwrap().follow(HERE, first.number).unwrap();
             let clock = Arc::new(ManualClock::new(NOW));
             let (follower, event) = Follower::begin(following, async || self.poll().await, clock, pace, first);
             assert!(text(&event).starts_with("id: 1700000000000\nevent: place\nretry: "), "{}", text(&event));

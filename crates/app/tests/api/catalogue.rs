@@ -1,6 +1,5 @@
 //! Browsing: lists, caching, seats, seat maps, availability.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -221,39 +220,6 @@ async fn a_seat_map_shows_where_every_seat_is() {
     assert_eq!(new_map["sections"][0]["name"], "C");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_availability_says_in_two_bits_what_the_list_says_in_words() {
-    let app = TestApp::start().await;
-    let sections = [section("A", 1, 5, "VIP", 150_000), section("B", 1, 4, "R", 120_000)];
-    let performance = app.performance(&sections, SaleOptions::default()).await;
-    let path = format!("/api/v1/performances/{performance}/availability");
-    let first = get(&app, &path).await;
-    let buyer = app.admitted(&performance).await;
-    let sold = id_of(&app.held(&buyer, &["A-1-5", "B-1-1"]).await);
-    app.confirmed(&buyer.token, &sold).await;
-    app.held(&app.admitted(&performance).await, &["A-1-2", "B-1-4"]).await;
-
-    let response = app.get(&path).send().await.unwrap();
-    let tag = header(&response, "etag").unwrap().to_owned();
-    let availability = json_of(response, 200).await;
-    let listed = app.list(&format!("/api/v1/performances/{performance}/seats"), None, 200).await;
-
-    assert_eq!(tag, format!("\"{}\"", availability["sequence"]));
-    assert!(availability["sequence"].as_u64() > first["sequence"].as_u64());
-    let bytes = STANDARD.decode(availability["seats"].as_str().unwrap()).unwrap();
-    assert_eq!(bytes.len(), 3, "nine seats of two bits");
-    let names = HashMap::from([(0, "available"), (1, "held"), (2, "sold")]);
-    let states: Vec<_> = (0..9).map(|i| names[&(bytes[i / 4] >> (2 * (i % 4)) & 3)]).collect();
-    let statuses: Vec<_> = listed.iter().map(|seat| seat["status"].as_str().unwrap()).collect();
-    assert_eq!(states, statuses);
-    assert_eq!(
-        statuses,
-        ["available", "held", "available", "available", "sold", "sold", "available", "available", "held"]
-    );
-    let versions: Vec<_> = listed.iter().map(|seat| seat["version"].as_u64().unwrap()).collect();
-    assert!(versions[1] > versions[0] && versions[4] > versions[1], "+1 with each change: {versions:?}");
-}
-
 /// S4: a lapsed hold keeps nobody away, and reads as free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lapsed_hold_is_free_in_every_view() {
@@ -272,6 +238,26 @@ async fn a_lapsed_hold_is_free_in_every_view() {
     .await;
 
     app.held(&app.admitted(&performance).await, &["A-1-1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_of_a_seat_map_may_be_kept_for_ever() {
+    let app = TestApp::start().await;
+    let performance = app.scheduled_performance(&[section("A", 1, 1, "R", 100)], LONG, SaleOptions::default()).await;
+    let look = async |query: &str| {
+        let answer = app.get(&format!("/api/v1/performances/{performance}/seat-map{query}")).send().await.unwrap();
+        let cache_control = header(&answer, "cache-control").unwrap().to_owned();
+        (json_of(answer, 200).await["map_version"].as_u64().unwrap(), cache_control)
+    };
+    let for_ever = "public, max-age=31536000, immutable".to_owned();
+    let for_a_while = "public, max-age=60".to_owned();
+
+    let first = [look("").await, look("?map_version=1").await, look("?map_version=2").await];
+    json_of(app.put_seats(&performance, &[section("C", 1, 1, "S", 50)]).await, 200).await;
+    let second = [look("").await, look("?map_version=1").await, look("?map_version=2").await];
+
+    assert_eq!(first, [(1, for_a_while.clone()), (1, for_ever.clone()), (1, for_a_while.clone())]);
+    assert_eq!(second, [(2, for_a_while.clone()), (2, for_a_while), (2, for_ever)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,6 +40,18 @@ struct Tour<'a> {
 
 impl Tour<'_> {
     /// Sends a request to the operation at `template`, and answers the body.
+    /// Begins a stream that has no end, and leaves it.
+    async fn begin(&mut self, template: &str, request: RequestBuilder) {
+        let response = request.send().await.unwrap();
+        let status = response.status().as_u16();
+        let operation = &self.document["paths"][template]["get"];
+        let declared = &operation["responses"][status.to_string()];
+        let content_type = header(&response, "content-type").unwrap();
+        assert!(declared["content"][content_type].is_object(), "{template}: {status} {content_type}");
+        let id = operation["operationId"].as_str().unwrap().to_owned();
+        self.seen.entry(id).or_default().insert(status);
+    }
+
     async fn call(&mut self, method: &Method, template: &str, request: RequestBuilder) -> Value {
         let response = request.send().await.unwrap();
         let (status, content_type) =
@@ -121,6 +133,7 @@ async fn every_operation_answers_as_the_document_says() {
 
     accounts(&mut tour).await;
     catalogue(&mut tour, &performance, nothing).await;
+    seats(&mut tour, &performance, nothing).await;
     let buyer = line(&mut tour, &performance, &scheduled, nothing).await;
     reservations(&mut tour, &buyer, nothing).await;
     operators(&mut tour, &performance, &scheduled, nothing).await;
@@ -178,6 +191,15 @@ async fn catalogue(tour: &mut Tour<'_>, performance: &str, nothing: &str) {
         let tag = header(&tour.app.get(&path).send().await.unwrap(), "etag").unwrap().to_owned();
         tour.call(&Method::GET, template, tour.app.get(&path).header("If-None-Match", tag)).await;
     }
+}
+
+async fn seats(tour: &mut Tour<'_>, performance: &str, nothing: &str) {
+    let template = "/api/v1/performances/{performance_id}/availability/stream";
+    let stream = |id: &str| template.replace("{performance_id}", id);
+    tour.begin(template, tour.app.get(&stream(performance))).await;
+    tour.begin(template, tour.app.get(&stream(performance)).header("Last-Event-ID", "nonsense")).await;
+    tour.get(template, &stream(nothing)).await;
+    tour.get(template, &format!("{}?after=nonsense", stream(performance))).await;
 }
 
 async fn line(tour: &mut Tour<'_>, performance: &str, scheduled: &str, nothing: &str) -> Admitted {

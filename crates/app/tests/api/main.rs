@@ -7,6 +7,8 @@ mod app;
 #[cfg(test)]
 mod at_once;
 #[cfg(test)]
+mod availability;
+#[cfg(test)]
 mod catalogue;
 #[cfg(test)]
 mod documents;
@@ -30,6 +32,8 @@ mod reservations;
 mod restart;
 #[cfg(test)]
 mod rush;
+#[cfg(test)]
+mod sse;
 #[cfg(test)]
 mod store;
 #[cfg(test)]

@@ -659,6 +659,7 @@ async fn what_cannot_be_an_id_is_not_found() {
             (Method::GET, format!("/api/v1/performances/{id}/seats")),
             (Method::GET, format!("/api/v1/performances/{id}/seat-map")),
             (Method::GET, format!("/api/v1/performances/{id}/availability")),
+            (Method::GET, format!("/api/v1/performances/{id}/availability/stream")),
             (Method::POST, format!("/api/v1/performances/{id}/queue")),
             (Method::GET, format!("/api/v1/reservations/{id}")),
             (Method::DELETE, format!("/api/v1/reservations/{id}")),

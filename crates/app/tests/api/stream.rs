@@ -10,6 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use usher_app::config::Settings;
 
 use crate::app::{Api, SaleOptions, TestApp, UsherProcess, assert_problem, eventually, header, json_of, now, section};
+use crate::sse::Blocks;
 
 fn seats() -> [Value; 1] {
     [section("A", 1, 10, "R", 100)]
@@ -47,11 +48,8 @@ async fn open(api: &Api, performance: &str, place: &str) -> Events {
     Events::of(stream(api, performance, place).send().await.unwrap())
 }
 
-/// The events of a stream, as a browser would read them.
-struct Events {
-    response: Response,
-    unread: String,
-}
+/// The events of a stream.
+struct Events(Blocks);
 
 #[derive(Debug)]
 struct Event {
@@ -69,32 +67,15 @@ impl Event {
 
 impl Events {
     fn of(response: Response) -> Self {
-        assert_eq!(response.status(), 200);
-        Self { response, unread: String::new() }
+        Self(Blocks::of(response))
     }
 
-    /// The next event; nothing if the stream has ended as it should. Comments are left out.
+    /// The next event; nothing if the stream has ended as it should.
     async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some((block, rest)) = self.unread.split_once("\n\n") {
-                let (block, rest) = (block.to_owned(), rest.to_owned());
-                self.unread = rest;
-                if block.starts_with(':') {
-                    continue;
-                }
-                let field = |name: &str| {
-                    let fields = block.lines().filter_map(|line| line.split_once(": "));
-                    let mut values = fields.filter(|(field, _)| *field == name).map(|(_, value)| value.to_owned());
-                    let value = values.next().unwrap_or_else(|| panic!("{name} of {block}"));
-                    assert_eq!(values.next(), None, "{name} of {block}");
-                    value
-                };
-                let retry_ms = field("retry").parse().unwrap();
-                return Some(Event { id: field("id"), name: field("event"), retry_ms, data: field("data") });
-            }
-            let chunk = self.response.chunk().await.unwrap()?;
-            self.unread.push_str(std::str::from_utf8(&chunk).unwrap());
-        }
+        let mut block = self.0.next().await?;
+        let mut field = |name: &str| block.remove(name).unwrap_or_else(|| panic!("{name} of {block:?}"));
+        let retry_ms = field("retry").parse().unwrap();
+        Some(Event { id: field("id"), name: field("event"), retry_ms, data: field("data") })
     }
 
     /// The next event that says this of its state. Those before it say something else.
@@ -109,13 +90,13 @@ impl Events {
 }
 
 /// The value of a metric without labels.
-async fn metric(api: &Api, name: &str) -> u64 {
+pub(crate) async fn metric(api: &Api, name: &str) -> u64 {
     let text = api.get("/metrics").send().await.unwrap().text().await.unwrap();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
 }
 
-async fn wait_for_open_streams(api: &Api, count: u64) {
+pub(crate) async fn wait_for_open_streams(api: &Api, count: u64) {
     eventually(&format!("{count} streams are open"), async || {
         (metric(api, "usher_streams_open").await == count).then_some(())
     })
@@ -153,7 +134,7 @@ async fn the_first_event_comes_at_once_and_is_what_a_poll_tells() {
         ("content-encoding", None),
         ("set-cookie", None),
     ] {
-        assert_eq!(header(&events.response, name), value, "{name}");
+        assert_eq!(header(&events.0.response, name), value, "{name}");
     }
 }
 
@@ -363,7 +344,7 @@ async fn a_client_that_does_not_read_is_let_go() {
 
     wait_for_open_streams(&app, 1).await;
     drop(silent);
-    assert_eq!(reader.response.status(), 200, "whoever reads stays");
+    assert_eq!(reader.0.response.status(), 200, "whoever reads stays");
 }
 
 /// A closed tab sends no more than the end of its side; nothing that is written to it later would tell.

@@ -1,0 +1,136 @@
+//! Reading what seat maps in memory are made of: the seats of a performance, and the events of all.
+
+use std::time::Duration;
+
+use sea_orm::prelude::Uuid;
+use sea_orm::{
+    ColumnTrait, DatabaseConnection, DatabaseTransaction, EntityTrait, FromQueryResult, JoinType, QueryFilter,
+    QueryOrder, QuerySelect, RelationDef, Select,
+};
+use usher_kernel::{PerformanceId, Timestamp};
+use usher_reservation::board::{BoardChange, SeatStanding};
+use usher_reservation::{BoardEvent, BoardRecord, SeatStatus};
+
+use crate::database::ROWS_PER_STATEMENT;
+use crate::entities::{performances, seat_events, seats};
+use crate::error::{CorruptRow, Failure};
+use crate::row::Row;
+
+/// The most events that are read at once.
+const EVENTS_MAX: u32 = 10_000;
+/// How much older than the latest an event has to be, so that nothing before it is open. Its time is that of the
+/// command, which may have waited for its batch and been tried three times, with five seconds for each; only then did
+/// the event get its id, and those before it have five seconds, too.
+const SETTLED_AFTER: Duration = Duration::from_secs(30);
+
+#[derive(FromQueryResult)]
+struct SeatRow {
+    status: String,
+    version: i64,
+}
+
+/// An event, and where its seat stands now.
+#[derive(FromQueryResult)]
+struct EventRow {
+    id: i64,
+    performance_id: Uuid,
+    seat: String,
+    version: i64,
+    status: String,
+    seat_index: Option<i32>,
+}
+
+/// Reads in a snapshot.
+pub(super) async fn read(
+    tx: &DatabaseTransaction,
+    performance: PerformanceId,
+    n_events: u32,
+) -> Result<Option<BoardRecord>, Failure> {
+    let key = Row::new("performances", &performance);
+    let Some(model) = performances::Entity::find_by_id(performance.uuid()).one(tx).await? else { return Ok(None) };
+    let map_version = key.number("map_version", model.map_version)?;
+    let rows = seats::Entity::find()
+        .select_only()
+        .columns([seats::Column::Status, seats::Column::Version])
+        .filter(seats::Column::PerformanceId.eq(performance.uuid()))
+        .order_by_asc(seats::Column::SeatIndex)
+        .into_model::<SeatRow>();
+    let row = Row::new("seats", &performance);
+    let seats = rows.all(tx).await?.into_iter().map(|seat| standing(row, &seat.status, seat.version));
+    let seats = seats.collect::<Result<_, _>>()?;
+    let latest = located()
+        .filter(seat_events::Column::PerformanceId.eq(performance.uuid()))
+        .order_by_desc(seat_events::Column::Id)
+        .limit(u64::from(n_events.min(EVENTS_MAX)))
+        .into_model::<EventRow>();
+    let events = latest.all(tx).await?.iter().rev().map(event).collect::<Result<_, _>>()?;
+    Ok(Some(BoardRecord { map_version, seats, events }))
+}
+
+pub(super) async fn events(
+    db: &DatabaseConnection,
+    after: u64,
+    missing: &[u64],
+    limit: u32,
+) -> Result<Vec<BoardEvent>, Failure> {
+    use seat_events::Column;
+    // No id is higher than that, so nothing comes after it.
+    let id = |id: u64| i64::try_from(id).unwrap_or(i64::MAX);
+    let mut found = Vec::new();
+    for some in missing.chunks(ROWS_PER_STATEMENT) {
+        let some = located().filter(Column::Id.is_in(some.iter().map(|missing| id(*missing)))).order_by_asc(Column::Id);
+        found.extend(some.into_model::<EventRow>().all(db).await?);
+    }
+    let next = located().filter(Column::Id.gt(id(after))).order_by_asc(Column::Id);
+    found.extend(next.limit(u64::from(limit.min(EVENTS_MAX))).into_model::<EventRow>().all(db).await?);
+    Ok(found.iter().map(event).collect::<Result<_, _>>()?)
+}
+
+pub(super) async fn settled_event(db: &DatabaseConnection) -> Result<u64, Failure> {
+    use seat_events::Column;
+    let latest = || seat_events::Entity::find().order_by_desc(Column::Id).limit(1);
+    let Some(newest) = latest().one(db).await? else { return Ok(0) };
+    let long_ago = Timestamp::from_unix_ms(newest.at).minus(SETTLED_AFTER);
+    let settled = latest().filter(Column::At.lte(long_ago.unix_ms())).one(db).await?.map_or(0, |event| event.id);
+    Ok(Row::new("seat_events", &settled).number("id", settled)?)
+}
+
+/// Events, each with the place of its seat in the map. An event of no seat is one of the whole map.
+fn located() -> Select<seat_events::Entity> {
+    let its_seat: RelationDef = seat_events::Entity::belongs_to(seats::Entity)
+        .from((seat_events::Column::PerformanceId, seat_events::Column::Seat))
+        .to((seats::Column::PerformanceId, seats::Column::Seat))
+        .into();
+    let of_event = [
+        seat_events::Column::Id,
+        seat_events::Column::PerformanceId,
+        seat_events::Column::Seat,
+        seat_events::Column::Version,
+        seat_events::Column::Status,
+    ];
+    seat_events::Entity::find()
+        .select_only()
+        .columns(of_event)
+        .column(seats::Column::SeatIndex)
+        .join(JoinType::LeftJoin, its_seat)
+}
+
+fn event(model: &EventRow) -> Result<BoardEvent, CorruptRow> {
+    let row = Row::new("seat_events", &model.id);
+    let change = if model.seat == seat_events::WHOLE_MAP {
+        BoardChange::Map { map_version: row.number("version", model.version)? }
+    } else {
+        let index = model.seat_index.map(|index| row.number("seat_index", index)).transpose()?;
+        BoardChange::Seat { index, now: standing(row, &model.status, model.version)? }
+    };
+    Ok(BoardEvent {
+        id: row.number("id", model.id)?,
+        performance: PerformanceId::from_uuid(model.performance_id),
+        change,
+    })
+}
+
+fn standing(row: Row<'_>, status: &str, version: i64) -> Result<SeatStanding, CorruptRow> {
+    let status = row.known("status", SeatStatus::from_name(status))?;
+    Ok(SeatStanding { status, version: row.number("version", version)? })
+}

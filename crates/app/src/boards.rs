@@ -1,0 +1,560 @@
+//! The seats that people look at, in memory: one board for each performance in use, and one follower of the seats' events
+//! for them all. Knows nothing of requests, and judges nobody's wish: who gets a seat is for the store to say.
+//!
+//! A board is read when it is first asked for, and forgotten when nobody has looked at it for a while. Its events are
+//! kept from before it is read on, so that none falls between the reading and the following.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use actix_web::web::Bytes;
+use arc_swap::ArcSwap;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::sync::watch;
+use usher_kernel::{Clock, PerformanceId, StoreError, Timestamp};
+use usher_reservation::board::{Applied, SeatStates};
+use usher_reservation::ports::ReservationRepository;
+use usher_reservation::{BoardEvent, BoardRecord, EventFollower, SeatBoard};
+
+use crate::background::Background;
+use crate::batcher::{self, Batcher, Bounds};
+use crate::http::Prepared;
+
+/// How often every server looks what changed.
+pub const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a board is read anew, whatever its events said.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// For how long a map is shown while the store does not answer. A seat that reads as free may be gone by then, but
+/// nobody can hold it either.
+pub const STALE_MAX: Duration = Duration::from_secs(30);
+/// How long the store may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// A board that nobody looked at for so long is forgotten.
+const IDLE_AFTER: Duration = Duration::from_secs(300);
+/// The most boards in memory. One of 50,000 seats is some 1.1 MB, one of a theatre less than 50 KB.
+const BOARDS_MAX: usize = 128;
+/// How many events are read at once.
+const EVENTS_MAX: u32 = 2_000;
+/// What this server did itself is looked up at once for whoever asks, so often a second at most.
+const AT_ONCE_PER_S: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
+/// Reading a board takes a while, and others may be asked for meanwhile.
+const LOADS: Bounds = Bounds { batch_max: 4_096, waiting_max: 4_096 };
+
+/// Why a map cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such performance.
+    #[error("no such performance")]
+    NotFound,
+    /// As many maps are in use as fit.
+    #[error("the server shows no more seat maps")]
+    Full,
+    /// The store failed, and what is known is too old.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// All maps of one server.
+#[derive(Clone)]
+pub struct Boards {
+    inner: Arc<Inner>,
+    loads: Arc<Batcher<PerformanceId, Loaded>>,
+}
+
+/// What became of a wish to have a board in memory.
+#[derive(Clone)]
+enum Loaded {
+    Here(Arc<Board>),
+    NotFound,
+    Full,
+}
+
+struct Inner {
+    reservations: Arc<dyn ReservationRepository>,
+    clock: Arc<dyn Clock>,
+    boards: RwLock<HashMap<PerformanceId, Arc<Board>>>,
+    /// Boards that are being read, and what happened to them since. Whoever applies events holds this lock.
+    loading: Mutex<HashMap<PerformanceId, Vec<BoardEvent>>>,
+    /// Only one board is read at a time.
+    reading: tokio::sync::Mutex<()>,
+    /// Nothing, while nobody looks at a map.
+    follower: tokio::sync::Mutex<Option<EventFollower>>,
+    highest: AtomicU64,
+    settled: AtomicU64,
+    /// When the store answered last.
+    followed_at_ms: AtomicI64,
+    /// How often this server changed seats, and how many of these changes were looked up.
+    n_stirred: AtomicU64,
+    n_seen: AtomicU64,
+    at_once: DefaultDirectRateLimiter,
+}
+
+/// Rings when seats change. Who has one follows a map.
+pub type Bell = watch::Receiver<()>;
+
+/// The map of one performance.
+pub struct Board {
+    performance: PerformanceId,
+    state: Mutex<State>,
+    picture: ArcSwap<Picture>,
+    /// Rung when seats change.
+    bell: watch::Sender<()>,
+    used_at_ms: AtomicI64,
+    read_at_ms: AtomicI64,
+    /// Whether it shows a map that is there no more.
+    is_outdated: AtomicBool,
+}
+
+struct State {
+    board: SeatBoard,
+    /// What was told last, from where to where: most of those who follow are told the same.
+    told: Option<(u64, Told)>,
+}
+
+/// All seats at one moment.
+pub struct Picture {
+    /// Which seat map the indices belong to.
+    pub map_version: u32,
+    /// The point of the history.
+    pub sequence: u64,
+    /// Two bits a seat.
+    pub packed: Vec<u8>,
+    /// The answer that shows it, made by the first who asks.
+    pub prepared: OnceLock<Prepared>,
+}
+
+/// What there is to tell somebody who follows.
+pub enum News<'a> {
+    /// Seats that changed, as they are now.
+    Seats(&'a SeatStates),
+    /// More than is remembered, or there is a new map: whoever follows has to read all of it.
+    Reset {
+        /// The version of the map that is there now.
+        map_version: u32,
+    },
+}
+
+/// Something that was told, and where to go on from.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Where to go on from.
+    pub position: u64,
+    /// As it is sent; nothing, if there is nothing to tell.
+    pub bytes: Option<Bytes>,
+}
+
+impl Boards {
+    /// No maps yet. The task that reads them ends with the background tasks.
+    #[must_use]
+    pub fn new(reservations: Arc<dyn ReservationRepository>, clock: Arc<dyn Clock>, background: &Background) -> Self {
+        let inner = Arc::new(Inner {
+            reservations,
+            clock,
+            boards: RwLock::default(),
+            loading: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
+            follower: tokio::sync::Mutex::default(),
+            highest: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
+            followed_at_ms: AtomicI64::new(0),
+            n_stirred: AtomicU64::new(0),
+            n_seen: AtomicU64::new(0),
+            at_once: RateLimiter::direct(Quota::per_second(AT_ONCE_PER_S)),
+        });
+        // However many ask for a board that is not there, it is read once.
+        let loader = Arc::clone(&inner);
+        let loads = Batcher::new("boards.load", LOADS, background, move |performances: Vec<PerformanceId>| {
+            let loader = Arc::clone(&loader);
+            async move { loader.load_all(&performances).await }
+        });
+        Self { inner, loads: Arc::new(loads) }
+    }
+
+    /// The map of a performance, with everything in it that this server did, and what others did up to a moment ago.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn open(&self, performance: PerformanceId) -> Result<Arc<Board>, Error> {
+        let Some(map) = self.inner.find(performance) else {
+            return match self.loads.call(performance).await? {
+                Loaded::Here(map) => Ok(map),
+                Loaded::NotFound => Err(Error::NotFound),
+                Loaded::Full => Err(Error::Full),
+            };
+        };
+        let n_stirred = self.inner.n_stirred.load(Ordering::Acquire);
+        if self.inner.n_seen.load(Ordering::Acquire) < n_stirred && self.inner.at_once.check().is_ok() {
+            // If it fails, the next lines say whether that matters.
+            drop(self.inner.follow(Some(n_stirred)).await);
+        }
+        let age = self.age();
+        if age > STALE_MAX {
+            let source = format!("the seats were read {} s ago", age.as_secs()).into();
+            return Err(StoreError::Unavailable { operation: "boards.open", source }.into());
+        }
+        if map.is_outdated() {
+            // If that fails, the next step tries again; the map before it is no worse than it was a moment ago.
+            drop(self.inner.read(performance, Board::is_outdated).await);
+        }
+        map.used_at_ms.store(self.inner.clock.now().unix_ms(), Ordering::Relaxed);
+        Ok(map)
+    }
+
+    /// The map of a performance as [`Self::open`] has it, kept in memory for as long as the bell is.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn open_and_keep(&self, performance: PerformanceId) -> Result<(Arc<Board>, Bell), Error> {
+        loop {
+            let map = self.open(performance).await?;
+            let bell = map.bell.subscribe();
+            // It may have been forgotten just before; then nobody would ring.
+            if self.inner.find(performance).is_some_and(|kept| Arc::ptr_eq(&kept, &map)) {
+                return Ok((map, bell));
+            }
+        }
+    }
+
+    /// For how long the store has not said what changed.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let followed_at = Timestamp::from_unix_ms(self.inner.followed_at_ms.load(Ordering::Acquire));
+        self.inner.clock.now().since(followed_at)
+    }
+
+    /// How many maps are in memory.
+    #[must_use]
+    pub fn n_maps(&self) -> usize {
+        self.inner.n_boards()
+    }
+
+    /// The highest event that this server knows of.
+    #[must_use]
+    pub fn highest(&self) -> u64 {
+        self.inner.highest.load(Ordering::Acquire)
+    }
+
+    /// Says that this server changed seats, so that whoever asks next sees it.
+    pub fn stir(&self) {
+        self.inner.n_stirred.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Reads what changed, and shows it. Called every [`FOLLOW_INTERVAL`]; costs nothing while nobody looks.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the next step goes on.
+    pub async fn follow(&self) -> Result<(), StoreError> {
+        self.inner.follow(None).await
+    }
+
+    /// Reads anew what shows an old map, and the board that was not read for longest, if that is long ago: what no
+    /// event told, or too late, shows by that.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the next call tries again.
+    pub async fn read_again(&self) -> Result<(), StoreError> {
+        self.inner.read_again().await
+    }
+}
+
+impl Inner {
+    fn find(&self, performance: PerformanceId) -> Option<Arc<Board>> {
+        self.boards.read().unwrap_or_else(PoisonError::into_inner).get(&performance).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<Board>> {
+        self.boards.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn n_boards(&self) -> usize {
+        self.boards.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Nothing that runs under this lock leaves a half-made state behind, so poison means nothing here.
+    fn loading(&self) -> MutexGuard<'_, HashMap<PerformanceId, Vec<BoardEvent>>> {
+        self.loading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room: forgets the board that nobody looked at for longest. Answers whether there was one.
+    fn forget_one(&self) -> bool {
+        let mut boards = self.boards.write().unwrap_or_else(PoisonError::into_inner);
+        let unused = boards.values().filter(|map| map.n_following() == 0);
+        let longest = unused.min_by_key(|map| map.used_at_ms.load(Ordering::Relaxed)).map(|map| map.performance);
+        longest.is_some_and(|performance| boards.remove(&performance).is_some())
+    }
+
+    fn forget_idle(&self, now: Timestamp) {
+        let is_used = |map: &Board| {
+            let used_at = Timestamp::from_unix_ms(map.used_at_ms.load(Ordering::Relaxed));
+            map.n_following() > 0 || now.since(used_at) < IDLE_AFTER
+        };
+        self.boards.write().unwrap_or_else(PoisonError::into_inner).retain(|_, map| is_used(map));
+    }
+
+    /// One step, unless all changes of this server up to `wanted` are shown by now.
+    async fn follow(&self, wanted: Option<u64>) -> Result<(), StoreError> {
+        let mut slot = self.follower.lock().await;
+        if wanted.is_some_and(|wanted| self.n_seen.load(Ordering::Acquire) >= wanted) {
+            return Ok(());
+        }
+        let n_stirred = self.n_stirred.load(Ordering::Acquire);
+        self.forget_idle(self.clock.now());
+        let is_in_use = self.n_boards() > 0 || !self.loading().is_empty();
+        match slot.as_mut().filter(|_| is_in_use) {
+            Some(follower) => self.catch_up(follower).await?,
+            None => *slot = None,
+        }
+        self.n_seen.fetch_max(n_stirred, Ordering::AcqRel);
+        Ok(())
+    }
+
+    async fn catch_up(&self, follower: &mut EventFollower) -> Result<(), StoreError> {
+        loop {
+            let (after, missing, asked_at) = (follower.highest(), follower.missing(), self.clock.now());
+            let events = Self::in_time(self.reservations.events(after, &missing, EVENTS_MAX)).await?;
+            follower.observe(events.iter().map(|event| event.id), asked_at);
+            self.apply(&events, follower);
+            self.followed_at_ms.store(asked_at.unix_ms(), Ordering::Release);
+            if events.iter().filter(|event| event.id > after).count() < EVENTS_MAX as usize {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A store that went silent is asked again rather than waited for.
+    async fn in_time<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let late = |elapsed| StoreError::Timeout { operation: "boards.follow", source: Box::new(elapsed) };
+        tokio::time::timeout(ANSWER_MAX, call).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+    }
+
+    fn apply(&self, events: &[BoardEvent], follower: &EventFollower) {
+        let mut loading = self.loading();
+        for event in events {
+            if let Some(kept) = loading.get_mut(&event.performance) {
+                kept.push(*event);
+            }
+        }
+        let mut of: HashMap<PerformanceId, Vec<&BoardEvent>> = HashMap::new();
+        for event in events {
+            of.entry(event.performance).or_default().push(event);
+        }
+        self.highest.store(follower.highest(), Ordering::Release);
+        self.settled.store(follower.settled(), Ordering::Release);
+        for map in self.all() {
+            let events = of.remove(&map.performance).unwrap_or_default();
+            map.apply(events, follower.settled());
+        }
+    }
+
+    async fn load_all(&self, performances: &[PerformanceId]) -> Vec<Result<Loaded, StoreError>> {
+        let mut loaded: HashMap<PerformanceId, Result<Loaded, StoreError>> = HashMap::new();
+        for performance in performances.iter().copied().collect::<HashSet<_>>() {
+            loaded.insert(performance, self.read(performance, |_| false).await);
+        }
+        let outcome = |performance| match loaded.get(performance) {
+            Some(Ok(outcome)) => Ok(outcome.clone()),
+            Some(Err(error)) => Err(batcher::copy(error)),
+            None => Ok(Loaded::NotFound),
+        };
+        performances.iter().map(outcome).collect()
+    }
+
+    /// Reads a board, and takes it in; not if it is there and need not be read again.
+    async fn read(&self, performance: PerformanceId, is_needed: impl Fn(&Board) -> bool) -> Result<Loaded, StoreError> {
+        let _alone = self.reading.lock().await;
+        if let Some(map) = self.find(performance)
+            && !is_needed(&map)
+        {
+            return Ok(Loaded::Here(map));
+        }
+        {
+            let mut follower = self.follower.lock().await;
+            if follower.is_none() {
+                let settled = Self::in_time(self.reservations.settled_event()).await?;
+                self.highest.store(settled, Ordering::Release);
+                self.settled.store(settled, Ordering::Release);
+                *follower = Some(EventFollower::after(settled));
+            }
+            self.loading().insert(performance, Vec::new());
+        }
+        let read_at = self.clock.now();
+        let record = self.read_and_catch_up(performance).await;
+        let mut loading = self.loading();
+        let since = loading.remove(&performance).unwrap_or_default();
+        let Some(record) = record? else { return Ok(Loaded::NotFound) };
+        let settled = self.settled.load(Ordering::Acquire);
+        let map = match self.find(performance) {
+            Some(map) => {
+                map.refresh(&record, &since, settled, read_at);
+                map
+            }
+            None => {
+                if self.n_boards() >= BOARDS_MAX && !self.forget_one() {
+                    return Ok(Loaded::Full);
+                }
+                let map = Arc::new(Board::new(performance, &record, &since, settled, read_at));
+                let mut boards = self.boards.write().unwrap_or_else(PoisonError::into_inner);
+                boards.insert(performance, Arc::clone(&map));
+                map
+            }
+        };
+        self.followed_at_ms.fetch_max(read_at.unix_ms(), Ordering::AcqRel);
+        Ok(Loaded::Here(map))
+    }
+
+    /// Reads a board, and then how far the history has come, so that the board's sequence tells what is in it.
+    async fn read_and_catch_up(&self, performance: PerformanceId) -> Result<Option<BoardRecord>, StoreError> {
+        let record = Self::in_time(self.reservations.board(performance, CHANGES_MAX)).await?;
+        if let Some(follower) = self.follower.lock().await.as_mut() {
+            self.catch_up(follower).await?;
+        }
+        Ok(record)
+    }
+
+    async fn read_again(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let maps = self.all();
+        let read_at = |map: &Board| Timestamp::from_unix_ms(map.read_at_ms.load(Ordering::Relaxed));
+        let oldest = maps.iter().min_by_key(|map| read_at(map)).map(|map| map.performance);
+        let is_due = |map: &Board| {
+            let is_its_turn = Some(map.performance) == oldest && now.since(read_at(map)) >= READ_AGAIN_AFTER;
+            map.is_outdated() || is_its_turn
+        };
+        for map in maps.iter().filter(|map| is_due(map)) {
+            self.read(map.performance, is_due).await?;
+        }
+        Ok(())
+    }
+}
+
+/// How many of the latest events are read with a board.
+const CHANGES_MAX: u32 = 4_096;
+const _: () = assert!(CHANGES_MAX as usize == SeatBoard::CHANGES_MAX);
+
+impl Board {
+    fn new(
+        performance: PerformanceId,
+        record: &BoardRecord,
+        since: &[BoardEvent],
+        settled: u64,
+        read_at: Timestamp,
+    ) -> Self {
+        let board = SeatBoard::new(record);
+        let picture = ArcSwap::from_pointee(Picture::of(&board));
+        let map = Self {
+            performance,
+            state: Mutex::new(State { board, told: None }),
+            picture,
+            bell: watch::Sender::new(()),
+            used_at_ms: AtomicI64::new(read_at.unix_ms()),
+            read_at_ms: AtomicI64::new(read_at.unix_ms()),
+            is_outdated: AtomicBool::new(false),
+        };
+        map.apply(since, settled);
+        map
+    }
+
+    /// All seats as they are now.
+    #[must_use]
+    pub fn picture(&self) -> Arc<Picture> {
+        self.picture.load_full()
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.is_outdated.load(Ordering::Acquire)
+    }
+
+    fn n_following(&self) -> usize {
+        self.bell.receiver_count()
+    }
+
+    /// What to tell somebody who comes with what they know, or who begins; `write` says it, with the sequence that it
+    /// leads to.
+    pub fn begin(&self, known: Option<u64>, highest: u64, write: impl FnOnce(Option<News<'_>>, u64) -> Bytes) -> Told {
+        let state = self.state();
+        let board = &state.board;
+        let changed = match known {
+            None => None,
+            // An event that nobody here has seen: of another time, or this server is behind.
+            Some(known) if known > highest.max(board.highest()) => Some(None),
+            Some(known) => Some(board.changed_after(known)),
+        };
+        let map_version = board.map_version();
+        let news = changed.as_ref().map(|changed| match changed {
+            None => News::Reset { map_version },
+            Some(seats) => News::Seats(seats),
+        });
+        let news = news.filter(|news| !matches!(news, News::Seats(seats) if seats.is_empty()));
+        Told { position: board.position(), bytes: Some(write(news, board.sequence())) }
+    }
+
+    /// What to tell somebody who was told everything up to `position`.
+    pub fn since(&self, position: u64, write: impl FnOnce(News<'_>, u64) -> Bytes) -> Told {
+        let mut state = self.state();
+        let State { board, told, .. } = &mut *state;
+        if position == board.position() {
+            return Told { position, bytes: None };
+        }
+        if let Some((from, told)) = told
+            && (*from, told.position) == (position, board.position())
+        {
+            return told.clone();
+        }
+        let changed = board.changed_since(position);
+        let news = changed.as_ref().map_or(News::Reset { map_version: board.map_version() }, News::Seats);
+        let latest = Told { position: board.position(), bytes: Some(write(news, board.sequence())) };
+        *told = Some((position, latest.clone()));
+        latest
+    }
+
+    /// Nothing that runs under this lock leaves a half-made state behind, so poison means nothing here.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn apply<'a>(&self, events: impl IntoIterator<Item = &'a BoardEvent>, settled: u64) {
+        self.take_in(self.state(), events, settled, false);
+    }
+
+    fn refresh(&self, record: &BoardRecord, since: &[BoardEvent], settled: u64, read_at: Timestamp) {
+        let mut state = self.state();
+        let is_changed = state.board.refresh(record);
+        self.is_outdated.store(false, Ordering::Release);
+        self.read_at_ms.store(read_at.unix_ms(), Ordering::Relaxed);
+        self.take_in(state, since, settled, is_changed);
+    }
+
+    fn take_in<'a>(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        events: impl IntoIterator<Item = &'a BoardEvent>,
+        settled: u64,
+        was_changed: bool,
+    ) {
+        let mut is_changed = was_changed;
+        for event in events {
+            match state.board.apply(event) {
+                Applied::Unchanged => {}
+                Applied::Changed => is_changed = true,
+                Applied::Outdated => self.is_outdated.store(true, Ordering::Release),
+            }
+        }
+        let is_further = state.board.settle(settled);
+        if is_changed || is_further {
+            self.picture.store(Arc::new(Picture::of(&state.board)));
+        }
+        if is_changed {
+            self.bell.send_replace(());
+        }
+    }
+}
+
+impl Picture {
+    fn of(board: &SeatBoard) -> Self {
+        let (map_version, sequence, packed) = (board.map_version(), board.sequence(), board.packed().to_vec());
+        Self { map_version, sequence, packed, prepared: OnceLock::new() }
+    }
+}

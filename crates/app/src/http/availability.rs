@@ -1,0 +1,272 @@
+//! Which seats can be had: all of them, as briefly as possible, and what changes as a stream. From memory, so that a crowd
+//! that looks is no load for the store.
+//!
+//! Of a stream, only the place in the list of changes is kept: what it is told is read when there is room to send it.
+
+use std::sync::Arc;
+
+use actix_web::body::BoxBody;
+use actix_web::http::header::HeaderValue;
+use actix_web::web::{Bytes, Data};
+use actix_web::{HttpRequest, HttpResponse, Responder};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::stream;
+use paperclip::actix::web::{ServiceConfig, get, resource};
+use paperclip::actix::{Apiv2Schema, OperationModifier, api_v2_operation};
+use paperclip::v2::models::DefaultOperationRaw;
+use paperclip::v2::schema::Apiv2Schema;
+use rand::Rng as _;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+use usher_kernel::PerformanceId;
+
+use super::answers::{Prepared, Ready};
+use super::events::{self, Pulse};
+use super::reading::{LastEventId, PathId, Query};
+use super::{Refusals, Services};
+use crate::boards::{Bell, Board, FOLLOW_INTERVAL, News, Picture};
+use crate::problem::{Problem, ProblemCode};
+use crate::streams::{Followed, Room};
+
+const OPERATION_REFUSALS: &[ProblemCode] = &[ProblemCode::StoreUnavailable];
+
+pub(super) const REFUSALS: Refusals =
+    &[("catalogue.availability", OPERATION_REFUSALS), ("catalogue.availability_stream", OPERATION_REFUSALS)];
+
+/// A second keeps a crowd off the server, where there is a cache between.
+const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("public, max-age=1");
+/// When to come back after a connection broke off, in ms: some time in here, so that all those whose server stopped do
+/// not come at once.
+const RETRY_AFTER_MS: std::ops::Range<u32> = 1_000..5_000;
+
+pub(super) fn routes(config: &mut ServiceConfig<'_>) {
+    config
+        .service(resource("/performances/{performance_id}/availability").route(get().to(availability)))
+        .service(resource("/performances/{performance_id}/availability/stream").route(get().to(follow)));
+}
+
+/// Which seats can be had, in two bits each.
+#[derive(Serialize, Apiv2Schema)]
+#[openapi(rename = "Availability")]
+struct AvailabilityView {
+    /// Which seat map the indices belong to.
+    map_version: u32,
+    /// The point of the seats' history: every change up to it is in here.
+    sequence: u64,
+    /// Base64 of two bits a seat in index order, the first seat in the lowest bits of the first byte: 0 available,
+    /// 1 held, 2 sold.
+    seats: String,
+}
+
+impl From<&Picture> for AvailabilityView {
+    fn from(picture: &Picture) -> Self {
+        let Picture { map_version, sequence, packed, .. } = picture;
+        Self { map_version: *map_version, sequence: *sequence, seats: STANDARD.encode(packed) }
+    }
+}
+
+fn prepare(picture: &Picture) -> Prepared {
+    // Numbers and base64 can always be written.
+    Prepared::of(serde_json::to_vec(&AvailabilityView::from(picture)).unwrap_or_default())
+}
+
+/// Shows which seats of a performance can be had, as briefly as possible.
+#[api_v2_operation(tags("catalogue"), operation_id = "catalogue.availability")]
+async fn availability(
+    services: Data<Services>,
+    PathId(performance): PathId<PerformanceId>,
+) -> Result<Ready<AvailabilityView>, Problem> {
+    let picture = services.boards.open(performance).await?.picture();
+    let prepared = picture.prepared.get_or_init(|| prepare(&picture)).clone();
+    Ok(Ready::new(prepared, CACHE_CONTROL).of_age(services.boards.age()))
+}
+
+/// For browsers, whose `EventSource` sends no headers of its own when it begins.
+#[derive(Deserialize, Apiv2Schema)]
+struct AfterQuery {
+    /// The `sequence` of the availability that was read, where the header cannot be sent.
+    after: Option<u64>,
+}
+
+/// Follows which seats of a performance can be had: an event for each change.
+#[api_v2_operation(tags("catalogue"), operation_id = "catalogue.availability_stream", produces = "text/event-stream")]
+async fn follow(
+    services: Data<Services>,
+    PathId(performance): PathId<PerformanceId>,
+    LastEventId(in_header): LastEventId,
+    Query(AfterQuery { after: in_query }): Query<AfterQuery>,
+) -> Result<SeatEvents, Problem> {
+    let room = services.streams.make_room(Followed::Seats)?;
+    let (map, bell) = services.boards.open_and_keep(performance).await?;
+    // The header is newer: a browser comes back to the address that it began with.
+    Ok(SeatEvents { room, map, bell, known: in_header.or(in_query), highest: services.boards.highest() })
+}
+
+/// The answer: what changed since the client knew all, and all that changes later.
+struct SeatEvents {
+    room: Room,
+    map: Arc<Board>,
+    bell: Bell,
+    known: Option<u64>,
+    highest: u64,
+}
+
+impl Responder for SeatEvents {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        let Self { room, map, bell, known, highest } = self;
+        let retry_ms = rand::rng().random_range(RETRY_AFTER_MS);
+        let first = map.begin(known, highest, |news, sequence| beginning(news.as_ref(), sequence, retry_ms));
+        let quiet_until = Instant::now();
+        let follower = Follower {
+            room,
+            map,
+            bell,
+            position: first.position,
+            quiet_until,
+            pulse: Pulse::new(events::HEARTBEAT_AFTER),
+        };
+        let others = stream::unfold(follower, async |mut follower| Some((follower.next().await?, follower)));
+        events::streaming(HttpResponse::Ok(), futures_util::StreamExt::chain(stream::iter(first.bytes), others))
+    }
+}
+
+impl Apiv2Schema for SeatEvents {}
+
+impl OperationModifier for SeatEvents {
+    fn update_response(operation: &mut DefaultOperationRaw) {
+        let description = "Server-Sent Events whose id is the sequence. The data of `seats` is `[[index, state], ...]`, \
+             with the states of the availability; after `reset` the client has to read the availability again.";
+        events::describe(operation, description);
+    }
+}
+
+/// One stream.
+struct Follower {
+    room: Room,
+    map: Arc<Board>,
+    bell: Bell,
+    position: u64,
+    /// What changes before that is told together.
+    quiet_until: Instant,
+    pulse: Pulse,
+}
+
+impl Follower {
+    /// The next part of the stream; nothing at its end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if self.room.is_ended()
+                || self.is_stalled()
+                || timeout_at(self.quiet_until, self.room.ended()).await.is_ok()
+            {
+                return None;
+            }
+            let told = self.map.since(self.position, |news, sequence| event(&news, sequence));
+            self.position = told.position;
+            if told.bytes.is_some() {
+                self.pulse.said_something();
+                self.quiet_until = Instant::now() + FOLLOW_INTERVAL;
+                return told.bytes;
+            }
+            if let Some(beat) = self.pulse.beat() {
+                return Some(beat);
+            }
+            tokio::select! {
+                () = self.room.ended() => return None,
+                // The map outlives whoever follows it, so the bell is there.
+                _ = timeout_at(self.pulse.beat_at(), self.bell.changed()) => {}
+            }
+        }
+    }
+
+    /// Whether its client does not read.
+    fn is_stalled(&self) -> bool {
+        events::is_stalled(self.pulse.beat_at(), self.room.stalled_after())
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if self.is_stalled() {
+            self.room.note_stalled();
+        }
+    }
+}
+
+/// The first part: where the stream begins, which the client shows when it comes back, and what it missed.
+fn beginning(news: Option<&News<'_>>, sequence: u64, retry_ms: u32) -> Bytes {
+    match news {
+        // No data, so it is no event (HTML Living Standard, 9.2.6), but its id counts.
+        None => format!("id: {sequence}\nretry: {retry_ms}\n\n").into(),
+        Some(news) => [format!("retry: {retry_ms}\n").as_bytes(), &event(news, sequence)].concat().into(),
+    }
+}
+
+fn event(news: &News<'_>, sequence: u64) -> Bytes {
+    let (name, data) = match news {
+        News::Seats(seats) => {
+            let states: Vec<_> = seats.iter().map(|(index, status)| format!("[{index},{}]", status.code())).collect();
+            ("seats", format!("[{}]", states.join(",")))
+        }
+        News::Reset { map_version } => ("reset", format!("{{\"map_version\":{map_version}}}")),
+    };
+    format!("id: {sequence}\nevent: {name}\ndata: {data}\n\n").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use actix_web::body::{BodySize, MessageBody as _};
+    use actix_web::http::header;
+    use actix_web::test::TestRequest;
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+    use usher_reservation::SeatStatus;
+    use usher_reservation::board::SeatStates;
+
+    use super::*;
+
+    /// How long the answer is about a hall where each seat is as likely free, held or sold, and no neighbour tells of
+    /// another: what compresses worst.
+    fn answer_len(n_seats: usize, accepted: &str) -> u64 {
+        let mut random = StdRng::seed_from_u64(7);
+        let packed = (0..n_seats / 4).map(|_| (0..4).fold(0, |byte, _| byte << 2 | random.random_range(0..3_u8)));
+        let picture =
+            Picture { map_version: 1, sequence: 1 << 40, packed: packed.collect(), prepared: OnceLock::new() };
+        let answer = Ready::<AvailabilityView>::new(prepare(&picture), CACHE_CONTROL);
+        let request = TestRequest::default().insert_header((header::ACCEPT_ENCODING, accepted)).to_http_request();
+        match answer.respond_to(&request).body().size() {
+            BodySize::Sized(len) => len,
+            size @ (BodySize::None | BodySize::Stream) => panic!("{size:?}"),
+        }
+    }
+
+    #[test]
+    fn fifty_thousand_seats_are_thirteen_kilobytes_at_worst_for_who_takes_gzip() {
+        let (plain, gzip) = (answer_len(50_000, "identity"), answer_len(50_000, "gzip"));
+
+        assert!(gzip <= 13_000, "{gzip} bytes");
+        assert!(plain <= 16_800, "base64 of 12,500 bytes: {plain} bytes");
+    }
+
+    #[test]
+    fn an_event_names_each_seat_and_what_it_is_now() {
+        let seats = SeatStates::from([(7, SeatStatus::Sold), (0, SeatStatus::Held), (49_999, SeatStatus::Available)]);
+
+        assert_eq!(event(&News::Seats(&seats), 42), "id: 42\nevent: seats\ndata: [[0,1],[7,2],[49999,0]]\n\n");
+        assert_eq!(event(&News::Reset { map_version: 3 }, 42), "id: 42\nevent: reset\ndata: {\"map_version\":3}\n\n");
+    }
+
+    #[test]
+    fn a_stream_begins_with_where_it_is_and_when_to_come_back() {
+        assert_eq!(beginning(None, 42, 1_500), "id: 42\nretry: 1500\n\n");
+        assert_eq!(
+            beginning(Some(&News::Reset { map_version: 3 }), 42, 1_500),
+            "retry: 1500\nid: 42\nevent: reset\ndata: {\"map_version\":3}\n\n"
+        );
+    }
+}
