@@ -18,6 +18,7 @@ use sea_orm::{
 use usher_kernel::StoreError;
 
 use crate::error::{Failure, commit_failed, convert};
+use crate::statements::PREPARED_MAX;
 
 /// Which database, and how much of it.
 #[derive(Clone)]
@@ -79,9 +80,6 @@ const _: () = assert!(IDLE_MAX.as_secs() < IDLE_MAX_MYSQL_S as u64);
 /// How long MySQL waits for a lock.
 const LOCK_WAIT_S: u32 = 2;
 const _: () = assert!((LOCK_WAIT_S as u64) < UNIT_MAX.as_secs());
-
-/// How many rows a statement writes, or names, at most: SQLite takes 32,766 values, and no row has more than 16.
-pub(crate) const ROWS_PER_STATEMENT: usize = 1_000;
 
 /// Whether units that write run one after the other (SQLite), so that they need no locks among themselves.
 pub(crate) fn has_one_writer(db: &impl ConnectionTrait) -> bool {
@@ -277,6 +275,7 @@ async fn open_mysql(settings: &Settings) -> Result<Database, DbErr> {
         .test_before_acquire_if_idle_for(Duration::from_secs(5))
         .idle_timeout(IDLE_MAX)
         .sqlx_logging(false)
+        .map_sqlx_mysql_opts(|options| options.statement_cache_capacity(PREPARED_MAX))
         .map_sqlx_mysql_pool_opts(move |pool| {
             let driver = Arc::clone(&driver);
             pool.after_connect(|connection, _| Box::pin(begin_session(connection))).after_release(

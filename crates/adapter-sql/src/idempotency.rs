@@ -9,9 +9,9 @@ use sea_orm::prelude::Uuid;
 use sea_orm::{ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter};
 use usher_kernel::{AccountId, Claim, Fingerprint, Timestamp};
 
-use crate::database::ROWS_PER_STATEMENT;
 use crate::entities::idempotency_keys::{ActiveModel, Column, Entity, Model};
 use crate::error::{Failure, inserted_first};
+use crate::statements::{ROWS_PER_STATEMENT, padded, powers};
 
 /// What a key was used for; tells which table its subject is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +68,6 @@ pub(crate) async fn find(
     Ok(find_all(db, operation, &[(claim, now)]).await?.pop().unwrap_or(Found::Nothing))
 }
 
-/// How many keys a statement names at most: SQLite does not read deeper than 1,000 alternatives.
-const KEYS_PER_STATEMENT: usize = 500;
-
 /// The rows of these claims, each by its primary key. Accounts and keys as two lists would be tried crosswise: 65,000 pairs
 /// for a batch of 256, which takes MySQL a third of a second.
 fn of<'a>(claims: impl Iterator<Item = &'a Claim>) -> Condition {
@@ -86,7 +83,7 @@ pub(crate) async fn find_all(
     claims: &[(&Claim, Timestamp)],
 ) -> Result<Vec<Found>, Failure> {
     let mut stored = HashMap::with_capacity(claims.len());
-    for some in claims.chunks(KEYS_PER_STATEMENT) {
+    for some in padded(claims) {
         let rows = Entity::find().filter(of(some.iter().map(|(claim, _)| *claim)));
         stored.extend(rows.all(db).await?.into_iter().map(|row| ((row.account_id, row.idem_key.clone()), row)));
     }
@@ -128,7 +125,7 @@ async fn keep_all(
     let mut claims = claims.to_vec();
     claims.sort_by_key(|(claim, ..)| (claim.account, claim.key.as_str().to_owned()));
     if let Some(now) = claims.iter().map(|&(.., now)| now).min() {
-        for some in claims.chunks(KEYS_PER_STATEMENT) {
+        for some in padded(&claims) {
             let over = Entity::delete_many()
                 .filter(of(some.iter().map(|(claim, ..)| *claim)))
                 .filter(Column::CreatedAt.lte(now.minus(Claim::KEPT_FOR).unix_ms()));
@@ -144,7 +141,7 @@ async fn keep_all(
         created_at: Set(now.unix_ms()),
     });
     let rows: Vec<_> = rows.collect();
-    for some in rows.chunks(ROWS_PER_STATEMENT) {
+    for some in powers(&rows, ROWS_PER_STATEMENT) {
         let insert = Entity::insert_many(some.to_vec()).exec_without_returning(db);
         insert.await.map_err(inserted_first("idempotency_keys"))?;
     }

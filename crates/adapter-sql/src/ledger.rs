@@ -9,18 +9,18 @@ use std::collections::{HashMap, HashSet};
 use async_trait::async_trait;
 use sea_orm::sea_query::{CaseStatement, Expr, OnConflict, Query};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseConnection, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder,
-    QuerySelect,
+    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
 };
 use usher_kernel::{PerformanceId, StoreError, Timestamp};
 use usher_queue::ports::{LineLedger, LineMark, Opening, PastGrant, Superseded};
 use usher_queue::{AccountHash, Epoch, Grant, PlaceNumber};
 
 use crate::Database;
-use crate::database::{ROWS_PER_STATEMENT, Transaction};
+use crate::database::Transaction;
 use crate::entities::{ended_passes, line_epoch, line_grants, lines};
 use crate::error::{CorruptRow, Failure, inserted_first};
 use crate::row::Row;
+use crate::statements::padded;
 
 /// The durable side of the lines in SQL.
 #[derive(Clone, Debug)]
@@ -168,8 +168,8 @@ impl LineLedger for SqlLineLedger {
                     Superseded::By(newer) => Ok(Superseded::By(newer)),
                 };
             }
-            for some in granted.chunks(ROWS_PER_STATEMENT) {
-                save_grants(&*tx, performance, some).await?;
+            for some in padded(granted) {
+                save_grants(&*tx, performance, &some).await?;
             }
             Ok(Superseded::No(()))
         };
@@ -201,14 +201,7 @@ impl LineLedger for SqlLineLedger {
         performance: PerformanceId,
         numbers: &[PlaceNumber],
     ) -> Result<Vec<PastGrant>, StoreError> {
-        let select = async |db: &DatabaseConnection| {
-            let mut past = Vec::with_capacity(numbers.len());
-            for some in numbers.chunks(ROWS_PER_STATEMENT) {
-                past.append(&mut past_grants(db, performance, some).await?);
-            }
-            Ok(past)
-        };
-        self.database.read("ledger.past_grants", select).await
+        self.database.read("ledger.past_grants", |db| past_grants(db, performance, numbers)).await
     }
 }
 
@@ -319,21 +312,22 @@ async fn past_grants(
     performance: PerformanceId,
     numbers: &[PlaceNumber],
 ) -> Result<Vec<PastGrant>, Failure> {
-    let asked = || numbers.iter().map(|number| stored(number.get()));
-    let granted = line_grants::Entity::find()
-        .filter(line_grants::Column::PerformanceId.eq(performance.uuid()))
-        .filter(line_grants::Column::Number.is_in(asked()))
-        .all(db)
-        .await?;
-    // Read last: a pass that ends in between is told as ended.
-    let ended = ended_passes::Entity::find()
-        .filter(ended_passes::Column::PerformanceId.eq(performance.uuid()))
-        .filter(ended_passes::Column::Number.is_in(asked()))
-        .all(db)
-        .await?;
+    let asked: Vec<_> = numbers.iter().map(|number| stored(number.get())).collect();
+    let (mut granted, mut ended) = (Vec::new(), Vec::new());
+    for some in padded(&asked) {
+        let rows = line_grants::Entity::find()
+            .filter(line_grants::Column::PerformanceId.eq(performance.uuid()))
+            .filter(line_grants::Column::Number.is_in(some.iter().copied()));
+        granted.extend(rows.all(db).await?);
+        // Read last: a pass that ends in between is told as ended.
+        let rows = ended_passes::Entity::find()
+            .filter(ended_passes::Column::PerformanceId.eq(performance.uuid()))
+            .filter(ended_passes::Column::Number.is_in(some));
+        ended.extend(rows.all(db).await?);
+    }
     let granted: HashMap<_, _> = granted.iter().map(|row| (row.number, row)).collect();
     let ended: HashSet<_> = ended.iter().map(|row| row.number).collect();
-    let told = asked().map(|number| match granted.get(&number) {
+    let told = asked.into_iter().map(|number| match granted.get(&number) {
         _ if ended.contains(&number) => Ok(PastGrant::Ended),
         Some(row) => Ok(PastGrant::Granted(grant(row)?)),
         None => Ok(PastGrant::Never),

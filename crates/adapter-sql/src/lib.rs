@@ -3,7 +3,6 @@
 mod account;
 mod catalogue;
 mod database;
-mod each;
 mod entities;
 mod error;
 mod gateway;
@@ -12,6 +11,7 @@ mod ledger;
 mod policy;
 mod reservation;
 mod row;
+mod statements;
 
 pub use account::SqlAccountRepository;
 pub use catalogue::SqlCatalogueRepository;

@@ -11,10 +11,10 @@ use usher_kernel::{PerformanceId, Timestamp};
 use usher_reservation::board::{BoardChange, SeatStanding};
 use usher_reservation::{BoardEvent, BoardRecord, SeatStatus};
 
-use crate::database::ROWS_PER_STATEMENT;
 use crate::entities::{performances, seat_events, seats};
 use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
+use crate::statements::padded;
 
 /// The most events that are read at once.
 const EVENTS_MAX: u32 = 10_000;
@@ -77,7 +77,7 @@ pub(super) async fn events(
     // No id is higher than that, so nothing comes after it.
     let id = |id: u64| i64::try_from(id).unwrap_or(i64::MAX);
     let mut found = Vec::new();
-    for some in missing.chunks(ROWS_PER_STATEMENT) {
+    for some in padded(missing) {
         let some = located().filter(Column::Id.is_in(some.iter().map(|missing| id(*missing)))).order_by_asc(Column::Id);
         found.extend(some.into_model::<EventRow>().all(db).await?);
     }

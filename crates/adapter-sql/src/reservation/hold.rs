@@ -16,10 +16,11 @@ use usher_reservation::{Reservation, ReservedSeat, State};
 use super::hall::{Choosing, Halls};
 use super::rows;
 use super::seats::{self, SeatHolding, SeatState};
-use crate::database::{ROWS_PER_STATEMENT, has_one_writer};
+use crate::database::has_one_writer;
 use crate::entities::{ended_passes, performances, reservations};
 use crate::error::{CorruptRow, Failure};
 use crate::idempotency::{self, Claims, Found, KeyMismatch, Operation};
+use crate::statements::padded;
 
 /// What was made under a claim, if it was a hold.
 pub(super) async fn find(
@@ -150,7 +151,7 @@ impl<'a> Desk<'a> {
         commands: &[&HoldCommand],
     ) -> Result<(), Failure> {
         use reservations::Column;
-        for some in commands.chunks(ROWS_PER_STATEMENT) {
+        for some in padded(commands) {
             let rows = reservations::Entity::find()
                 .filter(Column::PerformanceId.eq(performance.uuid()))
                 .filter(Column::AccountId.is_in(some.iter().map(|command| command.account.uuid())))
@@ -177,7 +178,7 @@ impl<'a> Desk<'a> {
         commands: &[&HoldCommand],
     ) -> Result<(), Failure> {
         use ended_passes::Column;
-        for some in commands.chunks(ROWS_PER_STATEMENT) {
+        for some in padded(commands) {
             // A number beyond the column was never given out, so it did not end.
             let numbers = some.iter().filter_map(|command| i64::try_from(command.pass.0).ok());
             let rows = ended_passes::Entity::find()

@@ -10,9 +10,10 @@ use usher_reservation::{Reservation, State};
 
 use super::rows;
 use super::seats::{self, Change, SeatHolding, SeatState};
-use crate::database::{ROWS_PER_STATEMENT, has_one_writer};
+use crate::database::has_one_writer;
 use crate::entities::reservations;
 use crate::error::Failure;
+use crate::statements::padded;
 
 /// Reservations that nobody else changes meanwhile.
 pub(super) struct Locked {
@@ -36,11 +37,11 @@ impl Locked {
         if !has_one_writer(tx) {
             // Whose a reservation is never changes, so that needs no lock.
             let mut buyers = BTreeSet::new();
-            for some in ids.chunks(ROWS_PER_STATEMENT) {
+            for some in padded(&ids) {
                 let rows = reservations::Entity::find()
                     .select_only()
                     .columns([Column::PerformanceId, Column::AccountId])
-                    .filter(Column::Id.is_in(some.iter().copied()))
+                    .filter(Column::Id.is_in(some))
                     .into_tuple::<(Uuid, Uuid)>();
                 let pair =
                     |(performance, account)| (PerformanceId::from_uuid(performance), AccountId::from_uuid(account));
@@ -49,13 +50,11 @@ impl Locked {
             rows::lock_buyers(tx, &buyers).await?;
         }
         let mut reservations = BTreeMap::new();
-        for some in ids.chunks(ROWS_PER_STATEMENT) {
+        for some in padded(&ids) {
             // By their ids alone: found through another index, they would be locked in its order, which is not how others
             // come to them.
-            let rows = reservations::Entity::find()
-                .filter(Column::Id.is_in(some.iter().copied()))
-                .order_by_asc(Column::Id)
-                .lock_exclusive();
+            let rows =
+                reservations::Entity::find().filter(Column::Id.is_in(some)).order_by_asc(Column::Id).lock_exclusive();
             for reservation in rows::load(tx, &rows.all(tx).await?).await? {
                 let read = reservation.version;
                 reservations.insert(reservation.id, Entry { reservation, read });

@@ -16,12 +16,11 @@ use usher_reservation::{Payment, Reservation, State, Ticket};
 use super::locked::Locked;
 use super::rows;
 use super::seats::SeatHolding;
-use crate::database::ROWS_PER_STATEMENT;
-use crate::each::{ROWS_PER_UPDATE, each};
 use crate::entities::{ended_passes, payment_attempts, refunds, reservations, sold};
 use crate::error::{CorruptRow, Failure};
 use crate::idempotency::{self, Claims, KeyMismatch, Operation};
 use crate::row::Row;
+use crate::statements::{ROWS_PER_STATEMENT, ROWS_PER_UPDATE, each, padded, powers};
 
 /// It is under way.
 const PENDING: &str = "pending";
@@ -310,7 +309,7 @@ where
     A: ActiveModelTrait + Send + Sync,
     <A::Entity as EntityTrait>::Model: IntoActiveModel<A>,
 {
-    for some in rows.chunks(ROWS_PER_STATEMENT) {
+    for some in powers(&rows, ROWS_PER_STATEMENT) {
         A::Entity::insert_many(some.to_vec()).exec_without_returning(tx).await?;
     }
     Ok(())
@@ -319,8 +318,8 @@ where
 /// The passes are used up; some may have been left before.
 async fn end_passes(tx: &DatabaseTransaction, rows: Vec<ended_passes::ActiveModel>) -> Result<(), Failure> {
     let key = [ended_passes::Column::PerformanceId, ended_passes::Column::Number];
-    for some in rows.chunks(ROWS_PER_STATEMENT) {
-        let insert = ended_passes::Entity::insert_many(some.to_vec());
+    for some in padded(&rows) {
+        let insert = ended_passes::Entity::insert_many(some);
         let insert = insert.on_conflict(OnConflict::columns(key).do_nothing_on(key).to_owned());
         insert.exec_without_returning(tx).await?;
     }
@@ -336,7 +335,7 @@ async fn end_all(tx: &DatabaseTransaction, ends: impl Iterator<Item = End> + Sen
     }
     for ((before, after, ordinal), group) in groups {
         let id = (Column::Id, |end: &End| end.attempt.into());
-        for some in group.chunks(ROWS_PER_UPDATE) {
+        for some in powers(&group, ROWS_PER_UPDATE) {
             let update = payment_attempts::Entity::update_many()
                 .col_expr(Column::State, Expr::value(after))
                 .col_expr(Column::Ordinal, Expr::value(ordinal))
@@ -356,9 +355,8 @@ async fn find_attempts(
     ids: BTreeSet<Uuid>,
 ) -> Result<HashMap<Uuid, payment_attempts::Model>, Failure> {
     let (ids, mut found) = (Vec::from_iter(ids), HashMap::new());
-    for some in ids.chunks(ROWS_PER_STATEMENT) {
-        let rows =
-            payment_attempts::Entity::find().filter(payment_attempts::Column::Id.is_in(some.iter().copied())).all(db);
+    for some in padded(&ids) {
+        let rows = payment_attempts::Entity::find().filter(payment_attempts::Column::Id.is_in(some)).all(db);
         found.extend(rows.await?.into_iter().map(|row| (row.id, row)));
     }
     Ok(found)

@@ -11,11 +11,11 @@ use usher_kernel::{AccountId, AttemptId, PerformanceId, ReservationId, SeatId, T
 use usher_reservation::model::PassNumber;
 use usher_reservation::{Payment, Reservation, ReservedSeat, State, Ticket};
 
-use crate::database::{ROWS_PER_STATEMENT, has_one_writer};
-use crate::each::{ROWS_PER_UPDATE, each};
+use crate::database::has_one_writer;
 use crate::entities::{buyers, reservation_seats, reservations, sold};
 use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
+use crate::statements::{ROWS_PER_STATEMENT, ROWS_PER_UPDATE, each, padded, powers};
 
 pub(super) const HELD: &str = "held";
 pub(super) const PAYING: &str = "paying";
@@ -36,19 +36,26 @@ pub(super) async fn lock_buyers(
         performance_id: Set(performance.uuid()),
         account_id: Set(account.uuid()),
     });
+    let rows: Vec<_> = rows.collect();
     let key = [buyers::Column::PerformanceId, buyers::Column::AccountId];
     // On MySQL this writes a row that is there over with itself, which locks it.
     let on_conflict = OnConflict::columns(key).do_nothing_on(key).to_owned();
-    buyers::Entity::insert_many(rows).on_conflict(on_conflict).exec_without_returning(tx).await?;
+    for some in padded(&rows) {
+        let insert = buyers::Entity::insert_many(some).on_conflict(on_conflict.clone());
+        insert.exec_without_returning(tx).await?;
+    }
     Ok(())
 }
 
 /// Reads reservations by their ids; in no order.
 pub(super) async fn find_all(
     db: &impl ConnectionTrait,
-    ids: impl IntoIterator<Item = Uuid>,
+    ids: impl IntoIterator<Item = Uuid> + Send,
 ) -> Result<Vec<Reservation>, Failure> {
-    let models = reservations::Entity::find().filter(reservations::Column::Id.is_in(ids)).all(db).await?;
+    let (ids, mut models) = (Vec::from_iter(ids), Vec::new());
+    for some in padded(&ids) {
+        models.extend(reservations::Entity::find().filter(reservations::Column::Id.is_in(some)).all(db).await?);
+    }
     load(db, &models).await
 }
 
@@ -59,20 +66,19 @@ pub(super) async fn load(
 ) -> Result<Vec<Reservation>, Failure> {
     let mut seats: HashMap<Uuid, Vec<ReservedSeat>> = HashMap::with_capacity(models.len());
     let mut tickets: HashMap<Uuid, HashMap<SeatId, Ticket>> = HashMap::new();
-    for some in models.chunks(ROWS_PER_STATEMENT) {
-        let ids = some.iter().map(|model| model.id);
+    let ids: Vec<_> = models.iter().map(|model| model.id).collect();
+    for some in padded(&ids) {
         let rows = reservation_seats::Entity::find()
-            .filter(reservation_seats::Column::ReservationId.is_in(ids))
+            .filter(reservation_seats::Column::ReservationId.is_in(some))
             .order_by_asc(reservation_seats::Column::ReservationId)
             .order_by_asc(reservation_seats::Column::Ordinal);
         for row in rows.all(db).await? {
             seats.entry(row.reservation_id).or_default().push(reserved_seat(row)?);
         }
-        let confirmed: Vec<_> = some.iter().filter(|model| model.state == CONFIRMED).map(|model| model.id).collect();
-        if confirmed.is_empty() {
-            continue;
-        }
-        for row in sold::Entity::find().filter(sold::Column::ReservationId.is_in(confirmed)).all(db).await? {
+    }
+    let confirmed: Vec<_> = models.iter().filter(|model| model.state == CONFIRMED).map(|model| model.id).collect();
+    for some in padded(&confirmed) {
+        for row in sold::Entity::find().filter(sold::Column::ReservationId.is_in(some)).all(db).await? {
             let seat: SeatId = Row::new("sold", &row.seat).parse("seat", &row.seat)?;
             let ticket = Ticket { id: TicketId::from_uuid(row.ticket_id), seat: seat.clone(), code: row.code };
             tickets.entry(row.reservation_id).or_default().insert(seat, ticket);
@@ -160,7 +166,7 @@ pub(super) async fn insert(tx: &DatabaseTransaction, new: &[Reservation]) -> Res
         })
     });
     let rows: Vec<_> = rows.collect::<Result<_, CorruptRow>>()?;
-    for some in rows.chunks(ROWS_PER_STATEMENT) {
+    for some in powers(&rows, ROWS_PER_STATEMENT) {
         reservations::Entity::insert_many(some.to_vec()).exec_without_returning(tx).await?;
     }
     let seats = new.iter().flat_map(|reservation| {
@@ -174,7 +180,7 @@ pub(super) async fn insert(tx: &DatabaseTransaction, new: &[Reservation]) -> Res
         })
     });
     let seats: Vec<_> = seats.collect();
-    for some in seats.chunks(ROWS_PER_STATEMENT) {
+    for some in powers(&seats, ROWS_PER_STATEMENT) {
         reservation_seats::Entity::insert_many(some.to_vec()).exec_without_returning(tx).await?;
     }
     Ok(())
@@ -192,7 +198,7 @@ pub(super) async fn update(tx: &DatabaseTransaction, changed: &[(Reservation, u3
     }
     for ((state, read, version, declined), group) in groups {
         let id = (Column::Id, |(id, _): &(Uuid, Changeable)| (*id).into());
-        for some in group.chunks(ROWS_PER_UPDATE) {
+        for some in powers(&group, ROWS_PER_UPDATE) {
             let update = reservations::Entity::update_many()
                 .col_expr(Column::State, Expr::value(state))
                 .col_expr(Column::Version, Expr::value(version))

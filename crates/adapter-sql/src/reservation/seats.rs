@@ -10,11 +10,10 @@ use sea_orm::{prelude::Expr, prelude::Uuid};
 use usher_kernel::{Money, PerformanceId, ReservationId, SeatId, Timestamp};
 use usher_reservation::SeatStatus;
 
-use crate::database::ROWS_PER_STATEMENT;
-use crate::each::{ROWS_PER_UPDATE, each};
 use crate::entities::{seat_events, seats};
 use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
+use crate::statements::{ROWS_PER_STATEMENT, ROWS_PER_UPDATE, each, padded, powers};
 
 /// What of a seat decides who gets it.
 #[derive(Clone, Debug)]
@@ -116,7 +115,7 @@ async fn select(
     locked: impl Fn(Select<seats::Entity>) -> Select<seats::Entity> + Send,
 ) -> Result<Vec<SeatState>, Failure> {
     let mut states = Vec::with_capacity(names.len());
-    for some in names.chunks(ROWS_PER_STATEMENT) {
+    for some in padded(names) {
         let rows = seats::Entity::find()
             .filter(seats::Column::PerformanceId.eq(performance.uuid()))
             .filter(seats::Column::Seat.is_in(some.iter().map(|seat| seat.as_str())))
@@ -156,7 +155,7 @@ pub(super) async fn write(tx: &DatabaseTransaction, changes: &[Change]) -> Resul
     for ((performance, _, version), mut group) in groups {
         group.sort_unstable_by(|one, other| one.after.seat.cmp(&other.after.seat));
         let seat = (seats::Column::Seat, |change: &&Change| change.after.seat.as_str().into());
-        for some in group.chunks(ROWS_PER_UPDATE) {
+        for some in powers(&group, ROWS_PER_UPDATE) {
             let update = seats::Entity::update_many()
                 .col_expr(seats::Column::Status, Expr::value(some[0].after.status.as_str()))
                 .col_expr(seats::Column::Version, Expr::value(i64::from(version)))
@@ -188,7 +187,7 @@ pub(super) async fn write(tx: &DatabaseTransaction, changes: &[Change]) -> Resul
         ..seat_events::ActiveModel::default()
     });
     let events: Vec<_> = events.collect();
-    for some in events.chunks(ROWS_PER_STATEMENT) {
+    for some in powers(&events, ROWS_PER_STATEMENT) {
         seat_events::Entity::insert_many(some.to_vec()).exec_without_returning(tx).await?;
     }
     Ok(())

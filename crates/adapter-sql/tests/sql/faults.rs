@@ -136,7 +136,7 @@ async fn calls_given_up_at_any_point_leave_no_transaction_open_and_lose_nobody_e
             let after = Duration::from_millis(u64::from(n * 2));
             let given_up = async {
                 if n.is_multiple_of(3) {
-                    repository.availability(PERFORMANCE).await.map(drop)
+                    repository.history(PERFORMANCE).await.map(drop)
                 } else {
                     hold(&repository, 1 + n).await
                 }
