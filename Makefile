@@ -16,7 +16,7 @@ PEOPLE ?= 200000
 # For `make prove`: --quick, --only NAME, --seed N.
 PROVE ?=
 
-# For `make bench`: one part of it (line); all, if empty. QUICK=1 runs it small: its figures mean nothing.
+# For `make bench`: one part of it (line, seats); all, if empty. QUICK=1 runs it small: its figures mean nothing.
 PART ?=
 QUICK ?=
 
@@ -164,7 +164,7 @@ wrk:
 	fi
 
 .PHONY: bench
-bench: redis wrk ## Measure Usher beside controls, into target/bench.json (PART=line, QUICK=1)
+bench: redis mysql wrk ## Measure Usher beside controls, into target/bench.json (PART=line or seats, QUICK=1)
 	cargo build --locked --release --package usher-app --package usher-loadtest
 	$${CARGO_TARGET_DIR:-target}/release/bench $(if $(PART),--part $(PART)) $(if $(QUICK),--quick)
 
