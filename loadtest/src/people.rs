@@ -229,7 +229,7 @@ struct Claims {
 }
 
 /// Whose token it is.
-fn account_of(token: &str) -> Option<AccountHash> {
+pub(crate) fn account_of(token: &str) -> Option<AccountHash> {
     let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let claims: Claims = serde_json::from_slice(&claims).ok()?;
     Some(AccountHash::of(claims.sub.parse::<AccountId>().ok()?))

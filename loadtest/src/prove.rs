@@ -1,8 +1,9 @@
 //! The proofs: what a line keeps whatever happens to its servers and its Redis, under crowds, each run held against the
-//! history that was recorded of it.
+//! history that was recorded of it; and what the seats keep, whatever happens to their database.
 
 mod disturbed;
 mod quiet;
+mod seats;
 mod stage;
 mod undisturbed;
 
@@ -145,6 +146,16 @@ pub const PROOFS: &[Proof] = &[
         name: "quiet-polls",
         about: "people who wait and poll cost Redis nothing, however many they are",
         run: |context| Box::pin(quiet::quiet_polls(context)),
+    },
+    Proof {
+        name: "seat-rush",
+        about: "two servers on one database sell each seat once, and refuse nobody while seats are free",
+        run: |context| Box::pin(seats::seat_rush(context)),
+    },
+    Proof {
+        name: "database-killed",
+        about: "what buyers were told stands, however often the database is killed",
+        run: |context| Box::pin(seats::database_killed(context)),
     },
 ];
 

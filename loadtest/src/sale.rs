@@ -62,6 +62,21 @@ impl Sale {
     /// # Errors
     /// See [`SaleError`].
     pub async fn open(site: &Site, servers: &[Server], admission: &Value) -> Result<Self, SaleError> {
+        let price = json!({"amount": 100, "currency": "KRW"});
+        let sections = json!([{"name": "A", "rows": 10, "seats_per_row": 10, "grade": "R", "price": price}]);
+        Self::open_with(site, servers, admission, &sections).await
+    }
+
+    /// Opens a sale of these sections, as the operator's PUT names them.
+    ///
+    /// # Errors
+    /// See [`SaleError`].
+    pub async fn open_with(
+        site: &Site,
+        servers: &[Server],
+        admission: &Value,
+        sections: &Value,
+    ) -> Result<Self, SaleError> {
         site.run(&["operator", "create", "--email", EMAIL], &format!("{PASSWORD}\n"))?;
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?;
         let server = servers.first().map(|server| format!("http://{}", server.address())).unwrap_or_default();
@@ -83,8 +98,7 @@ impl Sale {
         let performance = answer("performance", sale.ask(Method::POST, &performances).json(&body)).await?;
         let performance = text(&performance, "id")?;
         sale.performance = performance.parse().map_err(|_| SaleError::Odd("performance"))?;
-        let price = json!({"amount": 100, "currency": "KRW"});
-        let seats = json!({"sections": [{"name": "A", "rows": 10, "seats_per_row": 10, "grade": "R", "price": price}]});
+        let seats = json!({"sections": sections});
         let put = sale.ask(Method::PUT, &format!("operator/performances/{performance}/seats"));
         answer("seats", put.json(&seats)).await?;
         sale.patch(admission).await?;

@@ -42,4 +42,6 @@ proofs! {
     fn a_redis_that_stands_still_stops_nobody_from_asking() proves "redis-stopped";
     fn no_command_grows_with_the_line() proves "monitor";
     fn polls_cost_redis_nothing() proves "quiet-polls";
+    fn a_rush_for_the_seats_sells_each_once() proves "seat-rush";
+    fn a_killed_database_takes_no_purchase_back() proves "database-killed";
 }
