@@ -146,7 +146,7 @@ schedules: ## Run 10,000 random schedules of holds, payments and releases on SQL
 	    whatever_is_called_in_whatever_order_the_history_holds --nocapture
 
 .PHONY: prove
-prove: redis $(if $(PROVE),,schedules) ## Prove what line and seats keep, for some 30 minutes (PROVE="--quick --only NAME")
+prove: redis mysql $(if $(PROVE),,schedules) ## Prove what line and seats keep, for some 30 minutes (PROVE="--quick --only NAME")
 	cargo build --locked --release --package usher-app --package usher-loadtest --bins
 	target/release/prove $(PROVE)
 

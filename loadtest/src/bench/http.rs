@@ -28,7 +28,7 @@ const N_WAITING: [u64; 2] = [10_000, 100_000];
 /// How long each connection pauses between polls then, so that 10,000 places are polled some 20,000 times a second.
 const PAUSE: Duration = Duration::from_millis(3);
 /// More accounts than can join within one run.
-const N_JOINING: u64 = 300_000;
+const N_JOINING: u64 = 500_000;
 /// What a million who wait may cost a server.
 const MORE_MEMORY_MB: f64 = 64.0;
 /// What polls may cost Redis, whatever the crowd: four ticks a second, and what each reads and merges.
