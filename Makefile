@@ -142,8 +142,8 @@ loadtest: ## Ramp 1,000 joining users against a running `make run` (needs k6)
 # `make test` runs 200 of them, and says with which seed; USHER_TEST_SEED repeats a run.
 .PHONY: schedules
 schedules: ## Run 10,000 random schedules of holds, payments and releases on SQLite
-	USHER_TEST_SCHEDULES=10000 cargo test --locked --release --package usher-adapter-sql --test reservation -- \
-	    whatever_is_called_in_whatever_order_the_history_holds --nocapture
+	USHER_TEST_SCHEDULES=10000 cargo test --locked --release --package usher-adapter-sql --test sql -- \
+	    schedules::sqlite --nocapture
 
 .PHONY: prove
 prove: redis mysql $(if $(PROVE),,schedules) ## Prove what line and seats keep, for some 30 minutes (PROVE="--quick --only NAME")
