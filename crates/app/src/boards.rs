@@ -120,6 +120,8 @@ pub struct Picture {
     pub map_version: u32,
     /// The point of the history.
     pub sequence: u64,
+    /// Whether nothing is in it that came after that point: then the point tells the seats.
+    pub is_settled: bool,
     /// Two bits a seat.
     pub packed: Vec<u8>,
     /// The answer that shows it, made by the first who asks.
@@ -555,6 +557,7 @@ impl Board {
 impl Picture {
     fn of(board: &SeatBoard) -> Self {
         let (map_version, sequence, packed) = (board.map_version(), board.sequence(), board.packed().to_vec());
-        Self { map_version, sequence, packed, prepared: OnceLock::new() }
+        let is_settled = board.highest() <= sequence;
+        Self { map_version, sequence, is_settled, packed, prepared: OnceLock::new() }
     }
 }

@@ -42,13 +42,19 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Takes a JSON text.
+    /// Takes a JSON text. Its tag is the digest of its bytes.
     pub(super) fn of(json: Vec<u8>) -> Self {
+        let tag = digest(&json);
+        Self::tagged(json, &tag)
+    }
+
+    /// Takes a JSON text with a tag of letters and digits that says what is in it.
+    pub(super) fn tagged(json: Vec<u8>, tag: &str) -> Self {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         let gzip = encoder.write_all(&json).and_then(|()| encoder.finish());
         let gzip = gzip.ok().filter(|gzip| gzip.len() < json.len()).map(Bytes::from);
         // A tag of letters and digits can always be a header.
-        let tag = HeaderValue::from_str(&format!("\"{}\"", digest(&json))).unwrap_or(HeaderValue::from_static("*"));
+        let tag = HeaderValue::from_str(&format!("\"{tag}\"")).unwrap_or(HeaderValue::from_static("*"));
         Self { plain: json.into(), gzip, tag }
     }
 

@@ -68,7 +68,13 @@ impl From<&Picture> for AvailabilityView {
 
 fn prepare(picture: &Picture) -> Prepared {
     // Numbers and base64 can always be written.
-    Prepared::of(serde_json::to_vec(&AvailabilityView::from(picture)).unwrap_or_default())
+    let json = serde_json::to_vec(&AvailabilityView::from(picture)).unwrap_or_default();
+    if picture.is_settled {
+        Prepared::tagged(json, &picture.sequence.to_string())
+    } else {
+        // Seats change while the sequence waits for an event that is still open.
+        Prepared::of(json)
+    }
 }
 
 /// Shows which seats of a performance can be had, as briefly as possible.
@@ -235,8 +241,13 @@ mod tests {
     fn answer_len(n_seats: usize, accepted: &str) -> u64 {
         let mut random = StdRng::seed_from_u64(7);
         let packed = (0..n_seats / 4).map(|_| (0..4).fold(0, |byte, _| byte << 2 | random.random_range(0..3_u8)));
-        let picture =
-            Picture { map_version: 1, sequence: 1 << 40, packed: packed.collect(), prepared: OnceLock::new() };
+        let picture = Picture {
+            map_version: 1,
+            sequence: 1 << 40,
+            is_settled: true,
+            packed: packed.collect(),
+            prepared: OnceLock::new(),
+        };
         let answer = Ready::<AvailabilityView>::new(prepare(&picture), CACHE_CONTROL);
         let request = TestRequest::default().insert_header((header::ACCEPT_ENCODING, accepted)).to_http_request();
         match answer.respond_to(&request).body().size() {

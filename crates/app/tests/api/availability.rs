@@ -141,6 +141,9 @@ async fn a_look_is_sent_again_only_if_something_changed() {
     assert_eq!((first, again, changed), (200, 304, 200));
     assert_eq!(tag, same);
     assert_ne!(tag, other);
+    // With one writer nothing is ever open.
+    let body = json_of(app.get(&path(&performance)).send().await.unwrap(), 200).await;
+    assert_eq!(other, format!("\"{}\"", body["sequence"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
