@@ -387,7 +387,7 @@ async fn find_claims<'a>(tx: &DatabaseTransaction, commands: &'a [HoldCommand]) 
     let claims: Vec<_> = commands.iter().map(|command| (&command.claim, command.now)).collect();
     let found = idempotency::find_all(tx, Operation::Hold, &claims).await?;
     let made: BTreeSet<_> = found.iter().filter_map(|found| found.made()).collect();
-    let made = if made.is_empty() { Vec::new() } else { rows::find_all(tx, made).await? };
+    let made = rows::find_all(tx, made).await?;
     let made: HashMap<_, _> = made.into_iter().map(|reservation| (reservation.id.uuid(), reservation)).collect();
     Claims::new(Operation::Hold, claims.iter().map(|(claim, _)| *claim).zip(found), |id| {
         let made = made.get(&id).ok_or_else(|| CorruptRow::new("idempotency_keys", "subject_id", id))?;

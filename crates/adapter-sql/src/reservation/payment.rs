@@ -102,7 +102,7 @@ async fn find_claims<'a>(
     let subjects: BTreeSet<_> = found.iter().filter_map(|found| found.made()).collect();
     let attempts = find_attempts(tx, subjects).await?;
     let ids: BTreeSet<_> = attempts.values().map(|row| row.reservation_id).collect();
-    let reservations = if ids.is_empty() { Vec::new() } else { rows::find_all(tx, ids).await? };
+    let reservations = rows::find_all(tx, ids).await?;
     let reservations: HashMap<_, _> = reservations.into_iter().map(|made| (made.id.uuid(), made)).collect();
     let now = commands.iter().map(|command| command.now).max().unwrap_or(Timestamp::EPOCH);
     let replay = |attempt| {
