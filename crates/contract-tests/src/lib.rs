@@ -8,6 +8,7 @@ pub mod line_ledger;
 pub mod line_store;
 pub mod mysql_server;
 pub mod policy_repository;
+mod process;
 pub mod race;
 pub mod redis_server;
 pub mod reservation_repository;

@@ -11,8 +11,10 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, getgid, getuid, kill_process};
+use rustix::process::{Pid, Signal, getgid, getuid};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySqlConnection};
+
+use crate::process;
 
 /// Where a server of one's own choice is, with a user who may make databases; what needs no server of its own runs on
 /// it. It should be one for tests.
@@ -229,25 +231,20 @@ impl Server {
         self.port
     }
 
-    /// Stops it where it is, until [`Self::thaw`]: connections stand, and nobody is answered.
+    /// Stops it where it is, until [`Self::resume`]: connections stand, and nobody is answered.
     ///
     /// # Panics
     /// If it is gone.
-    pub fn freeze(&self) {
-        self.signal(Signal::STOP);
+    pub fn pause(&self) {
+        process::send(self.pid, Signal::STOP);
     }
 
     /// Lets it go on.
     ///
     /// # Panics
     /// If it is gone.
-    pub fn thaw(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = self.pid.expect("it told its process id");
-        kill_process(pid, signal).expect("it runs");
+    pub fn resume(&self) {
+        process::send(self.pid, Signal::CONT);
     }
 
     /// Ends it, as a crash would (`kill -9`). Its data stays.

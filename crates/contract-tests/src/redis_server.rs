@@ -6,7 +6,9 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal};
+
+use crate::process;
 
 /// Where a server of one's own choice is; the suite of the port runs on it. It should be one for tests.
 const URL_VARIABLE: &str = "USHER_TEST_REDIS_URL";
@@ -117,7 +119,7 @@ impl Server {
     /// # Panics
     /// If it is gone.
     pub fn pause(&self) {
-        self.signal(Signal::STOP);
+        process::send(self.pid, Signal::STOP);
     }
 
     /// Lets it go on.
@@ -125,12 +127,7 @@ impl Server {
     /// # Panics
     /// If it is gone.
     pub fn resume(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = self.pid.expect("it told its process id");
-        kill_process(pid, signal).expect("it runs");
+        process::send(self.pid, Signal::CONT);
     }
 
     /// Makes it a copy of another server, which lags behind it by what is on the way.

@@ -185,11 +185,11 @@ async fn a_database_that_was_silent_is_used_again_on_all_connections() {
     assert!(all_connections_work(&database).await);
     all_are_idle(&database).await;
 
-    server.freeze();
+    server.pause();
     let meanwhile = join_all((1..=3 * CONNECTIONS).map(|n| hold(&repository, n))).await;
     let (reservation, account) = (ReservationId::from_bytes(id(1)), AccountId::from_bytes(id(1)));
     let read = repository.find(reservation, account, NOW).await.map(drop);
-    server.thaw();
+    server.resume();
 
     meanwhile.iter().for_each(assert_refused);
     assert_refused(&read);
