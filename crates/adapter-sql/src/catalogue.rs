@@ -21,9 +21,7 @@ use crate::entities::{concerts, performances, seat_events, seats};
 use crate::error::{CorruptRow, Failure};
 use crate::idempotency::{self, Found, Operation};
 use crate::row::Row;
-
-/// How many seats are written by one statement: far fewer values than SQLite binds (32,766).
-const SEATS_PER_STATEMENT: usize = 1_000;
+use crate::statements::insert_all;
 
 /// The version of a seat that nobody has held yet.
 const SEAT_VERSION_FIRST: u32 = 1;
@@ -176,13 +174,9 @@ impl CatalogueRepository for SqlCatalogueRepository {
             if has_been_held(&*tx, performance).await? {
                 return Err(Failure::Conflict { table: "seats" });
             }
-            for (n, some) in map.seats().chunks(SEATS_PER_STATEMENT).enumerate() {
-                let rows =
-                    (n * SEATS_PER_STATEMENT..).zip(some).map(|(index, plan)| seat_row(performance, index, plan));
-                let rows = rows.collect::<Result<Vec<_>, _>>()?;
-                let rows = rows.into_iter().map(IntoActiveModel::into_active_model);
-                seats::Entity::insert_many(rows).exec_without_returning(&*tx).await?;
-            }
+            let rows = (0..).zip(map.seats()).map(|(index, plan)| seat_row(performance, index, plan));
+            let rows = rows.map(|row| row.map(IntoActiveModel::into_active_model));
+            insert_all(&*tx, &rows.collect::<Result<Vec<_>, _>>()?).await?;
             seat_events::Entity::insert(new_map_event(&changed, now)).exec_without_returning(&*tx).await?;
             Ok(ReplaceSeatsOutcome::Replaced { map_version: changed.map_version })
         };

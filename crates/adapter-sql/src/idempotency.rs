@@ -11,7 +11,7 @@ use usher_kernel::{AccountId, Claim, Fingerprint, Timestamp};
 
 use crate::entities::idempotency_keys::{ActiveModel, Column, Entity, Model};
 use crate::error::{Failure, inserted_first};
-use crate::statements::{ROWS_PER_STATEMENT, padded, powers};
+use crate::statements::{insert_all, padded};
 
 /// What a key was used for; tells which table its subject is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,11 +141,7 @@ async fn keep_all(
         created_at: Set(now.unix_ms()),
     });
     let rows: Vec<_> = rows.collect();
-    for some in powers(&rows, ROWS_PER_STATEMENT) {
-        let insert = Entity::insert_many(some.to_vec()).exec_without_returning(db);
-        insert.await.map_err(inserted_first("idempotency_keys"))?;
-    }
-    Ok(())
+    insert_all(db, &rows).await.map_err(inserted_first("idempotency_keys"))
 }
 
 /// The claims of a batch of commands: what was made under them before, and what the earlier commands make for the later.

@@ -1,39 +1,53 @@
-//! Statements about many rows, of few lengths: a database prepares each length of each statement, and a connection keeps
-//! them prepared only if there are not too many. To prepare a statement takes a round trip, and to forget one delays the
-//! next by the 40 ms of a delayed acknowledgement, because the driver leaves Nagle's algorithm on (sqlx 0.9).
+//! Statements about many rows: of few lengths, and none of them long.
+//!
+//! The driver leaves Nagle's algorithm on (sqlx 0.9.0), so that the second of two small writes waits up to 40 ms for the
+//! acknowledgement of the first. It writes twice in a row where it forgets a prepared statement, of which a connection keeps
+//! so many, and where a statement takes more than one TLS record, which is 16 KiB.
 
 use std::iter;
 
 use sea_orm::prelude::Expr;
 use sea_orm::sea_query::{CaseStatement, Value};
-use sea_orm::{ColumnTrait, ExprTrait};
+use sea_orm::{ActiveModelTrait, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, ExprTrait, IntoActiveModel};
 
-/// How many rows a statement writes, or names, at most: SQLite takes 32,766 values, and no row has more than 16; nor does it
-/// read deeper than 1,000 alternatives.
-pub(crate) const ROWS_PER_STATEMENT: usize = 512;
-/// How many rows a statement changes at most, where it names each a few times.
-pub(crate) const ROWS_PER_UPDATE: usize = 128;
+/// How many rows a statement names at most: by a seat of 26 letters or by an account and a key of 36, they fit into 16 KiB.
+const NAMED_MAX: usize = 256;
+/// How many rows a statement writes at most: with 16 values, or some values named a few times, they fit into 16 KiB. Also, for
+/// each row that it changes, a database looks through all that it is told of the others.
+const WRITTEN_MAX: usize = 64;
 /// How many statements a connection keeps prepared: each of those about many rows in ten lengths. MySQL keeps 16,382 of them
 /// for all connections together (`max_prepared_stmt_count`).
 pub(crate) const PREPARED_MAX: usize = 320;
 
 /// Lists for statements that may name a row more than once: as long as the next power of two, by repeating the last.
 pub(crate) fn padded<T: Clone + Send + Sync>(items: &[T]) -> impl Iterator<Item = Vec<T>> + Send {
-    items.chunks(ROWS_PER_STATEMENT).map(|some| {
+    items.chunks(NAMED_MAX).map(|some| {
         let fill = some.last().into_iter().cycle().take(some.len().next_power_of_two() - some.len());
         some.iter().chain(fill).cloned().collect()
     })
 }
 
-/// Lists for statements that must name each row once: as long as a power of two, `max` at most, which is one too.
-pub(crate) fn powers<T: Sync>(rows: &[T], max: usize) -> impl Iterator<Item = &[T]> + Send {
+/// Lists for statements that must name each row once: as long as a power of two.
+pub(crate) fn powers<T: Sync>(rows: &[T]) -> impl Iterator<Item = &[T]> + Send {
     let mut rest = rows;
     iter::from_fn(move || {
         let exponent = rest.len().checked_ilog2()?;
-        let (some, others) = rest.split_at(usize::min(1 << exponent, max));
+        let (some, others) = rest.split_at(usize::min(1 << exponent, WRITTEN_MAX));
         rest = others;
         Some(some)
     })
+}
+
+/// Inserts rows that are not there.
+pub(crate) async fn insert_all<A>(db: &impl ConnectionTrait, rows: &[A]) -> Result<(), DbErr>
+where
+    A: ActiveModelTrait + Send + Sync,
+    <A::Entity as EntityTrait>::Model: IntoActiveModel<A>,
+{
+    for some in powers(rows) {
+        A::Entity::insert_many(some.to_vec()).exec_without_returning(db).await?;
+    }
+    Ok(())
 }
 
 /// The value of a column of each of some rows, which are found by a key.
@@ -60,18 +74,18 @@ mod tests {
 
         assert_eq!(lists, [[1, 2, 3, 4, 5, 5, 5, 5]]);
         assert_eq!(padded::<u8>(&[]).count(), 0);
-        let lengths: Vec<_> = padded(&[0; 1_025]).map(|list| list.len()).collect();
-        assert_eq!(lengths, [512, 512, 1]);
+        let lengths: Vec<_> = padded(&[0; 513]).map(|list| list.len()).collect();
+        assert_eq!(lengths, [256, 256, 1]);
     }
 
     #[test]
     fn rows_go_in_powers_of_two_and_each_once() {
-        let rows: Vec<_> = (0..300).collect();
+        let rows: Vec<_> = (0..172).collect();
 
-        let lists: Vec<_> = powers(&rows, 128).collect();
+        let lists: Vec<_> = powers(&rows).collect();
 
-        assert_eq!(lists.iter().map(|list| list.len()).collect::<Vec<_>>(), [128, 128, 32, 8, 4]);
+        assert_eq!(lists.iter().map(|list| list.len()).collect::<Vec<_>>(), [64, 64, 32, 8, 4]);
         assert_eq!(lists.concat(), rows);
-        assert_eq!(powers::<u8>(&[], 128).count(), 0);
+        assert_eq!(powers::<u8>(&[]).count(), 0);
     }
 }

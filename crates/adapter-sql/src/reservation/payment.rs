@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use sea_orm::prelude::{Expr, Uuid};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
-    ActiveModelTrait, ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait,
-    IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect,
 };
 use usher_kernel::{AccountId, AttemptId, ReservationId, TicketId, Timestamp};
 use usher_reservation::model::TransitionError;
@@ -20,7 +20,7 @@ use crate::entities::{ended_passes, payment_attempts, refunds, reservations, sol
 use crate::error::{CorruptRow, Failure};
 use crate::idempotency::{self, Claims, KeyMismatch, Operation};
 use crate::row::Row;
-use crate::statements::{ROWS_PER_STATEMENT, ROWS_PER_UPDATE, each, padded, powers};
+use crate::statements::{each, insert_all, padded, powers};
 
 /// It is under way.
 const PENDING: &str = "pending";
@@ -58,7 +58,7 @@ pub(super) async fn begin_all(tx: &DatabaseTransaction, commands: &[PayCommand])
         })
         .collect();
     claims.write(tx).await?;
-    insert_all(tx, begun).await?;
+    insert_all(tx, &begun).await?;
     locked.write(tx).await?;
     Ok(outcomes)
 }
@@ -274,9 +274,9 @@ impl Till {
         let Self { attempts: _, locked, ends, entries } = self;
         let Entries { sold, ended_passes, refunds, forgotten } = entries;
         locked.write(tx).await?;
-        insert_all(tx, sold).await?;
+        insert_all(tx, &sold).await?;
         end_passes(tx, ended_passes).await?;
-        insert_all(tx, refunds).await?;
+        insert_all(tx, &refunds).await?;
         for (account, attempt) in forgotten {
             idempotency::forget(tx, account, Operation::Confirm, attempt).await?;
         }
@@ -304,17 +304,6 @@ fn not_paying(attempt: AttemptId) -> CorruptRow {
     CorruptRow::new("payment_attempts", "state", attempt)
 }
 
-async fn insert_all<A>(tx: &DatabaseTransaction, rows: Vec<A>) -> Result<(), Failure>
-where
-    A: ActiveModelTrait + Send + Sync,
-    <A::Entity as EntityTrait>::Model: IntoActiveModel<A>,
-{
-    for some in powers(&rows, ROWS_PER_STATEMENT) {
-        A::Entity::insert_many(some.to_vec()).exec_without_returning(tx).await?;
-    }
-    Ok(())
-}
-
 /// The passes are used up; some may have been left before.
 async fn end_passes(tx: &DatabaseTransaction, rows: Vec<ended_passes::ActiveModel>) -> Result<(), Failure> {
     let key = [ended_passes::Column::PerformanceId, ended_passes::Column::Number];
@@ -335,7 +324,7 @@ async fn end_all(tx: &DatabaseTransaction, ends: impl Iterator<Item = End> + Sen
     }
     for ((before, after, ordinal), group) in groups {
         let id = (Column::Id, |end: &End| end.attempt.into());
-        for some in powers(&group, ROWS_PER_UPDATE) {
+        for some in powers(&group) {
             let update = payment_attempts::Entity::update_many()
                 .col_expr(Column::State, Expr::value(after))
                 .col_expr(Column::Ordinal, Expr::value(ordinal))

@@ -15,7 +15,7 @@ use crate::database::has_one_writer;
 use crate::entities::{buyers, reservation_seats, reservations, sold};
 use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
-use crate::statements::{ROWS_PER_STATEMENT, ROWS_PER_UPDATE, each, padded, powers};
+use crate::statements::{each, insert_all, padded, powers};
 
 pub(super) const HELD: &str = "held";
 pub(super) const PAYING: &str = "paying";
@@ -166,9 +166,7 @@ pub(super) async fn insert(tx: &DatabaseTransaction, new: &[Reservation]) -> Res
         })
     });
     let rows: Vec<_> = rows.collect::<Result<_, CorruptRow>>()?;
-    for some in powers(&rows, ROWS_PER_STATEMENT) {
-        reservations::Entity::insert_many(some.to_vec()).exec_without_returning(tx).await?;
-    }
+    insert_all(tx, &rows).await?;
     let seats = new.iter().flat_map(|reservation| {
         reservation.seats.iter().zip(0..).map(|(reserved, ordinal)| reservation_seats::ActiveModel {
             reservation_id: Set(reservation.id.uuid()),
@@ -180,10 +178,7 @@ pub(super) async fn insert(tx: &DatabaseTransaction, new: &[Reservation]) -> Res
         })
     });
     let seats: Vec<_> = seats.collect();
-    for some in powers(&seats, ROWS_PER_STATEMENT) {
-        reservation_seats::Entity::insert_many(some.to_vec()).exec_without_returning(tx).await?;
-    }
-    Ok(())
+    Ok(insert_all(tx, &seats).await?)
 }
 
 /// Stores reservations that changed, each if its row still has the version that it was read with.
@@ -198,7 +193,7 @@ pub(super) async fn update(tx: &DatabaseTransaction, changed: &[(Reservation, u3
     }
     for ((state, read, version, declined), group) in groups {
         let id = (Column::Id, |(id, _): &(Uuid, Changeable)| (*id).into());
-        for some in powers(&group, ROWS_PER_UPDATE) {
+        for some in powers(&group) {
             let update = reservations::Entity::update_many()
                 .col_expr(Column::State, Expr::value(state))
                 .col_expr(Column::Version, Expr::value(version))

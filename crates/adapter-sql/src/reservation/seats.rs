@@ -13,7 +13,7 @@ use usher_reservation::SeatStatus;
 use crate::entities::{seat_events, seats};
 use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
-use crate::statements::{ROWS_PER_STATEMENT, ROWS_PER_UPDATE, each, padded, powers};
+use crate::statements::{each, insert_all, padded, powers};
 
 /// What of a seat decides who gets it.
 #[derive(Clone, Debug)]
@@ -155,7 +155,7 @@ pub(super) async fn write(tx: &DatabaseTransaction, changes: &[Change]) -> Resul
     for ((performance, _, version), mut group) in groups {
         group.sort_unstable_by(|one, other| one.after.seat.cmp(&other.after.seat));
         let seat = (seats::Column::Seat, |change: &&Change| change.after.seat.as_str().into());
-        for some in powers(&group, ROWS_PER_UPDATE) {
+        for some in powers(&group) {
             let update = seats::Entity::update_many()
                 .col_expr(seats::Column::Status, Expr::value(some[0].after.status.as_str()))
                 .col_expr(seats::Column::Version, Expr::value(i64::from(version)))
@@ -187,8 +187,5 @@ pub(super) async fn write(tx: &DatabaseTransaction, changes: &[Change]) -> Resul
         ..seat_events::ActiveModel::default()
     });
     let events: Vec<_> = events.collect();
-    for some in powers(&events, ROWS_PER_STATEMENT) {
-        seat_events::Entity::insert_many(some.to_vec()).exec_without_returning(tx).await?;
-    }
-    Ok(())
+    Ok(insert_all(tx, &events).await?)
 }
