@@ -56,7 +56,7 @@ impl CatalogueRepository for SqlCatalogueRepository {
                     return Ok(AddOutcome::Replayed(Row::new("concerts", &id).known("id", first)?));
                 }
                 Found::Mismatch => return Ok(AddOutcome::KeyMismatch),
-                Found::Nothing => {}
+                Found::Nothing | Found::Over => {}
             }
             let row = concert_row(concert)?.into_active_model();
             concerts::Entity::insert(row).exec_without_returning(&*tx).await?;
@@ -80,7 +80,7 @@ impl CatalogueRepository for SqlCatalogueRepository {
                     return Ok(AddOutcome::Replayed(Row::new("performances", &id).known("id", first)?));
                 }
                 Found::Mismatch => return Ok(AddOutcome::KeyMismatch),
-                Found::Nothing => {}
+                Found::Nothing | Found::Over => {}
             }
             if find_concert(&*tx, performance.concert).await?.is_none() {
                 return Ok(AddOutcome::ParentMissing);

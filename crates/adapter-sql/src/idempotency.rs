@@ -42,6 +42,8 @@ impl Operation {
 pub(crate) enum Found {
     /// Nothing was made under its key.
     Nothing,
+    /// What was made under its key is older than a key is good for. Its row is still there.
+    Over,
     /// The same request made this.
     Made(Uuid),
     /// The key was used for another request.
@@ -53,7 +55,7 @@ impl Found {
     pub(crate) const fn made(self) -> Option<Uuid> {
         match self {
             Self::Made(subject) => Some(subject),
-            Self::Nothing | Self::Mismatch => None,
+            Self::Nothing | Self::Over | Self::Mismatch => None,
         }
     }
 }
@@ -96,7 +98,7 @@ pub(crate) async fn find_all(
 
 fn judge(stored: &Model, claim: &Claim, operation: Operation, now: Timestamp) -> Found {
     if Claim::is_over(Timestamp::from_unix_ms(stored.created_at), now) {
-        Found::Nothing
+        Found::Over
     } else if stored.fingerprint == claim.fingerprint.0 && stored.operation == operation.as_str() {
         Found::Made(stored.subject_id)
     } else {
@@ -104,7 +106,7 @@ fn judge(stored: &Model, claim: &Claim, operation: Operation, now: Timestamp) ->
     }
 }
 
-/// Keeps a claim that [`find`] found [`Found::Nothing`] of.
+/// Keeps a claim that [`find`] found [`Found::Nothing`] of, or [`Found::Over`].
 pub(crate) async fn keep(
     db: &impl ConnectionTrait,
     claim: &Claim,
@@ -112,27 +114,30 @@ pub(crate) async fn keep(
     subject: Uuid,
     now: Timestamp,
 ) -> Result<(), Failure> {
-    keep_all(db, operation, &[(claim, subject, now)]).await
+    let claims = [(claim, subject, now)];
+    forget_over(db, &claims).await?;
+    keep_all(db, operation, &claims).await
 }
 
-/// Keeps claims that [`find`] found [`Found::Nothing`] of, each of another key.
+/// Deletes those of the claims that are over.
+async fn forget_over(db: &impl ConnectionTrait, claims: &[(&Claim, Uuid, Timestamp)]) -> Result<(), Failure> {
+    let Some(now) = claims.iter().map(|&(.., now)| now).min() else { return Ok(()) };
+    for some in padded(claims) {
+        let over = Entity::delete_many()
+            .filter(of(some.iter().map(|(claim, ..)| *claim)))
+            .filter(Column::CreatedAt.lte(now.minus(Claim::KEPT_FOR).unix_ms()));
+        over.exec(db).await?;
+    }
+    Ok(())
+}
+
+/// Keeps claims that there is no row of, each of another key.
 async fn keep_all(
     db: &impl ConnectionTrait,
     operation: Operation,
     claims: &[(&Claim, Uuid, Timestamp)],
 ) -> Result<(), Failure> {
-    // In the order of the primary key, so that two batches with the same keys wait for each other in one order.
-    let mut claims = claims.to_vec();
-    claims.sort_by_key(|(claim, ..)| (claim.account, claim.key.as_str().to_owned()));
-    if let Some(now) = claims.iter().map(|&(.., now)| now).min() {
-        for some in padded(&claims) {
-            let over = Entity::delete_many()
-                .filter(of(some.iter().map(|(claim, ..)| *claim)))
-                .filter(Column::CreatedAt.lte(now.minus(Claim::KEPT_FOR).unix_ms()));
-            over.exec(db).await?;
-        }
-    }
-    let rows = claims.into_iter().map(|(claim, subject, now)| ActiveModel {
+    let rows = claims.iter().map(|&(claim, subject, now)| ActiveModel {
         account_id: Set(claim.account.uuid()),
         idem_key: Set(claim.key.as_str().to_owned()),
         fingerprint: Set(claim.fingerprint.0.to_vec()),
@@ -149,6 +154,8 @@ pub(crate) struct Claims<'a, T> {
     operation: Operation,
     known: HashMap<(AccountId, &'a str), Known<T>>,
     new: Vec<(&'a Claim, Uuid, Timestamp)>,
+    /// Whether rows may be in the way of the new ones.
+    any_over: bool,
 }
 
 enum Known<T> {
@@ -167,11 +174,12 @@ impl<'a, T: Sync> Claims<'a, T> {
         found: impl IntoIterator<Item = (&'a Claim, Found)>,
         mut made: impl FnMut(Uuid) -> Result<T, Failure>,
     ) -> Result<Self, Failure> {
-        let mut known = HashMap::new();
+        let (mut known, mut any_over) = (HashMap::new(), false);
         for (claim, found) in found {
             let key = (claim.account, claim.key.as_str());
             match found {
                 Found::Nothing => {}
+                Found::Over => any_over = true,
                 Found::Mismatch => {
                     known.entry(key).or_insert(Known::ForAnother);
                 }
@@ -181,7 +189,7 @@ impl<'a, T: Sync> Claims<'a, T> {
                 }
             }
         }
-        Ok(Self { operation, known, new: Vec::new() })
+        Ok(Self { operation, known, new: Vec::new(), any_over })
     }
 
     /// What was made under a claim, if anything was under its key.
@@ -199,7 +207,12 @@ impl<'a, T: Sync> Claims<'a, T> {
     }
 
     /// Writes down what was noted.
-    pub(crate) async fn write(&self, db: &impl ConnectionTrait) -> Result<(), Failure> {
+    pub(crate) async fn write(mut self, db: &impl ConnectionTrait) -> Result<(), Failure> {
+        // In the order of the primary key, so that two batches with the same keys wait for each other in one order.
+        self.new.sort_by_key(|(claim, ..)| (claim.account, claim.key.as_str()));
+        if self.any_over {
+            forget_over(db, &self.new).await?;
+        }
         keep_all(db, self.operation, &self.new).await
     }
 }

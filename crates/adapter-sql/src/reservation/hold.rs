@@ -29,7 +29,7 @@ pub(super) async fn find(
     now: Timestamp,
 ) -> Result<Option<HoldOutcome>, Failure> {
     match idempotency::find(db, claim, Operation::Hold, now).await? {
-        Found::Nothing => Ok(None),
+        Found::Nothing | Found::Over => Ok(None),
         Found::Mismatch => Ok(Some(HoldOutcome::KeyMismatch)),
         Found::Made(id) => {
             let made = rows::find_all(db, [id]).await?.pop();
