@@ -1,7 +1,8 @@
 //! Holding seats: a batch of commands in one transaction, decided on in memory one after the other.
 //!
 //! On a database that servers share, batches that choose seats of a performance have it for themselves: nobody else takes
-//! seats of it meanwhile, so that what they see free is theirs to choose from. Batches of named seats run side by side.
+//! seats of it meanwhile, so that what they see free is theirs to choose from. Batches of named seats run side by side, and
+//! whoever names a seat that is seen to be somebody's is refused before anything is locked.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -44,12 +45,77 @@ pub(super) async fn hold_all(
     halls: &Halls,
     commands: &[HoldCommand],
 ) -> Result<Vec<HoldOutcome>, Failure> {
-    let mut desk = Desk::open(tx, halls, commands).await?;
-    let mut decisions = Vec::with_capacity(commands.len());
-    for command in commands {
-        decisions.push(desk.decide(tx, command, decisions.len()).await?);
+    let refused = refuse_at_sight(tx, commands).await?;
+    let left = commands.iter().zip(&refused).filter(|(_, refused)| refused.is_none());
+    let (left, mut decided) = (Vec::from_iter(left.map(|(command, _)| command)), Vec::new());
+    if !left.is_empty() {
+        let mut desk = Desk::open(tx, halls, &left).await?;
+        let mut decisions = Vec::with_capacity(left.len());
+        for command in &left {
+            decisions.push(desk.decide(tx, command, decisions.len()).await?);
+        }
+        decided = desk.close(tx, &left, decisions).await?;
     }
-    desk.close(tx, commands, decisions).await
+    let mut decided = decided.into_iter();
+    Ok(refused.into_iter().filter_map(|refused| refused.or_else(|| decided.next())).collect())
+}
+
+/// Answers those who name a seat that somebody has, with no lock: a crowd that wants one seat is in nobody's way, and leaves
+/// nothing behind.
+///
+/// The seats are looked at first. Who sees seats taken by the same request, sent before, finds its claim after that.
+async fn refuse_at_sight(
+    tx: &DatabaseTransaction,
+    commands: &[HoldCommand],
+) -> Result<Vec<Option<HoldOutcome>>, Failure> {
+    let mut refused: Vec<_> = commands.iter().map(|_| None).collect();
+    // With one writer, what is seen without a lock is what is seen with it.
+    if has_one_writer(tx) {
+        return Ok(refused);
+    }
+    let mut seats = HashMap::new();
+    for (performance, commands) in by_performance(commands) {
+        let states = seats::look_at(tx, performance, &named(&commands)).await?;
+        seats.extend(states.into_iter().map(SeatState::keyed));
+    }
+    let is_taken = |command: &HoldCommand| match &command.seats {
+        SeatWish::Named(names) => {
+            let state = |name: &SeatId| seats.get(&(command.performance, name.clone()));
+            names.iter().any(|name| state(name).is_some_and(|state| !state.is_free(command.now)))
+        }
+        SeatWish::Best { .. } => false,
+    };
+    let (positions, hopeless): (Vec<_>, Vec<_>) =
+        commands.iter().enumerate().filter(|(_, command)| is_taken(command)).unzip();
+    if hopeless.is_empty() {
+        return Ok(refused);
+    }
+    let mut desk = Desk { seats, ..Desk::read(tx, &hopeless, BTreeMap::new()).await? };
+    for (position, command) in positions.into_iter().zip(hopeless) {
+        if let Decision::Nothing(outcome) = desk.decide(tx, command, position).await? {
+            refused[position] = Some(outcome);
+        }
+    }
+    Ok(refused)
+}
+
+fn by_performance<'a>(
+    commands: impl IntoIterator<Item = &'a HoldCommand>,
+) -> BTreeMap<PerformanceId, Vec<&'a HoldCommand>> {
+    let mut by_performance = BTreeMap::<_, Vec<_>>::new();
+    for command in commands {
+        by_performance.entry(command.performance).or_default().push(command);
+    }
+    by_performance
+}
+
+/// The seats that are named, in the order of the primary key.
+fn named<'a>(commands: &[&'a HoldCommand]) -> Vec<&'a SeatId> {
+    let names = commands.iter().filter_map(|command| match &command.seats {
+        SeatWish::Named(names) => Some(names),
+        SeatWish::Best { .. } => None,
+    });
+    BTreeSet::from_iter(names.flatten()).into_iter().collect()
 }
 
 type Buyer = (PerformanceId, AccountId);
@@ -99,13 +165,10 @@ impl Owned {
 }
 
 impl<'a> Desk<'a> {
-    /// Reads all that the decisions need: performances and buyers first, so that what is read after is not changed by a
-    /// rival or a twin.
-    async fn open(tx: &DatabaseTransaction, halls: &Halls, commands: &'a [HoldCommand]) -> Result<Self, Failure> {
-        let mut by_performance: BTreeMap<PerformanceId, Vec<&HoldCommand>> = BTreeMap::new();
-        for command in commands {
-            by_performance.entry(command.performance).or_default().push(command);
-        }
+    /// Reads all that the decisions need, and locks it: performances and buyers first, so that what is read after is not
+    /// changed by a rival or a twin.
+    async fn open(tx: &DatabaseTransaction, halls: &Halls, commands: &[&'a HoldCommand]) -> Result<Self, Failure> {
+        let by_performance = by_performance(commands.iter().copied());
         let mut choosing = BTreeMap::new();
         for (performance, commands) in &by_performance {
             if let Some(begun) = take_turn(tx, halls, *performance, commands).await? {
@@ -114,6 +177,26 @@ impl<'a> Desk<'a> {
         }
         let buyers: BTreeSet<Buyer> = commands.iter().map(|command| (command.performance, command.account)).collect();
         rows::lock_buyers(tx, &buyers).await?;
+        let mut desk = Self::read(tx, commands, choosing).await?;
+        for (performance, commands) in &by_performance {
+            let names = named(commands);
+            // Where seats are chosen, all are locked in one order when it is known which.
+            let states = if desk.choosing.is_empty() {
+                seats::lock(tx, *performance, &names).await?
+            } else {
+                seats::look_at(tx, *performance, &names).await?
+            };
+            desk.seats.extend(states.into_iter().map(SeatState::keyed));
+        }
+        Ok(desk)
+    }
+
+    /// Reads what the decisions need of those who ask.
+    async fn read(
+        tx: &DatabaseTransaction,
+        commands: &[&'a HoldCommand],
+        choosing: BTreeMap<PerformanceId, Choosing>,
+    ) -> Result<Self, Failure> {
         let mut desk = Self {
             claims: find_claims(tx, commands).await?,
             seats: HashMap::new(),
@@ -122,24 +205,9 @@ impl<'a> Desk<'a> {
             ended: HashSet::new(),
             taken: HashMap::new(),
         };
-        for (performance, commands) in &by_performance {
-            desk.read_buyers(tx, *performance, commands).await?;
-            desk.read_ended_passes(tx, *performance, commands).await?;
-        }
-        for (performance, commands) in &by_performance {
-            let names = commands.iter().filter_map(|command| match &command.seats {
-                SeatWish::Named(names) => Some(names),
-                SeatWish::Best { .. } => None,
-            });
-            let names: BTreeSet<_> = names.flatten().collect();
-            let names: Vec<_> = names.into_iter().collect();
-            // Where seats are chosen, all are locked in one order when it is known which.
-            let states = if desk.choosing.is_empty() {
-                seats::lock(tx, *performance, &names).await?
-            } else {
-                seats::look_at(tx, *performance, &names).await?
-            };
-            desk.seats.extend(states.into_iter().map(SeatState::keyed));
+        for (performance, commands) in by_performance(commands.iter().copied()) {
+            desk.read_buyers(tx, performance, &commands).await?;
+            desk.read_ended_passes(tx, performance, &commands).await?;
         }
         Ok(desk)
     }
@@ -305,7 +373,7 @@ impl<'a> Desk<'a> {
     async fn close(
         mut self,
         tx: &DatabaseTransaction,
-        commands: &[HoldCommand],
+        commands: &[&HoldCommand],
         decisions: Vec<Decision>,
     ) -> Result<Vec<HoldOutcome>, Failure> {
         if !self.choosing.is_empty() {
@@ -383,7 +451,7 @@ async fn take_turn(
 }
 
 /// What was made under the commands' claims before.
-async fn find_claims<'a>(tx: &DatabaseTransaction, commands: &'a [HoldCommand]) -> Result<Claims<'a, Made>, Failure> {
+async fn find_claims<'a>(tx: &DatabaseTransaction, commands: &[&'a HoldCommand]) -> Result<Claims<'a, Made>, Failure> {
     let claims: Vec<_> = commands.iter().map(|command| (&command.claim, command.now)).collect();
     let found = idempotency::find_all(tx, Operation::Hold, &claims).await?;
     let made: BTreeSet<_> = found.iter().filter_map(|found| found.made()).collect();
