@@ -1,0 +1,147 @@
+//! What a MariaDB or MySQL server tells of itself: what is open, who waits, and how often two stood in each other's way.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySqlConnection};
+
+/// InnoDB tells of its transactions what it told before, unless nobody asked for 0.1 s (`CACHE_MIN_IDLE_TIME` in its
+/// `trx0i_s`): who asks more often sees the first answer for ever.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(120);
+
+/// A connection of a test's own, to look at what others do in the same database. A lock that it holds ends with it.
+#[derive(Debug)]
+pub struct Watcher(MySqlConnection);
+
+impl Watcher {
+    /// Connects to a database.
+    ///
+    /// # Panics
+    /// If it is not there.
+    pub async fn of(url: &str) -> Self {
+        Self(MySqlConnection::connect(url).await.expect("the database is there"))
+    }
+
+    /// The number that a query answers.
+    ///
+    /// # Panics
+    /// If the server does not answer with one.
+    pub async fn number(&mut self, query: impl Into<String>) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(query.into())).fetch_one(&mut self.0).await.expect("it answers with a number")
+    }
+
+    /// How many transactions others have open in this database, some 0.1 s later.
+    ///
+    /// # Panics
+    /// If the server does not say.
+    pub async fn n_open(&mut self) -> i64 {
+        #[expect(clippy::disallowed_methods, reason = "the server has to be left alone for so long")]
+        tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        let open = "SELECT COUNT(*) FROM information_schema.innodb_trx \
+                    JOIN information_schema.processlist ON id = trx_mysql_thread_id \
+                    WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+        self.number(open).await
+    }
+
+    /// How many connections to this database wait for a table that somebody locked.
+    ///
+    /// # Panics
+    /// If the server does not say.
+    pub async fn n_waiting_for_tables(&mut self) -> i64 {
+        let waiting = "SELECT COUNT(*) FROM information_schema.processlist \
+                       WHERE db = DATABASE() AND state = 'Waiting for table metadata lock'";
+        self.number(waiting).await
+    }
+
+    /// How many deadlocks the server resolved since it started.
+    ///
+    /// # Panics
+    /// If the server does not say.
+    pub async fn n_deadlocks(&mut self) -> i64 {
+        self.number("SELECT count FROM information_schema.innodb_metrics WHERE name = 'lock_deadlocks'").await
+    }
+
+    /// Keeps everybody else from a table, until [`Self::unlock`].
+    ///
+    /// # Panics
+    /// If the server does not.
+    pub async fn lock(&mut self, table: &str) {
+        self.0.execute(AssertSqlSafe(format!("LOCK TABLES {table} WRITE"))).await.expect("the table is locked");
+    }
+
+    /// Lets everybody go on.
+    ///
+    /// # Panics
+    /// If the server does not.
+    pub async fn unlock(&mut self) {
+        self.0.execute("UNLOCK TABLES").await.expect("the table is free");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mysql_server::ScratchDatabase;
+
+    async fn connection(url: &str) -> MySqlConnection {
+        let mut connection = MySqlConnection::connect(url).await.unwrap();
+        connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await.unwrap();
+        connection
+    }
+
+    async fn run(connection: &mut MySqlConnection, statement: &'static str) -> Result<(), sqlx::Error> {
+        connection.execute(statement).await.map(drop)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_open_is_seen_until_it_is_over_and_deadlocks_are_counted() {
+        let database = ScratchDatabase::fresh().await;
+        let mut watcher = Watcher::of(database.url()).await;
+        database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, n INTEGER NOT NULL) ENGINE = InnoDB").await;
+        database.execute("INSERT INTO notes VALUES (1, 0), (2, 0)").await;
+        let n_deadlocks = watcher.n_deadlocks().await;
+        let (mut one, mut other) = (connection(database.url()).await, connection(database.url()).await);
+        assert_eq!(watcher.n_open().await, 0);
+
+        for (connection, change) in [
+            (&mut one, "UPDATE notes SET n = n + 1 WHERE id = 1"),
+            (&mut other, "UPDATE notes SET n = n + 1 WHERE id = 2"),
+        ] {
+            run(connection, "BEGIN").await.unwrap();
+            run(connection, change).await.unwrap();
+        }
+        assert_eq!(watcher.n_open().await, 2);
+        let (first, second) = tokio::join!(
+            run(&mut one, "UPDATE notes SET n = n + 1 WHERE id = 2"),
+            run(&mut other, "UPDATE notes SET n = n + 1 WHERE id = 1"),
+        );
+        assert_ne!(first.is_ok(), second.is_ok(), "one of them is rolled back: {first:?}, {second:?}");
+        assert_eq!(watcher.n_open().await, 1);
+        run(if first.is_ok() { &mut one } else { &mut other }, "COMMIT").await.unwrap();
+
+        assert_eq!(watcher.n_open().await, 0);
+        // Others may have theirs on the same server.
+        assert!(watcher.n_deadlocks().await > n_deadlocks);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_waits_for_a_locked_table_is_seen_until_it_is_free() {
+        let database = ScratchDatabase::fresh().await;
+        database.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY) ENGINE = InnoDB").await;
+        let (mut holder, mut watcher) = (Watcher::of(database.url()).await, Watcher::of(database.url()).await);
+        holder.lock("notes").await;
+        assert_eq!(watcher.n_waiting_for_tables().await, 0);
+
+        let mut waiting = Watcher::of(database.url()).await;
+        let counted = waiting.number("SELECT COUNT(*) FROM notes");
+        let released = async {
+            while watcher.n_waiting_for_tables().await != 1 {
+                tokio::task::yield_now().await;
+            }
+            holder.unlock().await;
+        };
+        let both = async { tokio::join!(counted, released) };
+        let (count, ()) = tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+
+        assert_eq!((count, watcher.n_waiting_for_tables().await), (0, 0));
+    }
+}
