@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySqlConnection};
+use sqlx::mysql::MySqlRow;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySqlConnection, Row as _};
 
 /// InnoDB tells of its transactions what it told before, unless nobody asked for 0.1 s (`CACHE_MIN_IDLE_TIME` in its
 /// `trx0i_s`): who asks more often sees the first answer for ever.
@@ -11,6 +12,12 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(120);
 /// A connection of a test's own, to look at what others do in the same database. A lock that it holds ends with it.
 #[derive(Debug)]
 pub struct Watcher(MySqlConnection);
+
+/// What a connection does.
+struct Process {
+    id: i64,
+    state: String,
+}
 
 impl Watcher {
     /// Connects to a database.
@@ -33,23 +40,37 @@ impl Watcher {
     ///
     /// # Panics
     /// If the server does not say.
-    pub async fn n_open(&mut self) -> i64 {
+    pub async fn n_open(&mut self) -> usize {
         #[expect(clippy::disallowed_methods, reason = "the server has to be left alone for so long")]
         tokio::time::sleep(LOOK_AGAIN_AFTER).await;
-        let open = "SELECT COUNT(*) FROM information_schema.innodb_trx \
-                    JOIN information_schema.processlist ON id = trx_mysql_thread_id \
-                    WHERE db = DATABASE() AND id <> CONNECTION_ID()";
-        self.number(open).await
+        let open = "SELECT CAST(trx_mysql_thread_id AS SIGNED) FROM information_schema.innodb_trx";
+        let open: Vec<i64> = sqlx::query_scalar(open).fetch_all(&mut self.0).await.expect("it says what is open");
+        let others = self.others().await;
+        others.iter().filter(|other| open.contains(&other.id)).count()
     }
 
     /// How many connections to this database wait for a table that somebody locked.
     ///
     /// # Panics
     /// If the server does not say.
-    pub async fn n_waiting_for_tables(&mut self) -> i64 {
-        let waiting = "SELECT COUNT(*) FROM information_schema.processlist \
-                       WHERE db = DATABASE() AND state = 'Waiting for table metadata lock'";
-        self.number(waiting).await
+    pub async fn n_waiting_for_tables(&mut self) -> usize {
+        let others = self.others().await;
+        others.iter().filter(|other| other.state == "Waiting for table metadata lock").count()
+    }
+
+    /// The other connections to this database. By this statement: MySQL's tables fail at statements with binary values.
+    async fn others(&mut self) -> Vec<Process> {
+        let own = sqlx::query_as("SELECT DATABASE(), CAST(CONNECTION_ID() AS SIGNED)");
+        let (database, id): (String, i64) = own.fetch_one(&mut self.0).await.expect("it is in a database");
+        let all = sqlx::raw_sql("SHOW PROCESSLIST").fetch_all(&mut self.0).await.expect("it says who is there");
+        let in_database = all.iter().filter(|row| {
+            row.try_get_unchecked::<Option<String>, _>("db").is_ok_and(|db| db.as_deref() == Some(&database))
+        });
+        let process = |row: &MySqlRow| Process {
+            id: row.get_unchecked("Id"),
+            state: row.get_unchecked::<Option<String>, _>("State").unwrap_or_default(),
+        };
+        in_database.map(process).filter(|process| process.id != id).collect()
     }
 
     /// How many deadlocks the server resolved since it started.
