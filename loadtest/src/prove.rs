@@ -167,6 +167,11 @@ pub const PROOFS: &[Proof] = &[
         about: "a database that stands still is refused for, and used again by all soon after it goes on",
         run: |context| Box::pin(seats::database_frozen(context)),
     },
+    Proof {
+        name: "sweepers",
+        about: "writers and sweepers of the same few seats are never told of a deadlock",
+        run: |context| Box::pin(seats::sweepers(context)),
+    },
 ];
 
 impl Proof {

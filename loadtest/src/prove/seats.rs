@@ -6,7 +6,9 @@ mod disturbed;
 mod rush;
 mod shop;
 mod stage;
+mod sweepers;
 
 pub(super) use aborted::aborted_holds;
 pub(super) use disturbed::{database_frozen, database_killed};
 pub(super) use rush::seat_rush;
+pub(super) use sweepers::sweepers;
