@@ -157,6 +157,21 @@ pub const PROOFS: &[Proof] = &[
         about: "what buyers were told stands, however often the database is killed",
         run: |context| Box::pin(seats::database_killed(context)),
     },
+    Proof {
+        name: "aborted-holds",
+        about: "who hangs up in the middle of a hold costs nobody else a purchase, and no server a connection",
+        run: |context| Box::pin(seats::aborted_holds(context)),
+    },
+    Proof {
+        name: "database-frozen",
+        about: "a database that stands still is refused for, and used again by all soon after it goes on",
+        run: |context| Box::pin(seats::database_frozen(context)),
+    },
+    Proof {
+        name: "sweepers",
+        about: "writers and sweepers of the same few seats are never told of a deadlock",
+        run: |context| Box::pin(seats::sweepers(context)),
+    },
 ];
 
 impl Proof {

@@ -16,6 +16,8 @@ const PASSWORD: &str = "correct horse battery staple";
 /// How far ahead the sale opens: seats can only be put before.
 const OPENS_IN: Duration = Duration::from_secs(2);
 const LASTS: Duration = Duration::from_secs(6 * 3_600);
+/// How long a hold lasts, in seconds, where nobody wants it otherwise: longer than anything that is measured or proved.
+pub const HOLD_TTL_S: u32 = 300;
 /// How long until every server knows of the sale.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
 
@@ -46,6 +48,17 @@ pub enum SaleError {
     NotOpen,
 }
 
+/// What an operator offers.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer<'a> {
+    /// How the line admits: the body of the PATCH.
+    pub admission: &'a Value,
+    /// The sections, as the PUT names them.
+    pub sections: &'a Value,
+    /// How long a hold lasts, in seconds: 1 to 3,600.
+    pub hold_ttl_s: u32,
+}
+
 /// An operator's hold on one sale.
 #[derive(Clone, Debug)]
 pub struct Sale {
@@ -64,19 +77,15 @@ impl Sale {
     pub async fn open(site: &Site, servers: &[Server], admission: &Value) -> Result<Self, SaleError> {
         let price = json!({"amount": 100, "currency": "KRW"});
         let sections = json!([{"name": "A", "rows": 10, "seats_per_row": 10, "grade": "R", "price": price}]);
-        Self::open_with(site, servers, admission, &sections).await
+        Self::open_with(site, servers, Offer { admission, sections: &sections, hold_ttl_s: HOLD_TTL_S }).await
     }
 
-    /// Opens a sale of these sections, as the operator's PUT names them.
+    /// Opens a sale of what is offered.
     ///
     /// # Errors
     /// See [`SaleError`].
-    pub async fn open_with(
-        site: &Site,
-        servers: &[Server],
-        admission: &Value,
-        sections: &Value,
-    ) -> Result<Self, SaleError> {
+    pub async fn open_with(site: &Site, servers: &[Server], offer: Offer<'_>) -> Result<Self, SaleError> {
+        let Offer { admission, sections, hold_ttl_s } = offer;
         site.run(&["operator", "create", "--email", EMAIL], &format!("{PASSWORD}\n"))?;
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build()?;
         let server = servers.first().map(|server| format!("http://{}", server.address())).unwrap_or_default();
@@ -92,7 +101,7 @@ impl Sale {
         let closes_at = opens_at.plus(LASTS);
         let body = json!({
             "starts_at": rfc3339(closes_at), "sale_opens_at": rfc3339(opens_at), "sale_closes_at": rfc3339(closes_at),
-            "seat_limit_per_buyer": 4, "hold_ttl_s": 300,
+            "seat_limit_per_buyer": 4, "hold_ttl_s": hold_ttl_s,
         });
         let performances = format!("operator/concerts/{concert}/performances");
         let performance = answer("performance", sale.ask(Method::POST, &performances).json(&body)).await?;

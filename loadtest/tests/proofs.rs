@@ -44,4 +44,7 @@ proofs! {
     fn polls_cost_redis_nothing() proves "quiet-polls";
     fn a_rush_for_the_seats_sells_each_once() proves "seat-rush";
     fn a_killed_database_takes_no_purchase_back() proves "database-killed";
+    fn aborted_holds_cost_nobody_else_a_purchase() proves "aborted-holds";
+    fn a_frozen_database_is_refused_for_and_used_again() proves "database-frozen";
+    fn writers_and_sweepers_are_never_told_of_a_deadlock() proves "sweepers";
 }

@@ -72,6 +72,11 @@ const SNAPSHOT_MAX: Duration = Duration::from_secs(30);
 const ROLLBACK_MAX: Duration = Duration::from_secs(1);
 /// How long the connection that replaces it may take.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
+/// How long a connection may be unused before it has to answer a ping to be used again. Shorter than a unit: else who waited
+/// for one that a silent database kept to its end would be given another that was used right before the silence, and wait
+/// for as long again.
+const TRUSTED_FOR: Duration = Duration::from_secs(2);
+const _: () = assert!(TRUSTED_FOR.as_secs() < UNIT_MAX.as_secs());
 /// How long a connection may be unused before the pool closes it, and before MySQL does. Of a server that vanished, MySQL
 /// rolls back what was open only then, and its locks are in everybody's way until then.
 const IDLE_MAX: Duration = Duration::from_secs(20);
@@ -272,7 +277,7 @@ async fn open_mysql(settings: &Settings) -> Result<Database, DbErr> {
     options
         .max_connections(settings.max_connections)
         .acquire_timeout(settings.acquire_timeout)
-        .test_before_acquire_if_idle_for(Duration::from_secs(5))
+        .test_before_acquire_if_idle_for(TRUSTED_FOR)
         .idle_timeout(IDLE_MAX)
         .sqlx_logging(false)
         .map_sqlx_mysql_opts(|options| options.statement_cache_capacity(PREPARED_MAX))

@@ -7,6 +7,8 @@ pub mod catalogue_repository;
 pub mod line_ledger;
 pub mod line_store;
 pub mod mysql_server;
+pub mod mysql_watcher;
+pub mod network;
 pub mod policy_repository;
 mod process;
 pub mod race;

@@ -9,7 +9,7 @@ use clap::Parser;
 use serde_json::Value;
 use usher_loadtest::prove::{PROOFS, Size};
 
-/// Proves what the line keeps under crowds, whatever happens to its servers and its Redis.
+/// Proves what the line and the seats keep under crowds, whatever happens to their servers, Redis and the database.
 #[derive(Debug, Parser)]
 struct Cli {
     /// Only the proof of this name; may be given several times.

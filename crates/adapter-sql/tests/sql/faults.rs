@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sea_orm::{ConnectionTrait as _, Statement, TransactionTrait as _};
+use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlReservationRepository};
 use usher_concert::{SeatMap, SectionPlan};
 use usher_contract_tests::mysql_server::{Durability, Server, create_database};
+use usher_contract_tests::mysql_watcher::Watcher;
+use usher_contract_tests::network::Network;
 use usher_contract_tests::reservation_repository::seed_through;
 use usher_kernel::{
     AccountId, AttemptId, Claim, Fingerprint, Money, PerformanceId, ReservationId, StoreError, TicketId, Timestamp,
@@ -21,7 +23,6 @@ use usher_reservation::ports::{
 use usher_reservation::{State, audit};
 
 use crate::backend::{Backend as _, Mysql};
-use crate::network::Network;
 
 const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
@@ -162,17 +163,9 @@ async fn calls_given_up_at_any_point_leave_no_transaction_open_and_lose_nobody_e
     }
     let history = on_the_spot.history(PERFORMANCE).await.unwrap();
     assert_eq!(audit::check(&history).contradictions, [""; 0]);
-    eventually("no transaction stays open", async || n_open(&direct).await == 0).await;
+    let mut watcher = Watcher::of(&url).await;
+    eventually("no transaction stays open", async || watcher.n_open().await == 0).await;
     assert!(all_connections_work(&database).await);
-}
-
-/// How many transactions are open in this database.
-async fn n_open(database: &Database) -> i64 {
-    let db = database.writer();
-    let sql = "SELECT COUNT(*) FROM information_schema.innodb_trx \
-               JOIN information_schema.processlist ON id = trx_mysql_thread_id WHERE db = DATABASE()";
-    let count = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await.unwrap();
-    count.unwrap().try_get_by(0).unwrap()
 }
 
 /// LESSONS S14. A database that answers nobody for a while is refused by every call, and is as good as before when it

@@ -10,7 +10,6 @@ mod faults;
 mod gateway;
 mod ledger;
 mod log_in;
-mod network;
 mod opening;
 mod policy;
 mod reservation;

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 /// A way to a database. It ends with the process.
-pub(crate) struct Network {
+#[derive(Debug)]
+pub struct Network {
     port: u16,
     /// Whether the connections made since the last silence are lost.
     are_lost: Mutex<Arc<AtomicBool>>,
@@ -16,7 +17,10 @@ pub(crate) struct Network {
 
 impl Network {
     /// A way to the database at this URL that takes `delay` in each direction, and the URL of its beginning.
-    pub(crate) fn to(url: &str, delay: Duration) -> (Arc<Self>, String) {
+    ///
+    /// # Panics
+    /// If the URL names no user, or no database.
+    pub fn to(url: &str, delay: Duration) -> (Arc<Self>, String) {
         let (_, behind_user) = url.split_once('@').unwrap();
         let (address, _) = behind_user.split_once('/').unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -41,7 +45,10 @@ impl Network {
     }
 
     /// Loses all connections that stand: nothing goes through any more, and neither end is told. New ones are fine.
-    pub(crate) fn lose_connections(&self) {
+    ///
+    /// # Panics
+    /// If somebody panicked with it.
+    pub fn lose_connections(&self) {
         let lost = std::mem::take(&mut *self.are_lost.lock().unwrap());
         lost.store(true, Ordering::SeqCst);
     }

@@ -1,0 +1,129 @@
+//! Where people buy one seat after the other, and what they were told is kept, to be asked for again.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::future::join_all;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use usher_kernel::Timestamp;
+
+use super::super::ProofError;
+use super::stage::{Answer, Buyer, Stage, seat};
+
+/// The section that is sold.
+pub(super) const SECTION: &str = "A";
+
+/// A shop, and those who buy there at once.
+pub(super) struct Shop {
+    pub(super) stage: Stage,
+    n_seats: usize,
+    next_seat: AtomicUsize,
+    is_over: AtomicBool,
+    bought: Mutex<Vec<Bought>>,
+    /// For each of those who buy at once: when they asked for the last thing that was done for them (Unix ms).
+    served: Vec<AtomicI64>,
+}
+
+/// A purchase that was acknowledged, and how.
+struct Bought {
+    buyer: Buyer,
+    reservation: String,
+    told: Value,
+}
+
+impl Shop {
+    /// Opens a shop that has the first `n_seats` of its section, for `n_at_once` people.
+    pub(super) fn open(stage: Stage, n_at_once: usize, n_seats: usize) -> Self {
+        let served = (0..n_at_once).map(|_| AtomicI64::new(0)).collect();
+        let (next_seat, is_over, bought) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::default());
+        Self { stage, n_seats, next_seat, is_over, bought, served }
+    }
+
+    /// Lets people buy until `something` is done.
+    pub(super) async fn while_buying<T>(
+        &self,
+        something: impl Future<Output = Result<T, ProofError>>,
+    ) -> Result<T, ProofError> {
+        let buying = join_all((0..self.served.len()).map(|person| self.buy_on(person)));
+        let something = async {
+            let done = something.await;
+            self.is_over.store(true, Ordering::SeqCst);
+            done
+        };
+        let (bought, done) = tokio::join!(buying, something);
+        bought.into_iter().collect::<Result<(), _>>()?;
+        done
+    }
+
+    async fn buy_on(&self, person: usize) -> Result<(), ProofError> {
+        while !self.is_over.load(Ordering::SeqCst) {
+            let n = self.next_seat.fetch_add(1, Ordering::SeqCst);
+            if n >= self.n_seats {
+                self.stage.find("all seats were sold before the end".into());
+                return Ok(());
+            }
+            self.buy(person, n).await?;
+        }
+        Ok(())
+    }
+
+    /// Holds the n-th seat, and pays for it.
+    pub(super) async fn buy(&self, person: usize, n: usize) -> Result<(), ProofError> {
+        let buyer = self.stage.buyer()?;
+        let wish = json!({"seats": [seat(SECTION, n)]});
+        let held = self.until_served(person, || self.stage.hold(&buyer, "hold", &wish), StatusCode::CREATED).await;
+        let Some(held) = held else { return Ok(()) };
+        let reservation = held.body["id"].as_str().unwrap_or_default().to_owned();
+        let paid = self.until_served(person, || self.stage.confirm(&buyer, &reservation), StatusCode::OK).await;
+        if let Some(Answer { body: told, .. }) = paid {
+            let bought = Bought { buyer, reservation, told };
+            self.bought.lock().unwrap_or_else(PoisonError::into_inner).push(bought);
+        }
+        Ok(())
+    }
+
+    async fn until_served(
+        &self,
+        person: usize,
+        request: impl Fn() -> RequestBuilder,
+        expected: StatusCode,
+    ) -> Option<Answer> {
+        let answer = self.stage.until_answered(request, expected).await?;
+        self.served[person].fetch_max(answer.asked_at.unix_ms(), Ordering::SeqCst);
+        Some(answer)
+    }
+
+    pub(super) fn n_bought(&self) -> usize {
+        self.bought.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether everybody got something that they asked for since.
+    pub(super) fn all_served_since(&self, since: Timestamp) -> bool {
+        self.served.iter().all(|served| served.load(Ordering::SeqCst) >= since.unix_ms())
+    }
+
+    /// Asks for each acknowledged purchase again, at another server than before: it must be answered as it was, and be
+    /// found as it was. Answers how many there are.
+    pub(super) async fn ask_for_all_again(&self) -> Result<usize, ProofError> {
+        let all = std::mem::take(&mut *self.bought.lock().unwrap_or_else(PoisonError::into_inner));
+        self.stage.context.say(format_args!("{} purchases are asked for again", all.len()));
+        for Bought { buyer, reservation, told } in &all {
+            let buyer = buyer.elsewhere();
+            let confirm = || self.stage.confirm(&buyer, reservation);
+            if let Some(again) = self.stage.until_answered(confirm, StatusCode::OK).await
+                && again.body != *told
+            {
+                self.stage.find(format!("a purchase is answered otherwise: {}", again.body["status"]));
+            }
+            let path = format!("reservations/{reservation}");
+            let find = || self.stage.ask(&buyer, Method::GET, &path, "-");
+            if let Some(found) = self.stage.until_answered(find, StatusCode::OK).await
+                && (found.body["status"] != "confirmed" || found.body["tickets"] != told["tickets"])
+            {
+                self.stage.find(format!("an acknowledged purchase is not there: {}", found.body["status"]));
+            }
+        }
+        Ok(all.len())
+    }
+}

@@ -1,0 +1,328 @@
+//! What every proof of the seats needs: two servers on one database and one Redis, a sale, buyers who show passes of their
+//! own, and what they ask.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use usher_contract_tests::mysql_server::{self, Durability};
+use usher_contract_tests::mysql_watcher::Watcher;
+use usher_contract_tests::network::Network;
+use usher_contract_tests::redis_server;
+use usher_kernel::Timestamp;
+use usher_queue::{Grant, PlaceNumber, TokenKeys};
+
+use super::super::{Context, ProofError, Verdict};
+use crate::clock::{self, Stopwatch, pass};
+use crate::people::account_of;
+use crate::sale::{HOLD_TTL_S, Offer, Sale};
+use crate::server::{Server, ServerError, Site};
+
+const SECRET: &str = "of servers on loopback that share a database";
+pub(super) const N_SERVERS: usize = 2;
+/// How many connections each server has to the database.
+const POOL: usize = 16;
+/// Everybody shows a pass of their own that is good for longer than a proof.
+const PASS_LASTS: Duration = Duration::from_secs(3_600);
+/// A request that nobody answers in this time was lost with its server.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// How long a buyer pauses who is told to come again.
+pub(super) const COME_AGAIN: Duration = Duration::from_millis(50);
+/// How long a buyer keeps asking until there is an answer.
+pub(super) const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
+/// At most so many findings are told.
+const FINDINGS_MAX: usize = 20;
+const ROW_SEATS: usize = 50;
+/// How long reads may take to pile up on all connections. Shorter than the 5 s after which a server gives a read up: that
+/// would wait on in the database, and count for a connection that is lost.
+const PILE_UP_WITHIN: Duration = Duration::from_secs(4);
+/// More than there is room for: some are refused, and come again.
+const N_READERS: usize = 2 * N_SERVERS * POOL;
+/// How often they may try: other steps of the servers come between.
+const PILE_UPS_MAX: usize = 5;
+
+/// How a stage is set.
+pub(super) struct Setting {
+    /// What is sold, as the operator's PUT names it.
+    pub(super) sections: Value,
+    /// How many may be asked for by [`Stage::buyer`].
+    pub(super) n_buyers: usize,
+    pub(super) hold_ttl_s: u32,
+    /// How long what servers and database send each other is on its way.
+    pub(super) delay: Duration,
+    /// Whether each server lets holds, payments and releases share transactions.
+    pub(super) group_commit: [bool; N_SERVERS],
+}
+
+impl Setting {
+    /// Nothing special.
+    pub(super) const fn of(sections: Value, n_buyers: usize) -> Self {
+        Self { sections, n_buyers, hold_ttl_s: HOLD_TTL_S, delay: Duration::ZERO, group_commit: [true; N_SERVERS] }
+    }
+}
+
+/// Servers that share a database and a line, and a sale.
+pub(super) struct Stage {
+    pub(super) context: Context,
+    /// Where the database is, without the way that the servers go.
+    url: String,
+    servers: Vec<Server>,
+    sale: Sale,
+    site: Site,
+    client: Client,
+    keys: TokenKeys,
+    next_pass: AtomicU64,
+    tokens: Mutex<Vec<String>>,
+    findings: Mutex<Vec<String>>,
+    pub(super) n_refused: AtomicUsize,
+    pub(super) n_asked_again: AtomicUsize,
+    /// How long an answer took at most, by what was hoped for, of all that was asked with [`Self::until_answered`].
+    longest: Mutex<HashMap<StatusCode, Duration>>,
+    _redis: redis_server::Server,
+}
+
+/// Somebody with an access token and a pass.
+#[derive(Clone)]
+pub(super) struct Buyer {
+    token: String,
+    pass: String,
+    /// Which server they ask.
+    server: usize,
+}
+
+impl Buyer {
+    /// The same person at the next server.
+    pub(super) fn elsewhere(&self) -> Self {
+        Self { server: (self.server + 1) % N_SERVERS, ..self.clone() }
+    }
+}
+
+/// An answer that was one.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) body: Value,
+    /// When it was asked for.
+    pub(super) asked_at: Timestamp,
+    /// Whether it is a problem document that says when to come again.
+    says_when: bool,
+}
+
+impl Answer {
+    pub(super) fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+}
+
+impl Stage {
+    /// Sets it, on a database that ends when it is dropped.
+    pub(super) async fn set(context: &Context, setting: Setting) -> Result<(Self, mysql_server::Server), ProofError> {
+        let Setting { sections, n_buyers, hold_ttl_s, delay, group_commit } = setting;
+        let database = mysql_server::Server::start(Durability::Full, &[]);
+        let url = mysql_server::create_database(&database.url(), "usher").await;
+        let redis = redis_server::Server::start(&[]);
+        let site = Site::new(&context.folder)?.on_redis(&redis.url());
+        let site = site.with("store.url", &url).with("auth.secret", SECRET);
+        site.run(&["migrate", "up"], "")?;
+        let mut servers = Vec::with_capacity(N_SERVERS);
+        for (n, group_commit) in (1..).zip(group_commit) {
+            let way = if delay.is_zero() { url.clone() } else { Network::to(&url, delay).1 };
+            let site = site.clone().with("store.url", &way).with("store.max_connections", &POOL);
+            let site = site.with("store.group_commit", &group_commit);
+            servers.push(site.start(&format!("server-{n}")).await?);
+        }
+        let offer = Offer { admission: &json!({"state": "open"}), sections: &sections, hold_ttl_s };
+        let sale = Sale::open_with(&site, &servers, offer).await?;
+        let stage = Self {
+            context: context.clone(),
+            url,
+            tokens: Mutex::new(site.mint(n_buyers + N_READERS)?),
+            client: Client::builder().no_proxy().timeout(ANSWER_WITHIN).build()?,
+            keys: TokenKeys::new(SECRET.as_bytes(), None),
+            next_pass: AtomicU64::new(1),
+            servers,
+            sale,
+            site,
+            findings: Mutex::default(),
+            n_refused: AtomicUsize::new(0),
+            n_asked_again: AtomicUsize::new(0),
+            longest: Mutex::default(),
+            _redis: redis,
+        };
+        Ok((stage, database))
+    }
+
+    /// A new buyer. As many as were asked for when the stage was set.
+    pub(super) fn buyer(&self) -> Result<Buyer, ProofError> {
+        let token = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let account = token.as_deref().and_then(account_of);
+        let (token, account) = token.zip(account).ok_or(ProofError::NotReached("there are buyers enough", 0))?;
+        let number = self.next_pass.fetch_add(1, Ordering::Relaxed);
+        let expires_at = clock::now().plus(PASS_LASTS);
+        let grant = Grant { number: PlaceNumber::new(number), account, expires_at };
+        let pass = self.keys.sign_pass(self.sale.performance(), grant);
+        Ok(Buyer { token, pass, server: usize::try_from(number).unwrap_or(0) % N_SERVERS })
+    }
+
+    pub(super) fn buyers(&self, count: usize) -> Result<Vec<Buyer>, ProofError> {
+        (0..count).map(|_| self.buyer()).collect()
+    }
+
+    pub(super) fn ask(&self, buyer: &Buyer, method: Method, path: &str, key: &str) -> RequestBuilder {
+        let url = format!("http://{}/api/v1/{path}", self.servers[buyer.server].address());
+        let request = self.client.request(method, url).bearer_auth(&buyer.token);
+        request.header("Usher-Pass", &buyer.pass).header("Idempotency-Key", key)
+    }
+
+    pub(super) fn hold(&self, buyer: &Buyer, key: &str, wish: &Value) -> RequestBuilder {
+        let path = format!("performances/{}/reservations", self.sale.performance());
+        self.ask(buyer, Method::POST, &path, key).json(wish)
+    }
+
+    pub(super) fn confirm(&self, buyer: &Buyer, reservation: &str) -> RequestBuilder {
+        let payment = json!({"payment": {"method": "simulated", "token": "tok_ok"}});
+        let path = format!("reservations/{reservation}/confirm");
+        self.ask(buyer, Method::POST, &path, &format!("confirm-{reservation}")).json(&payment)
+    }
+
+    /// All that the buyer has.
+    pub(super) fn list(&self, buyer: &Buyer) -> RequestBuilder {
+        self.ask(buyer, Method::GET, "reservations", "-")
+    }
+
+    /// Asks the same until the answer is one. Nothing but 503 that says when to come again, and that the same is under way,
+    /// may come before it.
+    pub(super) async fn until_answered(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        expected: StatusCode,
+    ) -> Option<Answer> {
+        let until = clock::now().plus(GIVE_UP_AFTER);
+        while clock::now() < until {
+            let watch = Stopwatch::start();
+            let answered = answer(request()).await;
+            self.took(expected, watch.elapsed());
+            match answered {
+                Ok(answer) if answer.status == expected => return Some(answer),
+                Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                    self.n_refused.fetch_add(1, Ordering::SeqCst);
+                    if !answer.says_when {
+                        self.find(format!("a 503 does not say when to come again: {}", answer.body));
+                    }
+                }
+                Ok(answer) if answer.code() == "idempotency-in-flight" => {}
+                Ok(answer) => {
+                    self.find(format!("a buyer is told: {} {}", answer.status, answer.code()));
+                    return None;
+                }
+                Err(error) => {
+                    self.find(format!("a server did not answer: {error}"));
+                    return None;
+                }
+            }
+            self.n_asked_again.fetch_add(1, Ordering::SeqCst);
+            pass(COME_AGAIN).await;
+        }
+        self.find(format!("no answer within {GIVE_UP_AFTER:?}"));
+        None
+    }
+
+    fn took(&self, expected: StatusCode, span: Duration) {
+        let mut longest = self.longest.lock().unwrap_or_else(PoisonError::into_inner);
+        let longest = longest.entry(expected).or_default();
+        *longest = span.max(*longest);
+    }
+
+    /// How long whoever hoped for this had to wait at most until there was an answer, with it or without.
+    pub(super) fn longest(&self, expected: StatusCode) -> Duration {
+        let longest = self.longest.lock().unwrap_or_else(PoisonError::into_inner);
+        longest.get(&expected).copied().unwrap_or_default()
+    }
+
+    /// Notes what is not as it was promised.
+    pub(super) fn find(&self, finding: String) {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
+    }
+
+    /// Somebody who looks at the database itself.
+    pub(super) async fn watcher(&self) -> Watcher {
+        Watcher::of(&self.url).await
+    }
+
+    /// Whether each server can still do as much at once as it has connections: reads of a table that is locked pile up on
+    /// all of them.
+    pub(super) async fn count_connections(&self) -> Result<(), ProofError> {
+        let (all, mut most) = (N_SERVERS * POOL, 0);
+        let (mut holder, mut watcher) = (self.watcher().await, self.watcher().await);
+        let readers = self.buyers(N_READERS)?;
+        for _ in 0..PILE_UPS_MAX {
+            holder.lock("reservations").await;
+            let reading =
+                join_all(readers.iter().map(|reader| self.until_answered(|| self.list(reader), StatusCode::OK)));
+            let counting = async {
+                let watch = Stopwatch::start();
+                while most < all && watch.elapsed() < PILE_UP_WITHIN {
+                    most = most.max(watcher.n_waiting_for_tables().await);
+                    pass(COME_AGAIN).await;
+                }
+                holder.unlock().await;
+            };
+            tokio::join!(reading, counting);
+            if most >= all {
+                return Ok(());
+            }
+        }
+        self.find(format!("of {all} connections {most} are used at once"));
+        Ok(())
+    }
+
+    /// Waits until no transaction is open in the database, and answers how long that took; nothing, if one stays.
+    pub(super) async fn until_nothing_is_open(&self, at_most: Duration) -> Option<Duration> {
+        let (mut watcher, watch) = (self.watcher().await, Stopwatch::start());
+        while watcher.n_open().await > 0 {
+            if watch.elapsed() > at_most {
+                return None;
+            }
+        }
+        Some(watch.elapsed())
+    }
+
+    /// Ends the servers, lets `usher verify` look at what they left, and adds what was found.
+    pub(super) fn conclude(mut self, verdict: &mut Verdict) {
+        self.servers.clear();
+        match self.site.run(&["verify"], "") {
+            Ok(_) => {}
+            Err(ServerError::Failed { said, .. }) => self.find(format!("usher verify: {said}")),
+            Err(error) => self.find(format!("usher verify could not be run: {error}")),
+        }
+        verdict.findings.append(&mut self.findings.into_inner().unwrap_or_else(PoisonError::into_inner));
+        verdict.findings.truncate(FINDINGS_MAX);
+    }
+}
+
+/// Asks, and reads what comes back.
+pub(super) async fn answer(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
+    let asked_at = clock::now();
+    let response = request.send().await?;
+    let (status, headers) = (response.status(), response.headers());
+    let is_problem = headers.get(CONTENT_TYPE).is_some_and(|it| it == "application/problem+json");
+    let says_when = is_problem && headers.contains_key(RETRY_AFTER);
+    let body = if status == StatusCode::NO_CONTENT { Value::Null } else { response.json().await? };
+    let says_when = says_when && body["retry_after_ms"].is_u64();
+    Ok(Answer { status, body, asked_at, says_when })
+}
+
+pub(super) fn section(name: &str, n_seats: usize, grade: &str) -> Value {
+    let price = json!({"amount": 100, "currency": "KRW"});
+    json!({"name": name, "rows": n_seats.div_ceil(ROW_SEATS), "seats_per_row": ROW_SEATS.min(n_seats), "grade": grade,
+           "price": price})
+}
+
+/// The n-th seat of a section, from 0.
+pub(super) fn seat(section: &str, n: usize) -> String {
+    format!("{section}-{}-{}", n / ROW_SEATS + 1, n % ROW_SEATS + 1)
+}
