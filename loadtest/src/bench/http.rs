@@ -13,7 +13,7 @@ use usher_queue::{Epoch, Place, PlaceNumber, TokenKeys};
 
 use super::crowd::{Crowd, account};
 use super::report::{Figure, Goal, median};
-use super::stage::{SECRET, Stage};
+use super::stage::{SECRET, Stage, site};
 use super::wrk::{Answered, Asked, CONNECTIONS, Values, Wrk};
 use super::{Outcome, RUNS, Scale, progress, redis_side};
 
@@ -57,13 +57,14 @@ impl Filled {
     /// A server with nobody in its line.
     async fn start(bench: &Bench<'_>, name: &str) -> Outcome<Self> {
         let url = bench.redis.url();
-        let stage = Stage::set(&bench.folder.join(name), Some(&url)).await?;
+        let stage = Stage::with_line(site(&bench.folder.join(name))?.on_redis(&url)).await?;
         let mut connection = Client::open(url.as_str())?.get_connection()?;
-        let key = format!("usher:{{{}}}:line", stage.performance);
+        let performance = stage.sale.performance();
+        let key = format!("usher:{{{performance}}}:line");
         let epoch: u64 = redis::cmd("HGET").arg(key).arg("epoch").query(&mut connection)?;
         let (seconds, _): (i64, i64) = redis::cmd("TIME").query(&mut connection)?;
         let now = Timestamp::from_unix_ms(seconds * 1_000);
-        let crowd = Crowd::attach(&url, At { performance: stage.performance, epoch: Epoch::new(epoch), now }).await?;
+        let crowd = Crowd::attach(&url, At { performance, epoch: Epoch::new(epoch), now }).await?;
         Ok(Self { stage, crowd, keys: TokenKeys::new(SECRET.as_bytes(), None) })
     }
 
@@ -78,7 +79,7 @@ impl Filled {
         let every = (self.crowd.n_joined / count).max(1);
         let numbers = (1..=self.crowd.n_joined).step_by(usize::try_from(every).unwrap_or(1));
         let sign = |n| {
-            let (performance, number) = (self.stage.performance, PlaceNumber::new(n));
+            let (performance, number) = (self.stage.sale.performance(), PlaceNumber::new(n));
             self.keys.sign_place(Place { performance, number, account: account(n) })
         };
         numbers.map(sign).collect()
@@ -99,7 +100,7 @@ impl Bench<'_> {
         drop(few);
 
         progress(&format!("a server with its line in memory; {N_POLLING} people join"));
-        let stage = Stage::set(&self.folder.join("in-memory"), None).await?;
+        let stage = Stage::with_line(site(&self.folder.join("in-memory"))?).await?;
         let places = stage.join(usize::try_from(N_POLLING)?).await?;
         self.rates(&stage, "line in memory", &places, figures).await
     }
