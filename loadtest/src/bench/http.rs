@@ -15,12 +15,10 @@ use super::crowd::{Crowd, account};
 use super::report::{Figure, Goal, median};
 use super::stage::{SECRET, Stage, site};
 use super::wrk::{Answered, Asked, CONNECTIONS, Values, Wrk};
-use super::{Outcome, RUNS, Scale, progress, redis_side};
+use super::{CONTROL, Outcome, RUNS, Scale, progress, redis_side};
 
 const PLACE: &str = "Usher-Place";
 const AUTHORIZATION: &str = "Authorization";
-/// The route that does nothing, behind everything that all routes are behind.
-const CONTROL: &str = "/healthz";
 /// How many places poll as fast as they are answered. One may poll ten times a second, and some share the counter for that.
 const N_POLLING: u64 = 60_000;
 /// How many wait when what polls cost Redis is counted.
@@ -171,6 +169,8 @@ impl Bench<'_> {
             path: &queue,
             values: &values,
             used: 0..values.count,
+            connections: CONNECTIONS,
+            is_refused: false,
             pause: PAUSE,
             // The load lasts longer than the counting.
             span: span + Duration::from_secs(1),
@@ -222,9 +222,9 @@ impl Bench<'_> {
 
     /// Joins, which must be answered with one status.
     async fn join(&self, stage: &Stage, values: &Values, used: Range<usize>, status: StatusCode) -> Outcome<Answered> {
-        let others_before = stage.joins_answered(|answered| answered != status).await?;
+        let others_before = stage.answered("POST", "/queue", |answered| answered != status).await?;
         let answered = self.ask(stage, "POST", &stage.queue(), values, used).await?;
-        let n_others = stage.joins_answered(|answered| answered != status).await? - others_before;
+        let n_others = stage.answered("POST", "/queue", |answered| answered != status).await? - others_before;
         // Those of the run before that were on their way at its end may be answered now.
         if n_others > CONNECTIONS as u64 {
             return Err(format!("{n_others} joins were not answered {status}").into());
@@ -241,7 +241,8 @@ impl Bench<'_> {
         used: Range<usize>,
     ) -> Outcome<Answered> {
         let (url, pause, span) = (stage.url(), Duration::ZERO, self.span());
-        self.wrk.run(&Asked { url: &url, method, path, values, used, pause, span }).await
+        let (connections, is_refused) = (CONNECTIONS, false);
+        self.wrk.run(&Asked { url: &url, method, path, values, used, connections, is_refused, pause, span }).await
     }
 }
 

@@ -8,9 +8,11 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+use usher_queue::{Grant, PlaceNumber, TokenKeys};
 
 use super::Outcome;
-use crate::clock::eventually;
+use crate::clock::{self, eventually};
+use crate::people::account_of;
 use crate::sale::Sale;
 use crate::server::{Server, Site};
 
@@ -18,10 +20,20 @@ use crate::server::{Server, Site};
 pub const SECRET: &str = "of servers on loopback that live for minutes";
 /// How long the server may take to see what others did.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Everybody shows a pass that is good for longer than a run.
+const PASS_LASTS: Duration = Duration::from_secs(3_600);
 /// How many people join at once.
 const AT_ONCE: usize = 64;
 /// Answers by route pattern, in the server's own count.
 const COUNTED: &str = "usher_http_request_duration_seconds_count";
+
+/// What somebody shows to the server.
+pub struct Buyer {
+    /// An access token, as `Authorization` names it.
+    pub bearer: String,
+    /// A pass.
+    pub pass: String,
+}
 
 /// A server, and its sale.
 pub struct Stage {
@@ -53,6 +65,27 @@ impl Stage {
         Ok(Self { site, server, client: Client::new(), sale })
     }
 
+    /// Starts a server with a hall of these sections, as the operator's PUT names them.
+    ///
+    /// # Errors
+    /// If the server does not start, or refuses.
+    pub async fn with_seats(site: Site, sections: &Value) -> Outcome<Self> {
+        let server = site.start("usher").await?;
+        let sale = Sale::open_with(&site, slice::from_ref(&server), &json!({"state": "open"}), sections).await?;
+        Ok(Self { site, server, client: Client::new(), sale })
+    }
+
+    /// Ends the server, and lets `usher verify` look at what it left.
+    ///
+    /// # Errors
+    /// If there is a contradiction.
+    pub fn verify(self) -> Outcome<()> {
+        let Self { site, server, .. } = self;
+        drop(server);
+        site.run(&["verify"], "")?;
+        Ok(())
+    }
+
     /// `http://` and the server's address.
     #[must_use]
     pub fn url(&self) -> String {
@@ -63,6 +96,29 @@ impl Stage {
     #[must_use]
     pub fn queue(&self) -> String {
         format!("/api/v1/performances/{}/queue", self.sale.performance())
+    }
+
+    /// The path of its reservations.
+    #[must_use]
+    pub fn reservations(&self) -> String {
+        format!("/api/v1/performances/{}/reservations", self.sale.performance())
+    }
+
+    /// New buyers, each with a pass.
+    ///
+    /// # Errors
+    /// If `usher token mint` fails.
+    pub fn buyers(&self, count: u64) -> Outcome<Vec<Buyer>> {
+        let keys = TokenKeys::new(SECRET.as_bytes(), None);
+        let expires_at = clock::now().plus(PASS_LASTS);
+        let buyer = |(number, bearer): (u64, String)| {
+            let account = account_of(&bearer).ok_or("a token names an account")?;
+            let grant = Grant { number: PlaceNumber::new(number), account, expires_at };
+            Ok(Buyer { pass: keys.sign_pass(self.sale.performance(), grant), bearer })
+        };
+        // Whoever else comes to this stage has passes of their own.
+        let first = u64::from(rand::random::<u32>()) << 20;
+        (first..).zip(self.mint(usize::try_from(count)?)?).map(buyer).collect()
     }
 
     /// Access tokens of new buyers, as `Authorization` names them.
@@ -110,12 +166,12 @@ impl Stage {
         known.ok_or_else(|| format!("the server was to see {n_people} people waiting").into())
     }
 
-    /// How many joins the server answered with this status.
+    /// How many requests of a method, to routes that end like this, the server answered with such a status.
     ///
     /// # Errors
     /// If it does not tell.
-    pub async fn joins_answered(&self, with: impl Fn(StatusCode) -> bool) -> Outcome<u64> {
-        Ok(answers(&self.metrics().await?, "POST", "/queue", with))
+    pub async fn answered(&self, method: &str, route_ends: &str, with: impl Fn(StatusCode) -> bool) -> Outcome<u64> {
+        Ok(answers(&self.metrics().await?, method, route_ends, with))
     }
 
     async fn metrics(&self) -> Outcome<String> {
@@ -125,7 +181,10 @@ impl Stage {
 }
 
 /// The answer to a request that must succeed.
-async fn done(request: RequestBuilder) -> Outcome<Value> {
+///
+/// # Errors
+/// If it does not.
+pub async fn done(request: RequestBuilder) -> Outcome<Value> {
     Ok(request.send().await?.error_for_status()?.json().await?)
 }
 
