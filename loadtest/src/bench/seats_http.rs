@@ -26,8 +26,8 @@ use super::wrk::{Answered, Asked, BODY, Values};
 use super::{Outcome, OverHttp, RUNS, progress};
 use crate::clock::eventually;
 
-/// More holds than there can be within one run; three runs have to fit into the largest hall there may be.
-const N_HOLDS: u64 = 39_900;
+/// More holds than there can be in a second; three runs of two seconds have to fit into the largest hall there may be.
+const N_HOLDS_PER_S: u64 = 19_950;
 const N_HOLDS_AT_PORT: u64 = 8_000;
 /// Refused buyers take turns: a refusal leaves nothing behind.
 const N_REFUSED: u64 = 20_000;
@@ -79,7 +79,8 @@ impl OverHttp<'_> {
     /// If a server fails, or an answer is not the right one.
     pub(super) async fn holds(&self, engine: &Engine, figures: &mut Vec<Figure>) -> Outcome<()> {
         let name = engine.name;
-        let (each, each_at_port) = (self.scale.people(N_HOLDS), self.scale.people(N_HOLDS_AT_PORT));
+        let each = N_HOLDS_PER_S * self.short_span().as_secs();
+        let each_at_port = self.scale.people(N_HOLDS_AT_PORT);
         let (n_seats, runs) = (RUNS as u64 * each + 1, RUNS as u64);
         progress(&format!("{name}: a server with a hall of some {n_seats} seats"));
         let folder = self.folder.join(format!("holds-{name}"));
