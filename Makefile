@@ -139,14 +139,14 @@ loadtest: ## Ramp 1,000 joining users against a running `make run` (needs k6)
 	cargo run --locked --release --quiet --package usher-app --bin usher -- token mint --count $(PEOPLE) > target/loadtest/tokens.txt
 	k6 run --env URL=$(URL) --env TOKENS=$(CURDIR)/target/loadtest/tokens.txt loadtest/k6/line.js
 
-# `make test` runs 200 of them, and says with which seed; USHER_TEST_SEED repeats a run.
+# `make test` runs 200 of them on each, and says with which seed; USHER_TEST_SEED repeats a run.
 .PHONY: schedules
-schedules: ## Run 10,000 random schedules of holds, payments and releases on SQLite
+schedules: mysql ## Run 10,000 random schedules of holds, payments and releases on SQLite, and on MariaDB or MySQL
 	USHER_TEST_SCHEDULES=10000 cargo test --locked --release --package usher-adapter-sql --test sql -- \
-	    schedules::sqlite --nocapture
+	    schedules:: --nocapture
 
 .PHONY: prove
-prove: redis mysql $(if $(PROVE),,schedules) ## Prove what line and seats keep, for some 30 minutes (PROVE="--quick --only NAME")
+prove: redis mysql $(if $(PROVE),,schedules) ## Prove what line and seats keep, for some 40 minutes (PROVE="--quick --only NAME")
 	cargo build --locked --release --package usher-app --package usher-loadtest --bins
 	target/release/prove $(PROVE)
 

@@ -1,14 +1,21 @@
--- Requests that differ in one header only, whose values come from a file, line by line and in turn. They are put together
--- before the clock starts, so that all runs cost the load generator the same, whatever they ask for.
+-- Requests that differ in some headers, and in the body, which come from a file, line by line and in turn. They are put
+-- together before the clock starts, so that all runs cost the load generator the same, whatever they ask for.
 --
--- Arguments: method, path, header, file, how many lines to skip, how many to use, how many ms each connection pauses
--- before each request.
+-- Arguments: method, path, columns, file, how many lines to skip, how many to use, how many ms each connection pauses
+-- before each request. Columns are names of headers with commas between them, or "(body)"; in the file there are tabs.
 -- Prints what came back as one line of JSON.
 
 local requests, n_requests, current = {}, 0, 0
 
+-- The parts of a text between one character.
+local function split(text, separator)
+  local parts = {}
+  for part in text:gmatch("[^" .. separator .. "]+") do parts[#parts + 1] = part end
+  return parts
+end
+
 function init(args)
-  local method, path, header, file = args[1], args[2], args[3], args[4]
+  local method, path, columns, file = args[1], args[2], split(args[3], ","), args[4]
   local first, last = tonumber(args[5]) + 1, tonumber(args[5]) + tonumber(args[6])
   local pause_ms = tonumber(args[7])
   -- wrk looks whether there is such a function, and then calls it each time.
@@ -18,8 +25,16 @@ function init(args)
     n_lines = n_lines + 1
     if n_lines > last then break end
     if n_lines >= first then
+      local headers, body, values = {}, nil, split(line, "\t")
+      for i, column in ipairs(columns) do
+        if column == "(body)" then
+          headers["Content-Type"], body = "application/json", values[i]
+        else
+          headers[column] = values[i]
+        end
+      end
       n_requests = n_requests + 1
-      requests[n_requests] = wrk.format(method, path, {[header] = line})
+      requests[n_requests] = wrk.format(method, path, headers, body)
     end
   end
 end
@@ -29,9 +44,12 @@ function request()
   return requests[current]
 end
 
-function done(summary)
+function done(summary, latency)
   local errors = summary.errors
   io.write(string.format(
-    '\n{"requests":%d,"duration_us":%d,"unconnected":%d,"unread":%d,"unwritten":%d,"refused":%d,"late":%d}\n',
-    summary.requests, summary.duration, errors.connect, errors.read, errors.write, errors.status, errors.timeout))
+    '\n{"requests":%d,"duration_us":%d,"p50_us":%d,"p99_us":%d', summary.requests, summary.duration,
+    latency:percentile(50), latency:percentile(99)))
+  io.write(string.format(
+    ',"unconnected":%d,"unread":%d,"unwritten":%d,"refused":%d,"late":%d}\n',
+    errors.connect, errors.read, errors.write, errors.status, errors.timeout))
 end

@@ -9,7 +9,7 @@ use usher_kernel::{AttemptId, Money, Timestamp};
 use usher_reservation::ports::{ChargeOutcome, ChargeStatus, GatewayError, PaymentGateway, PaymentToken};
 
 use crate::Database;
-use crate::entities::simulated_charges::{ActiveModel, Column, Entity};
+use crate::entities::simulated_charges::{ActiveModel, Column, Entity, Model};
 use crate::error::{CorruptRow, Failure, inserted_first};
 
 /// The simulated gateway and its log. What it does is written on the token.
@@ -129,6 +129,11 @@ impl SqlSimulatedGateway {
         });
         logged.await.map_err(no_answer)
     }
+}
+
+/// Whether the log says that money was taken.
+pub(crate) fn is_captured(row: &Model) -> bool {
+    row.outcome == Entry::Captured.name()
 }
 
 fn no_answer(error: impl std::error::Error + Send + Sync + 'static) -> GatewayError {

@@ -39,6 +39,16 @@ impl SqlReservationRepository {
     pub fn new(database: Database) -> Self {
         Self { database, halls: Arc::default() }
     }
+
+    /// Attempts to pay that are not there, and that refunds, or charges by the simulated gateway that did not go back,
+    /// name: no performance's history has them.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database failed.
+    pub async fn strays(&self) -> Result<Vec<AttemptId>, StoreError> {
+        let operation = "reservation.strays";
+        self.database.snapshot(operation, |tx| async move { reading::strays(&tx).await }).await
+    }
 }
 
 #[async_trait]

@@ -279,8 +279,9 @@ async fn verify(settings: &Settings, performance: Option<PerformanceId>) -> Resu
     let mut out = io::BufWriter::new(io::stdout());
     let mut n_contradictions = 0;
     for &performance in &performances {
-        let audit::Findings { n_seats, n_events, n_sales, n_captures, contradictions } =
-            audit::check(&reservations.history(performance).await?);
+        let history = reservations.history(performance).await?;
+        let audit::Findings { n_seats, n_events, n_sales, n_captures, mut contradictions } = audit::check(&history);
+        contradictions.extend(audit::check_charges(&history));
         writeln!(
             out,
             "performance {performance}: {n_seats} seats, {n_events} events, {n_sales} sales, {n_captures} payments: \
@@ -291,6 +292,10 @@ async fn verify(settings: &Settings, performance: Option<PerformanceId>) -> Resu
             writeln!(out, "  {contradiction}")?;
         }
         n_contradictions += contradictions.len();
+    }
+    for attempt in reservations.strays().await? {
+        writeln!(out, "attempt {attempt}: has a charge or a refund, and is of no performance")?;
+        n_contradictions += 1;
     }
     writeln!(out, "checked {} performances: {n_contradictions} contradictions", performances.len())?;
     out.flush()?;

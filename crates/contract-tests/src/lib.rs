@@ -1,4 +1,4 @@
-//! The port suites: the sole definition of what a correct adapter is. Dev-dependency only.
+//! The port suites: the sole definition of what a correct adapter is; and servers to run on. For tests and the load driver only.
 
 #![expect(clippy::unwrap_used, reason = "a suite is a test, and fails where it is")]
 

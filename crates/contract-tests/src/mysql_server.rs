@@ -231,6 +231,11 @@ impl Server {
         self.port
     }
 
+    /// Its process id; nothing while it is killed.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid.map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
     /// Stops it where it is, until [`Self::resume`]: connections stand, and nobody is answered.
     ///
     /// # Panics

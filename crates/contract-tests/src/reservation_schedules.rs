@@ -18,7 +18,7 @@ use usher_concert::{SeatMap, SectionPlan};
 use usher_kernel::{
     AccountId, AttemptId, Claim, Fingerprint, Money, PerformanceId, ReservationId, SeatId, TicketId, Timestamp,
 };
-use usher_reservation::audit;
+use usher_reservation::audit::{self, AttemptRecord, AttemptState, ChargeRecord};
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReleaseOutcome, ReservationRepository, SeatFilter, SeatWish,
@@ -230,10 +230,19 @@ struct Stage<'a, F> {
     n_ids: u32,
     commands: Vec<HoldCommand>,
     reservations: Vec<(ReservationId, u8)>,
-    attempts: Vec<(AttemptId, usize)>,
+    attempts: Vec<(AttemptId, Payment)>,
+    /// What a gateway would have in its log: each attempt that was said to be captured.
+    charges: BTreeMap<AttemptId, ChargeRecord>,
     /// Whether a clock was behind: then a hold that lapsed for one server may go on for another.
     clocks_differ: bool,
     happened: BTreeMap<&'static str, u32>,
+}
+
+/// What an attempt is for.
+#[derive(Clone, Copy)]
+struct Payment {
+    n_seats: usize,
+    amount: i64,
 }
 
 /// What came of a call.
@@ -266,6 +275,7 @@ impl<'a, F: Fixture> Stage<'a, F> {
             commands: Vec::new(),
             reservations: Vec::new(),
             attempts: Vec::new(),
+            charges: BTreeMap::new(),
             clocks_differ: false,
             happened: BTreeMap::new(),
         }
@@ -341,9 +351,9 @@ impl<'a, F: Fixture> Stage<'a, F> {
                 Box::pin(async move { Done::Begun(attempt, repository.begin_payment(&command).await.unwrap()) })
             }
             Call::Settle { which, said } => {
-                let Some((attempt, n_seats)) = some(which, &self.attempts) else { return nothing() };
+                let Some((attempt, payment)) = some(which, &self.attempts) else { return nothing() };
                 let verdict = match said {
-                    Said::Captured => Verdict::Captured(self.tickets(n_seats)),
+                    Said::Captured => self.captured(attempt, payment),
                     Said::Declined => Verdict::Declined,
                     Said::Unheard => Verdict::Unheard,
                 };
@@ -406,8 +416,12 @@ impl<'a, F: Fixture> Stage<'a, F> {
         }
     }
 
-    fn tickets(&mut self, n_seats: usize) -> Vec<(TicketId, String)> {
-        (0..n_seats).map(|_| (TicketId::from_bytes(self.next_id()), "CODE".to_owned())).collect()
+    /// The gateway took the money.
+    fn captured(&mut self, attempt: AttemptId, payment: Payment) -> Verdict {
+        let Payment { n_seats, amount } = payment;
+        self.charges.insert(attempt, ChargeRecord { attempt, amount, is_captured: true, is_refunded: false });
+        let tickets = (0..n_seats).map(|_| (TicketId::from_bytes(self.next_id()), "CODE".to_owned()));
+        Verdict::Captured(tickets.collect())
     }
 
     /// Notes what came of a call, and holds it against the seats as they were before, if nothing else was called.
@@ -436,7 +450,8 @@ impl<'a, F: Fixture> Stage<'a, F> {
                     PayOutcome::Refused(_) => "payment refused",
                 });
                 if let PayOutcome::Begun(reservation) = outcome {
-                    self.attempts.push((attempt, reservation.seats.len()));
+                    let amount = reservation.total.amount();
+                    self.attempts.push((attempt, Payment { n_seats: reservation.seats.len(), amount }));
                 }
             }
             Done::Settled(settled) => self.note(match settled.unwrap() {
@@ -497,21 +512,38 @@ impl<'a, F: Fixture> Stage<'a, F> {
                 assert!(unsettled.contains(&payment.attempt), "nobody would end {}", payment.attempt);
             }
         }
-        for (attempt, n_seats) in self.attempts.clone() {
-            let verdict = Verdict::Captured(self.tickets(n_seats));
+        for (attempt, payment) in self.attempts.clone() {
+            let verdict = self.captured(attempt, payment);
             let settled = self.repository.settle(attempt, &verdict, self.now).await.unwrap().unwrap();
             assert!(matches!(settled, Settled::Confirmed(_) | Settled::Refunded), "the money is here: {settled:?}");
         }
         while self.repository.expire_lapsed(self.now, 1_000).await.unwrap() > 0 {}
+        self.send_refunds().await;
         let history = self.audited().await;
-        assert_eq!(history.captures.len(), self.attempts.len(), "each attempt took money once");
+        let was_taken =
+            |attempt: &&AttemptRecord| matches!(attempt.state, AttemptState::Captured | AttemptState::Refunded);
+        assert_eq!(history.attempts.iter().filter(was_taken).count(), self.attempts.len(), "each took money once");
+        assert!(history.refunds.iter().all(|refund| refund.is_sent), "all that is due was sent");
         assert!(history.seats.iter().all(|seat| seat.status != SeatStatus::Held), "nothing is held for ever");
         self.happened
     }
 
+    /// The gateway gives back what is due.
+    async fn send_refunds(&mut self) {
+        for due in self.repository.refunds_due(1_000).await.unwrap() {
+            // Other schedules' are sent by them.
+            let Some(charge) = self.charges.get_mut(&due.attempt) else { continue };
+            assert_eq!(due.amount.amount(), charge.amount, "all of it goes back");
+            charge.is_refunded = true;
+            self.repository.refund_sent(due.attempt, self.now).await.unwrap();
+        }
+    }
+
     async fn audited(&self) -> audit::History {
         let history = self.repository.history(self.performance).await.unwrap();
+        let history = audit::History { charges: self.charges.values().copied().collect(), ..history };
         assert_eq!(audit::check(&history).contradictions, Vec::<String>::new());
+        assert_eq!(audit::check_charges(&history), Vec::<String>::new());
         history
     }
 }

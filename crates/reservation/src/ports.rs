@@ -408,7 +408,7 @@ pub trait ReservationRepository: Send + Sync + 'static {
     /// [`StoreError`] if the store failed.
     async fn settled_event(&self) -> Result<u64, StoreError>;
 
-    /// Everything that ever happened to a performance's seats, read in one transaction.
+    /// Everything that ever happened to a performance's seats, and to the money for them, read in one transaction.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.

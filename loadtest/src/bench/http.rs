@@ -13,14 +13,12 @@ use usher_queue::{Epoch, Place, PlaceNumber, TokenKeys};
 
 use super::crowd::{Crowd, account};
 use super::report::{Figure, Goal, median};
-use super::stage::{SECRET, Stage};
+use super::stage::{SECRET, Stage, site};
 use super::wrk::{Answered, Asked, CONNECTIONS, Values, Wrk};
-use super::{Outcome, RUNS, Scale, progress, redis_side};
+use super::{CONTROL, Outcome, RUNS, Scale, progress, redis_side};
 
 const PLACE: &str = "Usher-Place";
 const AUTHORIZATION: &str = "Authorization";
-/// The route that does nothing, behind everything that all routes are behind.
-const CONTROL: &str = "/healthz";
 /// How many places poll as fast as they are answered. One may poll ten times a second, and some share the counter for that.
 const N_POLLING: u64 = 60_000;
 /// How many wait when what polls cost Redis is counted.
@@ -57,13 +55,14 @@ impl Filled {
     /// A server with nobody in its line.
     async fn start(bench: &Bench<'_>, name: &str) -> Outcome<Self> {
         let url = bench.redis.url();
-        let stage = Stage::set(&bench.folder.join(name), Some(&url)).await?;
+        let stage = Stage::with_line(site(&bench.folder.join(name))?.on_redis(&url)).await?;
         let mut connection = Client::open(url.as_str())?.get_connection()?;
-        let key = format!("usher:{{{}}}:line", stage.performance);
+        let performance = stage.sale.performance();
+        let key = format!("usher:{{{performance}}}:line");
         let epoch: u64 = redis::cmd("HGET").arg(key).arg("epoch").query(&mut connection)?;
         let (seconds, _): (i64, i64) = redis::cmd("TIME").query(&mut connection)?;
         let now = Timestamp::from_unix_ms(seconds * 1_000);
-        let crowd = Crowd::attach(&url, At { performance: stage.performance, epoch: Epoch::new(epoch), now }).await?;
+        let crowd = Crowd::attach(&url, At { performance, epoch: Epoch::new(epoch), now }).await?;
         Ok(Self { stage, crowd, keys: TokenKeys::new(SECRET.as_bytes(), None) })
     }
 
@@ -78,7 +77,7 @@ impl Filled {
         let every = (self.crowd.n_joined / count).max(1);
         let numbers = (1..=self.crowd.n_joined).step_by(usize::try_from(every).unwrap_or(1));
         let sign = |n| {
-            let (performance, number) = (self.stage.performance, PlaceNumber::new(n));
+            let (performance, number) = (self.stage.sale.performance(), PlaceNumber::new(n));
             self.keys.sign_place(Place { performance, number, account: account(n) })
         };
         numbers.map(sign).collect()
@@ -99,7 +98,7 @@ impl Bench<'_> {
         drop(few);
 
         progress(&format!("a server with its line in memory; {N_POLLING} people join"));
-        let stage = Stage::set(&self.folder.join("in-memory"), None).await?;
+        let stage = Stage::with_line(site(&self.folder.join("in-memory"))?).await?;
         let places = stage.join(usize::try_from(N_POLLING)?).await?;
         self.rates(&stage, "line in memory", &places, figures).await
     }
@@ -170,6 +169,8 @@ impl Bench<'_> {
             path: &queue,
             values: &values,
             used: 0..values.count,
+            connections: CONNECTIONS,
+            is_refused: false,
             pause: PAUSE,
             // The load lasts longer than the counting.
             span: span + Duration::from_secs(1),
@@ -221,9 +222,9 @@ impl Bench<'_> {
 
     /// Joins, which must be answered with one status.
     async fn join(&self, stage: &Stage, values: &Values, used: Range<usize>, status: StatusCode) -> Outcome<Answered> {
-        let others_before = stage.joins_answered(|answered| answered != status).await?;
+        let others_before = stage.answered("POST", "/queue", |answered| answered != status).await?;
         let answered = self.ask(stage, "POST", &stage.queue(), values, used).await?;
-        let n_others = stage.joins_answered(|answered| answered != status).await? - others_before;
+        let n_others = stage.answered("POST", "/queue", |answered| answered != status).await? - others_before;
         // Those of the run before that were on their way at its end may be answered now.
         if n_others > CONNECTIONS as u64 {
             return Err(format!("{n_others} joins were not answered {status}").into());
@@ -240,7 +241,8 @@ impl Bench<'_> {
         used: Range<usize>,
     ) -> Outcome<Answered> {
         let (url, pause, span) = (stage.url(), Duration::ZERO, self.span());
-        self.wrk.run(&Asked { url: &url, method, path, values, used, pause, span }).await
+        let (connections, is_refused) = (CONNECTIONS, false);
+        self.wrk.run(&Asked { url: &url, method, path, values, used, connections, is_refused, pause, span }).await
     }
 }
 

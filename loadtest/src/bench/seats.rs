@@ -26,51 +26,61 @@ use usher_reservation::ports::{
 };
 
 use super::report::{Figure, Goal, median, percentile};
-use super::{Outcome, RUNS, Scale, progress};
+use super::wrk::Wrk;
+use super::{Outcome, OverHttp, RUNS, Scale, progress};
 use crate::clock::Stopwatch;
 
 /// How many buyers ask at once.
-const IN_FLIGHT: usize = 256;
+pub(super) const IN_FLIGHT: usize = 256;
 /// How many ask for one seat at once, and how often each.
-const AT_ONE_SEAT: usize = 200;
+pub(super) const AT_ONE_SEAT: usize = 200;
 const ASKS_EACH: usize = 20;
 /// What a refusal may take, of 99 in 100.
 const REFUSED_WITHIN_MS: f64 = 20.0;
 /// With one transaction each, how many connections are best depends on the database, so the best of these is the control.
 const POOLS: [u32; 3] = [8, 16, 32];
 /// Shared transactions need few.
-const POOL_OF_SHARED: u32 = 8;
+pub(super) const POOL_OF_SHARED: u32 = 8;
 /// Where databases are that are not installed here.
 const MYSQL_IMAGE: &str = "mysql:9";
-const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
+pub(super) const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
 const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 const HOLD_TTL: Duration = Duration::from_secs(3_600);
 /// A hall of sections alike.
-const SECTION_ROWS: u16 = 100;
-const ROW_SEATS: u16 = 50;
-const SECTION_SEATS: u64 = SECTION_ROWS as u64 * ROW_SEATS as u64;
+pub(super) const SECTION_ROWS: u16 = 100;
+pub(super) const ROW_SEATS: u16 = 50;
+pub(super) const SECTION_SEATS: u64 = SECTION_ROWS as u64 * ROW_SEATS as u64;
 
 /// A database, and what is asked of it.
-struct Engine {
-    name: &'static str,
+pub(super) struct Engine {
+    pub(super) name: &'static str,
     url: String,
     /// What it should do: holds a second, and so many times the control.
     goal: Option<(f64, f64)>,
-    _server: Option<Server>,
+    pub(super) server: Option<Server>,
 }
 
 /// All of it, on every database there is.
 ///
 /// # Errors
 /// If one fails, or an answer is not the right one.
-pub async fn measure(folder: &Path, scale: Scale, figures: &mut Vec<Figure>) -> Outcome<()> {
+pub async fn measure(folder: &Path, wrk: &Wrk, scale: Scale, figures: &mut Vec<Figure>) -> Outcome<()> {
+    let over_http = OverHttp { folder, wrk, scale };
     let sqlite = format!("sqlite://{}", folder.join("seats.db").display());
-    Engine { name: "SQLite", url: sqlite, goal: None, _server: None }.measure(scale, figures).await?;
-    on_server("MariaDB", None, (4_000.0, 2.0)).await?.measure(scale, figures).await?;
+    let sqlite = Engine { name: "SQLite", url: sqlite, goal: None, server: None };
+    sqlite.measure(scale, figures).await?;
+    over_http.looks(figures).await?;
+    over_http.holds(&sqlite, figures).await?;
+    let mariadb = on_server("MariaDB", None, (4_000.0, 2.0)).await?;
+    mariadb.measure(scale, figures).await?;
+    over_http.holds(&mariadb, figures).await?;
+    drop(mariadb);
     let mut inspect = Command::new("docker");
     inspect.args(["image", "inspect", MYSQL_IMAGE]).stdout(Stdio::null()).stderr(Stdio::null());
     if inspect.status().is_ok_and(|status| status.success()) {
-        on_server("MySQL", Some(MYSQL_IMAGE), (3_000.0, 3.0)).await?.measure(scale, figures).await?;
+        let mysql = on_server("MySQL", Some(MYSQL_IMAGE), (3_000.0, 3.0)).await?;
+        mysql.measure(scale, figures).await?;
+        over_http.holds(&mysql, figures).await?;
     } else {
         progress(&format!("MySQL is left out: docker has no image {MYSQL_IMAGE}"));
     }
@@ -81,7 +91,7 @@ pub async fn measure(folder: &Path, scale: Scale, figures: &mut Vec<Figure>) -> 
 async fn on_server(name: &'static str, image: Option<&str>, goal: (f64, f64)) -> Outcome<Engine> {
     let server = Server::start_from(image, Durability::Full, &[]);
     let url = mysql_server::create_database(&server.url(), "bench").await;
-    Ok(Engine { name, url, goal: Some(goal), _server: Some(server) })
+    Ok(Engine { name, url, goal: Some(goal), server: Some(server) })
 }
 
 impl Engine {
@@ -158,11 +168,14 @@ impl Engine {
     }
 
     async fn open(&self, max_connections: u32) -> Outcome<Database> {
-        // So many wait for one of few connections that the last of them waits for long.
-        let settings =
-            Settings { acquire_timeout: Duration::from_secs(30), ..Settings::new(&self.url, max_connections) };
-        Ok(Database::open(&settings).await?)
+        open(&self.url, max_connections).await
     }
+}
+
+pub(super) async fn open(url: &str, max_connections: u32) -> Outcome<Database> {
+    // So many wait for one of few connections that the last of them waits for long.
+    let settings = Settings { acquire_timeout: Duration::from_secs(30), ..Settings::new(url, max_connections) };
+    Ok(Database::open(&settings).await?)
 }
 
 fn price() -> Outcome<Money> {
@@ -170,7 +183,7 @@ fn price() -> Outcome<Money> {
 }
 
 /// At least so many seats.
-fn hall(n_seats: u64) -> Outcome<SeatMap> {
+pub(super) fn hall(n_seats: u64) -> Outcome<SeatMap> {
     let price = price()?;
     let section = |n| SectionPlan {
         name: format!("S{n}"),
@@ -185,10 +198,10 @@ fn hall(n_seats: u64) -> Outcome<SeatMap> {
 
 /// Numbers of buyers, each of whom has a seat of their own.
 #[derive(Default)]
-struct Buyers(u64);
+pub(super) struct Buyers(u64);
 
 impl Buyers {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 += 1;
         self.0
     }
@@ -207,7 +220,7 @@ fn id(n: u64) -> [u8; 16] {
 }
 
 /// The seat of a buyer, from 1.
-fn seat(buyer: u64) -> Outcome<SeatId> {
+pub(super) fn seat(buyer: u64) -> Outcome<SeatId> {
     let index = buyer - 1;
     let (section, rest) = (index / SECTION_SEATS, index % SECTION_SEATS);
     let (row, number) = (rest / u64::from(ROW_SEATS) + 1, rest % u64::from(ROW_SEATS) + 1);
@@ -233,9 +246,9 @@ fn wish(buyer: u64, seat: SeatId) -> Outcome<HoldCommand> {
     })
 }
 
-type Repository = Arc<dyn ReservationRepository>;
+pub(super) type Repository = Arc<dyn ReservationRepository>;
 
-async fn hold(repository: &Repository, buyer: u64) -> Outcome<()> {
+pub(super) async fn hold(repository: &Repository, buyer: u64) -> Outcome<()> {
     match repository.hold(&[wish(buyer, seat(buyer)?)?]).await?.pop() {
         Some(HoldOutcome::Held(_)) => Ok(()),
         other => Err(format!("a free seat is held: {other:?}").into()),
@@ -263,7 +276,7 @@ async fn buy(repository: &Repository, buyer: u64) -> Outcome<()> {
 }
 
 /// New buyers hold a seat each. Answers how long it took.
-async fn hold_all(repository: &Repository, buyers: &mut Buyers, count: u64) -> Outcome<Duration> {
+pub(super) async fn hold_all(repository: &Repository, buyers: &mut Buyers, count: u64) -> Outcome<Duration> {
     let (buyers, took) = (buyers.take(count), Stopwatch::start());
     let holds = buyers.into_iter().map(|buyer| hold(repository, buyer));
     stream::iter(holds).buffer_unordered(IN_FLIGHT).try_for_each(async |()| Ok(())).await?;
@@ -279,7 +292,7 @@ async fn buy_all(repository: &Repository, buyers: &mut Buyers, count: u64) -> Ou
 }
 
 /// How long each of many buyers waits to be told that the seat of `owner` is taken.
-async fn refusals_ms(repository: &Repository, buyers: &mut Buyers, owner: u64) -> Outcome<Vec<f64>> {
+pub(super) async fn refusals_ms(repository: &Repository, buyers: &mut Buyers, owner: u64) -> Outcome<Vec<f64>> {
     // These want a seat that is not their own, so they may come from beyond the hall.
     let asks = buyers.take((AT_ONE_SEAT * ASKS_EACH) as u64).into_iter().map(|buyer| async move {
         let (took, wanted) = (Stopwatch::start(), seat(owner)?);
@@ -292,7 +305,7 @@ async fn refusals_ms(repository: &Repository, buyers: &mut Buyers, owner: u64) -
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
-fn rate(took: Duration, count: u64) -> f64 {
+pub(super) fn rate(took: Duration, count: u64) -> f64 {
     count as f64 / took.as_secs_f64()
 }
 

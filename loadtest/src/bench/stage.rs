@@ -1,68 +1,89 @@
-//! A server of the benchmark's own with one line in which nobody is let in: its sale is open and paused.
-//! Drives it as an operator and as buyers do.
+//! A server of the benchmark's own with one sale: its line lets nobody in, or its seats are held.
+//! Drives it as buyers do.
 
 use std::path::Path;
+use std::slice;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-use usher_kernel::PerformanceId;
+use usher_queue::{Grant, PlaceNumber, TokenKeys};
 
 use super::Outcome;
-use crate::clock::eventually;
+use crate::clock::{self, eventually};
+use crate::people::account_of;
+use crate::sale::Sale;
 use crate::server::{Server, Site};
 
-/// Known to the driver, so that it can sign the places of people whom it put into the line itself.
+/// Known to the driver, so that it can sign the places and passes of people whom it made up itself.
 pub const SECRET: &str = "of servers on loopback that live for minutes";
-const OPERATOR: &str = "operator@usher.example";
-const PASSWORD: &str = "of an operator who lives for minutes";
-/// Seats can be laid out until the sale opens.
-const OPENS_AFTER: Duration = Duration::from_secs(2);
-const SALE_LASTS: Duration = Duration::from_secs(3_600);
 /// How long the server may take to see what others did.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Everybody shows a pass that is good for longer than a run.
+const PASS_LASTS: Duration = Duration::from_secs(3_600);
 /// How many people join at once.
 const AT_ONCE: usize = 64;
 /// Answers by route pattern, in the server's own count.
 const COUNTED: &str = "usher_http_request_duration_seconds_count";
 
-/// A server, and its line.
+/// What somebody shows to the server.
+pub struct Buyer {
+    /// An access token, as `Authorization` names it.
+    pub bearer: String,
+    /// A pass.
+    pub pass: String,
+}
+
+/// A server, and its sale.
 pub struct Stage {
     site: Site,
     /// The process.
     pub server: Server,
     client: Client,
-    /// Whose line it is.
-    pub performance: PerformanceId,
+    /// What is sold.
+    pub sale: Sale,
+}
+
+/// A site in a new folder, with the secret that the driver knows.
+///
+/// # Errors
+/// If the folder is there, or there is no `usher`.
+pub fn site(folder: &Path) -> Outcome<Site> {
+    std::fs::create_dir(folder)?;
+    Ok(Site::new(folder)?.with("auth.secret", SECRET))
 }
 
 impl Stage {
-    /// Starts a server in a folder of its own, with its line in memory or on a Redis.
+    /// Starts a server with a line that is open and paused.
     ///
     /// # Errors
     /// If the server does not start, or refuses.
-    pub async fn set(folder: &Path, redis_url: Option<&str>) -> Outcome<Self> {
-        std::fs::create_dir(folder)?;
-        let site = Site::new(folder)?.with("auth.secret", SECRET);
-        let site = match redis_url {
-            Some(url) => site.on_redis(url),
-            None => site,
-        };
-        site.run(&["operator", "create", "--email", OPERATOR], PASSWORD)?;
+    pub async fn with_line(site: Site) -> Outcome<Self> {
         let server = site.start("usher").await?;
-        let client = Client::new();
-        let api = format!("http://{}/api/v1", server.address());
-        let login = json!({"email": OPERATOR, "password": PASSWORD});
-        let login = done(client.post(format!("{api}/auth/login")).json(&login)).await?;
-        let token = login["access_token"].as_str().ok_or("a log-in answers with a token")?;
-        let performance = open_and_pause(&client, &format!("{api}/operator"), token).await?;
-        let stage = Self { site, server, client, performance };
-        let is_paused = async || stage.sale_state().await.ok().filter(|state| state == "paused");
-        eventually(PATIENCE, is_paused).await.ok_or("the sale opens and is paused")?;
-        Ok(stage)
+        let sale = Sale::open(&site, slice::from_ref(&server), &json!({"state": "paused"})).await?;
+        Ok(Self { site, server, client: Client::new(), sale })
+    }
+
+    /// Starts a server with a hall of these sections, as the operator's PUT names them.
+    ///
+    /// # Errors
+    /// If the server does not start, or refuses.
+    pub async fn with_seats(site: Site, sections: &Value) -> Outcome<Self> {
+        let server = site.start("usher").await?;
+        let sale = Sale::open_with(&site, slice::from_ref(&server), &json!({"state": "open"}), sections).await?;
+        Ok(Self { site, server, client: Client::new(), sale })
+    }
+
+    /// Ends the server, and lets `usher verify` look at what it left.
+    ///
+    /// # Errors
+    /// If there is a contradiction.
+    pub fn verify(self) -> Outcome<()> {
+        let Self { site, server, .. } = self;
+        drop(server);
+        site.run(&["verify"], "")?;
+        Ok(())
     }
 
     /// `http://` and the server's address.
@@ -74,13 +95,30 @@ impl Stage {
     /// The path of its line.
     #[must_use]
     pub fn queue(&self) -> String {
-        format!("/api/v1/performances/{}/queue", self.performance)
+        format!("/api/v1/performances/{}/queue", self.sale.performance())
     }
 
-    async fn sale_state(&self) -> Outcome<String> {
-        let path = format!("{}/api/v1/performances/{}", self.url(), self.performance);
-        let performance = done(self.client.get(path)).await?;
-        Ok(performance["sale_state"].as_str().ok_or("a performance has a state")?.to_owned())
+    /// The path of its reservations.
+    #[must_use]
+    pub fn reservations(&self) -> String {
+        format!("/api/v1/performances/{}/reservations", self.sale.performance())
+    }
+
+    /// New buyers, each with a pass.
+    ///
+    /// # Errors
+    /// If `usher token mint` fails.
+    pub fn buyers(&self, count: u64) -> Outcome<Vec<Buyer>> {
+        let keys = TokenKeys::new(SECRET.as_bytes(), None);
+        let expires_at = clock::now().plus(PASS_LASTS);
+        let buyer = |(number, bearer): (u64, String)| {
+            let account = account_of(&bearer).ok_or("a token names an account")?;
+            let grant = Grant { number: PlaceNumber::new(number), account, expires_at };
+            Ok(Buyer { pass: keys.sign_pass(self.sale.performance(), grant), bearer })
+        };
+        // Whoever else comes to this stage has passes of their own.
+        let first = u64::from(rand::random::<u32>()) << 20;
+        (first..).zip(self.mint(usize::try_from(count)?)?).map(buyer).collect()
     }
 
     /// Access tokens of new buyers, as `Authorization` names them.
@@ -128,12 +166,12 @@ impl Stage {
         known.ok_or_else(|| format!("the server was to see {n_people} people waiting").into())
     }
 
-    /// How many joins the server answered with this status.
+    /// How many requests of a method, to routes that end like this, the server answered with such a status.
     ///
     /// # Errors
     /// If it does not tell.
-    pub async fn joins_answered(&self, with: impl Fn(StatusCode) -> bool) -> Outcome<u64> {
-        Ok(answers(&self.metrics().await?, "POST", "/queue", with))
+    pub async fn answered(&self, method: &str, route_ends: &str, with: impl Fn(StatusCode) -> bool) -> Outcome<u64> {
+        Ok(answers(&self.metrics().await?, method, route_ends, with))
     }
 
     async fn metrics(&self) -> Outcome<String> {
@@ -142,30 +180,11 @@ impl Stage {
     }
 }
 
-/// Adds a concert, a performance and a seat; waits for nothing but the answers.
-async fn open_and_pause(client: &Client, operator: &str, token: &str) -> Outcome<PerformanceId> {
-    let call = |method, path: &str, body: Value| {
-        let request = client.request(method, format!("{operator}/{path}")).bearer_auth(token);
-        done(request.header("Idempotency-Key", path).json(&body))
-    };
-    let concert = json!({"title": "Bench", "description": "", "venue": "Bench", "running_time_min": 60});
-    let concert = call(Method::POST, "concerts", concert).await?;
-    let concert = concert["id"].as_str().ok_or("a concert has an id")?;
-    let opens_at = OffsetDateTime::now_utc() + OPENS_AFTER;
-    let closes_at = (opens_at + SALE_LASTS).format(&Rfc3339)?;
-    let opens_at = opens_at.format(&Rfc3339)?;
-    let performance = json!({"starts_at": closes_at, "sale_opens_at": opens_at, "sale_closes_at": closes_at});
-    let performance = call(Method::POST, &format!("concerts/{concert}/performances"), performance).await?;
-    let id: PerformanceId = performance["id"].as_str().ok_or("a performance has an id")?.parse()?;
-    let price = json!({"amount": 1_000, "currency": "KRW"});
-    let section = json!({"name": "A", "rows": 1, "seats_per_row": 1, "grade": "R", "price": price});
-    call(Method::PUT, &format!("performances/{id}/seats"), json!({"sections": [section]})).await?;
-    call(Method::PATCH, &format!("performances/{id}/admission"), json!({"state": "paused"})).await?;
-    Ok(id)
-}
-
 /// The answer to a request that must succeed.
-async fn done(request: RequestBuilder) -> Outcome<Value> {
+///
+/// # Errors
+/// If it does not.
+pub async fn done(request: RequestBuilder) -> Outcome<Value> {
     Ok(request.send().await?.error_for_status()?.json().await?)
 }
 

@@ -1,4 +1,4 @@
-//! The load generator: one thread of `wrk` with 64 connections. Knows nothing of what it asks for.
+//! The load generator: one thread of `wrk`. Knows nothing of what it asks for.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::Outcome;
 
 const SCRIPT: &str = include_str!("../../wrk/requests.lua");
-/// How many requests are under way at once.
+/// How many requests are under way at once, where nothing else is said.
 pub const CONNECTIONS: usize = 64;
 
 /// `wrk`, with its script and its files in a folder.
@@ -20,10 +20,13 @@ pub struct Wrk {
     script: PathBuf,
 }
 
-/// Values of one header, each for one request.
+/// The column of [`Values`] that is no header.
+pub const BODY: &str = "(body)";
+
+/// Values of some headers, and maybe of the body, line by line for one request each.
 pub struct Values {
     file: PathBuf,
-    header: &'static str,
+    columns: String,
     /// How many there are.
     pub count: usize,
 }
@@ -36,10 +39,14 @@ pub struct Asked<'a> {
     pub method: &'static str,
     /// The path.
     pub path: &'a str,
-    /// What the header says, request by request, in turn.
+    /// What differs, request by request, in turn.
     pub values: &'a Values,
     /// Which of them.
     pub used: std::ops::Range<usize>,
+    /// How many requests are under way at once.
+    pub connections: usize,
+    /// Whether all of them are to be refused (4xx); otherwise none.
+    pub is_refused: bool,
     /// How long each connection pauses before each request.
     pub pause: Duration,
     /// For how long.
@@ -52,6 +59,8 @@ pub struct Answered {
     /// How many answers.
     pub requests: u64,
     duration_us: u64,
+    p50_us: u64,
+    p99_us: u64,
     unconnected: u64,
     unread: u64,
     unwritten: u64,
@@ -67,10 +76,18 @@ impl Answered {
         self.requests as f64 / Duration::from_micros(self.duration_us).as_secs_f64()
     }
 
-    /// Whether every request was answered, none refused (4xx or 5xx), and none after wrk's two seconds.
-    fn is_clean(&self) -> bool {
-        let Self { unconnected, unread, unwritten, refused, late, .. } = *self;
-        self.requests > 0 && unconnected + unread + unwritten + refused + late == 0
+    /// What half of them and 99 in 100 took at most, in ms.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "spans of some seconds")]
+    pub fn percentiles_ms(&self) -> [f64; 2] {
+        [self.p50_us, self.p99_us].map(|us| us as f64 / 1_000.0)
+    }
+
+    /// Whether every request was answered as it should be, and none after wrk's two seconds.
+    fn is_clean(&self, is_refused: bool) -> bool {
+        let Self { requests, unconnected, unread, unwritten, refused, late, .. } = *self;
+        let expected = if is_refused { requests } else { 0 };
+        requests > 0 && refused == expected && unconnected + unread + unwritten + late == 0
     }
 }
 
@@ -99,24 +116,39 @@ impl Wrk {
     /// # Errors
     /// If the file cannot be written.
     pub fn values(&self, name: &str, header: &'static str, values: &[String]) -> Outcome<Values> {
+        self.rows(name, [header], values.iter().map(|value| [value]))
+    }
+
+    /// Writes down what some headers are to say, and maybe [`BODY`]. No value is empty or has a tab in it.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn rows<const N: usize>(
+        &self,
+        name: &str,
+        columns: [&'static str; N],
+        rows: impl IntoIterator<Item = [impl AsRef<str>; N]>,
+    ) -> Outcome<Values> {
         let file = self.folder.join(name);
         let mut out = io::BufWriter::new(fs::File::create(&file)?);
-        for value in values {
-            writeln!(out, "{value}")?;
+        let mut count = 0;
+        for row in rows {
+            writeln!(out, "{}", row.each_ref().map(AsRef::as_ref).join("\t"))?;
+            count += 1;
         }
         out.flush()?;
-        Ok(Values { file, header, count: values.len() })
+        Ok(Values { file, columns: columns.join(","), count })
     }
 
     /// Asks for as long as told, as fast as it gets answers.
     ///
     /// # Errors
-    /// If anything but a good answer came back.
+    /// If anything but the right answers came back.
     pub async fn run(&self, asked: &Asked<'_>) -> Outcome<Answered> {
-        let Asked { url, method, path, values, used, pause, span } = asked;
+        let Asked { url, method, path, values, used, connections, is_refused, pause, span } = asked;
         let mut command = Command::new("wrk");
-        command.args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{}s", span.as_secs()), "-s"]).arg(&self.script);
-        command.args([*url, "--", method, path, values.header]).arg(&values.file);
+        command.args(["-t1", &format!("-c{connections}"), &format!("-d{}s", span.as_secs()), "-s"]).arg(&self.script);
+        command.args([*url, "--", method, path, values.columns.as_str()]).arg(&values.file);
         command.args([used.start, used.len()].map(|n| n.to_string())).arg(pause.as_millis().to_string());
         // It ends by itself after its time, so that nobody has to look after it; and tokio's processes are a feature that
         // every crate would be built anew for.
@@ -124,8 +156,8 @@ impl Wrk {
         let printed = String::from_utf8_lossy(&output.stdout);
         let answered = printed.lines().rev().find_map(|line| serde_json::from_str::<Answered>(line).ok());
         match answered {
-            Some(answered) if output.status.success() && answered.is_clean() => Ok(answered),
-            Some(answered) => Err(format!("{method} {path}: not every answer was good: {answered:?}").into()),
+            Some(answered) if output.status.success() && answered.is_clean(*is_refused) => Ok(answered),
+            Some(answered) => Err(format!("{method} {path}: not every answer was right: {answered:?}").into()),
             None => Err(format!("wrk said: {printed}{}", String::from_utf8_lossy(&output.stderr)).into()),
         }
     }
@@ -137,7 +169,7 @@ mod tests {
 
     fn answered(refused: u64) -> Answered {
         let text = format!(
-            r#"{{"requests":300,"duration_us":1500000,"unconnected":0,"unread":0,"unwritten":0,"refused":{refused},"late":0}}"#
+            r#"{{"requests":300,"duration_us":1500000,"p50_us":400,"p99_us":2500,"unconnected":0,"unread":0,"unwritten":0,"refused":{refused},"late":0}}"#
         );
         serde_json::from_str(&text).unwrap()
     }
@@ -148,8 +180,15 @@ mod tests {
     }
 
     #[test]
-    fn one_refusal_spoils_a_run() {
-        assert!(answered(0).is_clean());
-        assert!(!answered(1).is_clean());
+    fn one_refusal_spoils_a_run_and_one_that_is_missing_another() {
+        assert!(answered(0).is_clean(false));
+        assert!(!answered(1).is_clean(false));
+        assert!(answered(300).is_clean(true));
+        assert!(!answered(299).is_clean(true));
+    }
+
+    #[test]
+    fn latencies_are_in_ms() {
+        assert_eq!(answered(0).percentiles_ms().map(f64::to_bits), [0.4, 2.5].map(f64::to_bits));
     }
 }

@@ -32,7 +32,7 @@ struct Cli {
 enum Part {
     /// The line: on Redis, and over HTTP.
     Line,
-    /// The seats: on SQLite, MariaDB, and MySQL where there is its image.
+    /// The seats: on SQLite, MariaDB, and MySQL where there is its image; at the port, and over HTTP.
     Seats,
 }
 
@@ -68,10 +68,10 @@ async fn interrupted() -> Outcome<()> {
 /// Runs what is asked for. `head` says what the figures are of.
 async fn measure(cli: &Cli, head: &mut String, figures: &mut Vec<Figure>) -> Outcome<()> {
     let scale = if cli.quick { Scale::Quick } else { Scale::Full };
+    let folder = tempfile::tempdir()?;
+    // What is missing is told before minutes went by.
+    let wrk = Wrk::new(folder.path())?;
     if cli.part.is_none_or(|part| part == Part::Line) {
-        let folder = tempfile::tempdir()?;
-        // What is missing is told before minutes went by.
-        let wrk = Wrk::new(folder.path())?;
         let redis = Server::start(&[]);
         *head = machine(&redis)?;
         figures.extend(line::admission(&redis, scale).await?);
@@ -79,9 +79,8 @@ async fn measure(cli: &Cli, head: &mut String, figures: &mut Vec<Figure>) -> Out
         Bench { folder: folder.path(), wrk: &wrk, redis: &redis, scale }.measure(figures).await?;
     }
     if cli.part.is_none_or(|part| part == Part::Seats) {
-        let folder = tempfile::tempdir()?;
         *head = [head.as_str(), &seats::machine()?].join("\n").trim().to_owned();
-        seats::measure(folder.path(), scale, figures).await?;
+        seats::measure(folder.path(), &wrk, scale, figures).await?;
     }
     Ok(())
 }

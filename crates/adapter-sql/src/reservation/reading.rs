@@ -1,6 +1,6 @@
 //! Reading reservations, seats and their history. Nothing here decides who gets a seat.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sea_orm::prelude::{Expr, Uuid};
 use sea_orm::sea_query::{CaseStatement, Func, Query, SelectStatement};
@@ -9,13 +9,21 @@ use sea_orm::{
     QueryOrder, QuerySelect,
 };
 use usher_kernel::{AccountId, AttemptId, PerformanceId, ReservationId, SeatId, Timestamp};
-use usher_reservation::audit::{CaptureRecord, History, ReservationRecord, SaleRecord, SeatEvent, SeatRecord};
+use usher_reservation::audit::{
+    AttemptRecord, AttemptState, ChargeRecord, History, RefundRecord, ReservationRecord, SaleRecord, SeatEvent,
+    SeatRecord,
+};
+use usher_reservation::model::PassNumber;
 use usher_reservation::ports::SeatFilter;
 use usher_reservation::{Reservation, Seat, SeatCounts, SeatStatus};
 
 use super::{payment, rows};
-use crate::entities::{payment_attempts, refunds, reservation_seats, reservations, seat_events, seats, sold};
+use crate::entities::{
+    ended_passes, payment_attempts, refunds, reservation_seats, reservations, seat_events, seats, simulated_charges,
+    sold,
+};
 use crate::error::{CorruptRow, Failure};
+use crate::gateway;
 use crate::row::Row;
 
 /// The longest page: 200, and one more to see whether more follow.
@@ -168,7 +176,10 @@ pub(super) async fn history(tx: &DatabaseTransaction, performance: PerformanceId
         seats: records,
         sales: sales.collect::<Result<_, CorruptRow>>()?,
         reservations: reservation_records(tx, of).await?,
-        captures: captures(tx, of).await?,
+        attempts: attempts(tx, of).await?,
+        refunds: refund_records(tx, of).await?,
+        charges: charges(tx, of).await?,
+        ended_passes: ended(tx, of).await?,
     })
 }
 
@@ -219,34 +230,88 @@ async fn reservation_records(tx: &DatabaseTransaction, performance: Uuid) -> Res
     let models = reservations::Entity::find()
         .filter(reservations::Column::PerformanceId.eq(performance))
         .order_by_asc(reservations::Column::Id);
-    let records = models.all(tx).await?.into_iter().map(|model| ReservationRecord {
-        id: ReservationId::from_uuid(model.id),
-        confirmed_by: model.attempt_id.filter(|_| model.state == rows::CONFIRMED).map(AttemptId::from_uuid),
-        seats: seats.remove(&model.id).unwrap_or_default(),
-        total: model.total_amount,
-    });
-    Ok(records.collect())
+    let record = |model: reservations::Model| {
+        Ok(ReservationRecord {
+            id: ReservationId::from_uuid(model.id),
+            pass: PassNumber(Row::new("reservations", &model.id).number("pass_number", model.pass_number)?),
+            confirmed_by: model.attempt_id.filter(|_| model.state == rows::CONFIRMED).map(AttemptId::from_uuid),
+            seats: seats.remove(&model.id).unwrap_or_default(),
+            total: model.total_amount,
+        })
+    };
+    Ok(models.all(tx).await?.into_iter().map(record).collect::<Result<_, CorruptRow>>()?)
 }
 
-async fn captures(tx: &DatabaseTransaction, performance: Uuid) -> Result<Vec<CaptureRecord>, Failure> {
-    let attempts = Query::select()
+/// The ids of the attempts to pay for them.
+fn attempts_of(performance: Uuid) -> SelectStatement {
+    Query::select()
         .column(payment_attempts::Column::Id)
         .from(payment_attempts::Entity)
         .cond_where(payment_attempts::Column::ReservationId.in_subquery(reservations_of(performance)))
-        .to_owned();
-    let refunds = refunds::Entity::find().filter(refunds::Column::AttemptId.in_subquery(attempts));
-    let refunds: HashMap<Uuid, i64> =
-        refunds.all(tx).await?.into_iter().map(|model| (model.attempt_id, model.amount)).collect();
+        .to_owned()
+}
+
+async fn attempts(tx: &DatabaseTransaction, performance: Uuid) -> Result<Vec<AttemptRecord>, Failure> {
     let models = payment_attempts::Entity::find()
         .filter(payment_attempts::Column::ReservationId.in_subquery(reservations_of(performance)))
-        .filter(payment_attempts::Column::State.is_in([payment::CAPTURED, payment::REFUNDED]))
         .order_by_asc(payment_attempts::Column::Id);
-    let captures = models.all(tx).await?.into_iter().map(|model| CaptureRecord {
-        attempt: AttemptId::from_uuid(model.id),
+    let attempts = models.all(tx).await?.into_iter().map(|model| AttemptRecord {
+        id: AttemptId::from_uuid(model.id),
         reservation: ReservationId::from_uuid(model.reservation_id),
         amount: model.amount,
-        // Not by its state: the row is what sends the money back.
-        refunded: refunds.get(&model.id).copied().unwrap_or(0),
+        state: match model.state.as_str() {
+            payment::CAPTURED => AttemptState::Captured,
+            payment::REFUNDED => AttemptState::Refunded,
+            _ if model.ended_at.is_none() => AttemptState::Pending,
+            _ => AttemptState::Unpaid,
+        },
     });
-    Ok(captures.collect())
+    Ok(attempts.collect())
+}
+
+async fn refund_records(tx: &DatabaseTransaction, performance: Uuid) -> Result<Vec<RefundRecord>, Failure> {
+    let models = refunds::Entity::find()
+        .filter(refunds::Column::AttemptId.in_subquery(attempts_of(performance)))
+        .order_by_asc(refunds::Column::AttemptId);
+    let refunds = models.all(tx).await?.into_iter().map(|model| RefundRecord {
+        attempt: AttemptId::from_uuid(model.attempt_id),
+        amount: model.amount,
+        is_sent: model.sent_at.is_some(),
+    });
+    Ok(refunds.collect())
+}
+
+async fn charges(tx: &DatabaseTransaction, performance: Uuid) -> Result<Vec<ChargeRecord>, Failure> {
+    let models = simulated_charges::Entity::find()
+        .filter(simulated_charges::Column::AttemptId.in_subquery(attempts_of(performance)))
+        .order_by_asc(simulated_charges::Column::AttemptId);
+    let charges = models.all(tx).await?.into_iter().map(|model| ChargeRecord {
+        attempt: AttemptId::from_uuid(model.attempt_id),
+        amount: model.amount,
+        is_captured: gateway::is_captured(&model),
+        is_refunded: model.refunded_at.is_some(),
+    });
+    Ok(charges.collect())
+}
+
+async fn ended(tx: &DatabaseTransaction, performance: Uuid) -> Result<HashSet<PassNumber>, Failure> {
+    let rows = ended_passes::Entity::find().filter(ended_passes::Column::PerformanceId.eq(performance));
+    let ended = rows.all(tx).await?.into_iter().map(|model| {
+        let number = Row::new("ended_passes", &model.number).number("number", model.number)?;
+        Ok(PassNumber(number))
+    });
+    Ok(ended.collect::<Result<_, CorruptRow>>()?)
+}
+
+/// Attempts that are named by refunds, or by charges that did not go back, and are not there.
+pub(super) async fn strays(tx: &DatabaseTransaction) -> Result<Vec<AttemptId>, Failure> {
+    let known = || Query::select().column(payment_attempts::Column::Id).from(payment_attempts::Entity).to_owned();
+    let refunds = refunds::Entity::find().filter(refunds::Column::AttemptId.not_in_subquery(known()));
+    let charges = simulated_charges::Entity::find()
+        .filter(simulated_charges::Column::AttemptId.not_in_subquery(known()))
+        .filter(simulated_charges::Column::RefundedAt.is_null());
+    let refunds = refunds.all(tx).await?.into_iter().map(|model| model.attempt_id);
+    let charges = charges.all(tx).await?.into_iter().filter(gateway::is_captured).map(|model| model.attempt_id);
+    let strays: BTreeSet<_> = refunds.chain(charges).map(AttemptId::from_uuid).collect();
+    Ok(strays.into_iter().collect())
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, Statement};
-use usher_adapter_sql::{SqlCatalogueRepository, SqlReservationRepository};
+use usher_adapter_sql::{SqlCatalogueRepository, SqlReservationRepository, SqlSimulatedGateway};
 use usher_concert::{SeatMap, SectionPlan};
 use usher_contract_tests::reservation_repository::seed_through;
 use usher_kernel::{
@@ -12,7 +12,8 @@ use usher_kernel::{
 use usher_reservation::audit;
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReleaseOutcome, ReservationRepository, SeatWish, Settled, Verdict,
+    ChargeOutcome, HoldCommand, HoldOutcome, PayCommand, PayOutcome, PaymentGateway, PaymentToken, ReleaseOutcome,
+    ReservationRepository, SeatWish, Settled, Verdict,
 };
 
 use crate::backend::{On, Sqlite};
@@ -40,16 +41,19 @@ async fn hold(repository: &SqlReservationRepository, n: u8, seats: &[&str], now:
     assert!(matches!(repository.hold(&[wish]).await.unwrap()[..], [HoldOutcome::Held(_)]));
 }
 
-async fn begin(repository: &SqlReservationRepository, n: u8, now: Timestamp) {
+/// Begins to pay, and asks the gateway for the money: attempt `n`, of reservation `of`.
+async fn begin(bank: &Bank, (n, of): (u8, u8), token: &str, now: Timestamp) -> ChargeOutcome {
     let command = PayCommand {
-        reservation: ReservationId::from_bytes([n; 16]),
-        account: AccountId::from_bytes([n; 16]),
+        reservation: ReservationId::from_bytes([of; 16]),
+        account: AccountId::from_bytes([of; 16]),
         attempt: AttemptId::from_bytes([n; 16]),
         now,
         resolve_at: now,
-        claim: claim(n, "pay"),
+        claim: claim(of, &format!("pay-{n}")),
     };
-    assert!(matches!(repository.begin_payment(&command).await.unwrap(), PayOutcome::Begun(_)));
+    let begun = bank.repository.begin_payment(&command).await.unwrap();
+    let PayOutcome::Begun(paying) = begun else { panic!("{begun:?}") };
+    bank.gateway.charge(command.attempt, paying.total, &PaymentToken(token.into()), now).await.unwrap()
 }
 
 async fn capture(repository: &SqlReservationRepository, n: u8, now: Timestamp) -> Settled {
@@ -57,33 +61,56 @@ async fn capture(repository: &SqlReservationRepository, n: u8, now: Timestamp) -
     repository.settle(AttemptId::from_bytes([n; 16]), &verdict, now).await.unwrap().unwrap()
 }
 
+/// Who takes seats, and who takes money.
+struct Bank {
+    repository: SqlReservationRepository,
+    gateway: SqlSimulatedGateway,
+    file: On<Sqlite>,
+}
+
 /// The first paid for `A-1-1` too late: the second had taken it over, and bought it. The third gave `A-1-2` back, and
-/// bought `A-1-3` under another name. `A-1-4` was never touched.
-async fn a_history() -> (On<Sqlite>, SqlReservationRepository) {
+/// bought `A-1-3` under another name, after another attempt had been declined. `A-1-4` was never touched.
+async fn a_history() -> Bank {
     let file = On::<Sqlite>::new().await;
     let price = Money::new(100, "KRW".parse().unwrap()).unwrap();
     let section = SectionPlan { name: "A".into(), rows: 1, seats_per_row: 4, grade: "R".into(), price };
     let map = SeatMap::from_sections(&[section]).unwrap();
     seed_through(&SqlCatalogueRepository::new(file.database.clone()), PERFORMANCE, &map).await;
-    let repository = SqlReservationRepository::new(file.database.clone());
+    let (repository, gateway) =
+        (SqlReservationRepository::new(file.database.clone()), SqlSimulatedGateway::new(file.database.clone()));
+    let bank = Bank { repository, gateway, file };
+    let repository = &bank.repository;
     let lapse = NOW.plus(HOLD_TTL);
-    hold(&repository, 1, &["A-1-1"], NOW).await;
-    begin(&repository, 1, NOW).await;
-    hold(&repository, 2, &["A-1-1"], lapse).await;
-    begin(&repository, 2, lapse).await;
-    assert!(matches!(capture(&repository, 2, lapse).await, Settled::Confirmed(_)));
-    assert_eq!(capture(&repository, 1, lapse).await, Settled::Refunded);
-    hold(&repository, 3, &["A-1-2"], lapse).await;
+    hold(repository, 1, &["A-1-1"], NOW).await;
+    assert_eq!(begin(&bank, (1, 1), "tok_ok", NOW).await, ChargeOutcome::Captured);
+    hold(repository, 2, &["A-1-1"], lapse).await;
+    assert_eq!(begin(&bank, (2, 2), "tok_ok", lapse).await, ChargeOutcome::Captured);
+    assert!(matches!(capture(repository, 2, lapse).await, Settled::Confirmed(_)));
+    assert_eq!(capture(repository, 1, lapse).await, Settled::Refunded);
+    for due in repository.refunds_due(2).await.unwrap() {
+        bank.gateway.refund(due.attempt, due.amount, lapse).await.unwrap();
+        repository.refund_sent(due.attempt, lapse).await.unwrap();
+    }
+    hold(repository, 3, &["A-1-2"], lapse).await;
     let (third, account) = (ReservationId::from_bytes([3; 16]), AccountId::from_bytes([3; 16]));
     assert!(matches!(repository.release(third, account, lapse).await.unwrap(), ReleaseOutcome::Released(_)));
-    hold(&repository, 4, &["A-1-3"], lapse).await;
-    begin(&repository, 4, lapse).await;
-    assert!(matches!(capture(&repository, 4, lapse).await, Settled::Confirmed(_)));
-    (file, repository)
+    hold(repository, 4, &["A-1-3"], lapse).await;
+    assert_eq!(begin(&bank, (5, 4), "tok_declined", lapse).await, ChargeOutcome::Declined);
+    let declined = repository.settle(AttemptId::from_bytes([5; 16]), &Verdict::Declined, lapse).await.unwrap();
+    assert!(matches!(declined, Some(Settled::Declined { .. })), "{declined:?}");
+    assert_eq!(begin(&bank, (4, 4), "tok_ok", lapse).await, ChargeOutcome::Captured);
+    assert!(matches!(capture(repository, 4, lapse).await, Settled::Confirmed(_)));
+    bank
 }
 
-async fn contradictions(repository: &SqlReservationRepository) -> Vec<String> {
-    audit::check(&repository.history(PERFORMANCE).await.unwrap()).contradictions
+/// All that `usher verify` looks at.
+async fn contradictions(bank: &Bank) -> Vec<String> {
+    let history = bank.repository.history(PERFORMANCE).await.unwrap();
+    let mut found = audit::check(&history).contradictions;
+    found.extend(audit::check_charges(&history));
+    let strays = bank.repository.strays().await.unwrap();
+    found.extend(strays.into_iter().map(|attempt| format!("{attempt} strays")));
+    found
 }
 
 /// A copy of the latest event of a seat, as another one.
@@ -179,23 +206,73 @@ const DAMAGES: &[(&str, &str)] = &[
         "INSERT INTO refunds SELECT x'04040404040404040404040404040404', amount, currency, due_at, NULL FROM refunds",
         "is confirmed and not paid, exactly once",
     ),
+    ("DELETE FROM ended_passes WHERE number = 4", "is confirmed, and its pass 4 is not used up"),
     ("DELETE FROM refunds", "took money for nothing and did not give it back"),
     ("UPDATE refunds SET amount = 99", "took money for nothing and did not give it back"),
+    ("UPDATE refunds SET amount = 101", "has a refund of more than it took"),
+    (
+        "UPDATE payment_attempts SET state = 'unheard' WHERE id = x'01010101010101010101010101010101'",
+        "has a refund, and no money of it has to go back",
+    ),
+    (
+        "INSERT INTO refunds SELECT x'05050505050505050505050505050505', amount, currency, due_at, NULL FROM refunds",
+        "has a refund, and no money of it has to go back",
+    ),
+    (
+        "CREATE TABLE lax AS SELECT * FROM refunds; DROP TABLE refunds; ALTER TABLE lax RENAME TO refunds; \
+         INSERT INTO refunds SELECT * FROM refunds",
+        "has more than one refund",
+    ),
+    (
+        "INSERT INTO refunds SELECT x'09090909090909090909090909090909', amount, currency, due_at, NULL FROM refunds",
+        "09090909-0909-0909-0909-090909090909 strays",
+    ),
+    (
+        "UPDATE simulated_charges SET attempt_id = x'09090909090909090909090909090909' \
+         WHERE attempt_id = x'04040404040404040404040404040404'",
+        "09090909-0909-0909-0909-090909090909 strays",
+    ),
+    (
+        "DELETE FROM simulated_charges WHERE attempt_id = x'04040404040404040404040404040404'",
+        "is captured, and not charged so, exactly once",
+    ),
+    (
+        "UPDATE simulated_charges SET amount = 99 WHERE attempt_id = x'04040404040404040404040404040404'",
+        "is captured, and not charged so, exactly once",
+    ),
+    (
+        "UPDATE simulated_charges SET outcome = 'cancelled' WHERE attempt_id = x'04040404040404040404040404040404'",
+        "is captured, and not charged so, exactly once",
+    ),
+    (
+        "CREATE TABLE lax AS SELECT * FROM simulated_charges; DROP TABLE simulated_charges; \
+         ALTER TABLE lax RENAME TO simulated_charges; INSERT INTO simulated_charges SELECT * FROM simulated_charges",
+        "is captured, and not charged so, exactly once",
+    ),
+    (
+        "UPDATE simulated_charges SET outcome = 'captured' WHERE attempt_id = x'05050505050505050505050505050505'",
+        "was charged, and nothing was bought with it",
+    ),
+    (
+        "UPDATE simulated_charges SET refunded_at = charged_at WHERE attempt_id = x'04040404040404040404040404040404'",
+        "went back, and did not have to",
+    ),
+    ("UPDATE simulated_charges SET refunded_at = NULL WHERE refunded_at > 0", "was sent back, and did not go"),
 ];
 
 #[tokio::test]
 async fn every_kind_of_damage_is_found() {
-    let (_file, whole) = a_history().await;
+    let whole = a_history().await;
     assert_eq!(contradictions(&whole).await, [""; 0]);
 
     for (damage, expected) in DAMAGES {
-        let (file, repository) = a_history().await;
-        let db = file.database.writer();
+        let bank = a_history().await;
+        let db = bank.file.database.writer();
         for statement in damage.split("; ") {
             let done = db.execute_raw(Statement::from_string(db.get_database_backend(), statement)).await.unwrap();
             assert!(done.rows_affected() > 0 || damage.contains("; "), "{statement}");
         }
-        let found = contradictions(&repository).await;
+        let found = contradictions(&bank).await;
         assert!(found.iter().any(|what| what.contains(expected)), "{damage}: {expected:?} is not in {found:?}");
     }
 }

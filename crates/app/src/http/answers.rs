@@ -1,7 +1,6 @@
 //! Answers that may be kept by browsers and caches, and asked for again with `If-None-Match`.
 
 use std::io::Write as _;
-use std::marker::PhantomData;
 use std::time::Duration;
 
 use actix_web::body::BoxBody;
@@ -17,20 +16,6 @@ use paperclip::v2::models::{DefaultOperationRaw, DefaultSchemaRaw};
 use paperclip::v2::schema::Apiv2Schema;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-
-/// A public answer, and for how long it may be kept.
-#[derive(Debug)]
-pub(super) struct Cacheable<T> {
-    body: T,
-    max_age_s: u32,
-}
-
-impl<T> Cacheable<T> {
-    /// May be kept for `max_age_s`, and is known by the digest of its bytes.
-    pub(super) const fn of(body: T, max_age_s: u32) -> Self {
-        Self { body, max_age_s }
-    }
-}
 
 /// An answer that is made once and sent as often as it is asked for, as it is and compressed. Clones share its bytes.
 #[derive(Clone, Debug)]
@@ -53,9 +38,7 @@ impl Prepared {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         let gzip = encoder.write_all(&json).and_then(|()| encoder.finish());
         let gzip = gzip.ok().filter(|gzip| gzip.len() < json.len()).map(Bytes::from);
-        // A tag of letters and digits can always be a header.
-        let tag = HeaderValue::from_str(&format!("\"{tag}\"")).unwrap_or(HeaderValue::from_static("*"));
-        Self { plain: json.into(), gzip, tag }
+        Self { plain: json.into(), gzip, tag: quoted(tag) }
     }
 
     /// How many bytes it takes in memory.
@@ -64,19 +47,30 @@ impl Prepared {
     }
 }
 
-/// A prepared answer about `T`, and for how long it may be kept.
+/// A public answer about `T`, and for how long it may be kept. Whoever has it already is told so.
 #[derive(Debug)]
-pub(super) struct Ready<T> {
-    prepared: Prepared,
+pub(super) struct Cacheable<T> {
+    content: Content<T>,
     cache_control: HeaderValue,
     age_s: u64,
-    of: PhantomData<fn() -> T>,
 }
 
-impl<T> Ready<T> {
+#[derive(Debug)]
+enum Content<T> {
+    /// It is written down for each who asks.
+    Fresh(T),
+    Prepared(Prepared),
+}
+
+impl<T> Cacheable<T> {
+    /// May be kept as `cache_control` says, and is known by the digest of its bytes.
+    pub(super) const fn of(body: T, cache_control: HeaderValue) -> Self {
+        Self { content: Content::Fresh(body), cache_control, age_s: 0 }
+    }
+
     /// May be kept as `cache_control` says.
-    pub(super) const fn new(prepared: Prepared, cache_control: HeaderValue) -> Self {
-        Self { prepared, cache_control, age_s: 0, of: PhantomData }
+    pub(super) const fn prepared(prepared: Prepared, cache_control: HeaderValue) -> Self {
+        Self { content: Content::Prepared(prepared), cache_control, age_s: 0 }
     }
 
     /// Says how old the answer is, in whole seconds (RFC 9111, 5.1), if it is that old.
@@ -85,15 +79,29 @@ impl<T> Ready<T> {
     }
 }
 
-impl<T> Responder for Ready<T> {
+impl<T: Serialize> Responder for Cacheable<T> {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
-        let Self { prepared: Prepared { plain, gzip, tag }, cache_control, age_s, .. } = self;
+        let Self { content, cache_control, age_s } = self;
+        let is_prepared = matches!(content, Content::Prepared(_));
+        let (plain, gzip, tag) = match content {
+            Content::Prepared(Prepared { plain, gzip, tag }) => (plain, gzip, tag),
+            Content::Fresh(body) => match serde_json::to_vec(&body) {
+                Ok(json) => {
+                    let tag = quoted(&digest(&json));
+                    (json.into(), None, tag)
+                }
+                Err(error) => return HttpResponse::from_error(crate::problem::Problem::internal(&error)),
+            },
+        };
         let is_known = tag.to_str().is_ok_and(|tag| has_already(request, tag));
         let mut answer = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
         answer.insert_header((header::ETAG, tag)).insert_header((header::CACHE_CONTROL, cache_control));
-        answer.insert_header((header::VARY, HeaderValue::from_static("accept-encoding")));
+        // Of others, whatever compresses them says so.
+        if is_prepared {
+            answer.insert_header((header::VARY, HeaderValue::from_static("accept-encoding")));
+        }
         if age_s > 0 {
             answer.insert_header((header::AGE, age_s));
         }
@@ -123,24 +131,10 @@ fn takes_gzip(request: &HttpRequest) -> bool {
     best == Some(Encoding::gzip())
 }
 
-impl<T: Apiv2Schema> Apiv2Schema for Ready<T> {
-    fn name() -> Option<String> {
-        T::name()
-    }
-
-    fn description() -> &'static str {
-        T::description()
-    }
-
-    fn raw_schema() -> DefaultSchemaRaw {
-        T::raw_schema()
-    }
-}
-
-impl<T: Apiv2Schema> OperationModifier for Ready<T> {
-    fn update_response(operation: &mut DefaultOperationRaw) {
-        Cacheable::<T>::update_response(operation);
-    }
+/// The tag as a header has it.
+fn quoted(tag: &str) -> HeaderValue {
+    // A tag of letters and digits can always be a header.
+    HeaderValue::from_str(&format!("\"{tag}\"")).unwrap_or(HeaderValue::from_static("*"))
 }
 
 fn digest(bytes: &[u8]) -> String {
@@ -154,27 +148,6 @@ fn has_already(request: &HttpRequest, tag: &str) -> bool {
         .flat_map(|line| line.split(','))
         .map(str::trim)
         .any(|known| known == "*" || known.trim_start_matches("W/") == tag)
-}
-
-impl<T: Serialize> Responder for Cacheable<T> {
-    type Body = BoxBody;
-
-    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
-        let bytes = match serde_json::to_vec(&self.body) {
-            Ok(bytes) => bytes,
-            Err(error) => return HttpResponse::from_error(crate::problem::Problem::internal(&error)),
-        };
-        let tag = format!("\"{}\"", digest(&bytes));
-        let is_known = has_already(request, &tag);
-        let mut answer = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
-        answer.insert_header((header::ETAG, tag));
-        answer.insert_header((header::CACHE_CONTROL, format!("public, max-age={}", self.max_age_s)));
-        if is_known {
-            return answer.finish();
-        }
-        answer.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
-        answer.body(bytes)
-    }
 }
 
 impl<T: Apiv2Schema> Apiv2Schema for Cacheable<T> {
@@ -211,6 +184,8 @@ mod tests {
 
     use super::*;
 
+    const TEN_SECONDS: HeaderValue = HeaderValue::from_static("public, max-age=10");
+
     fn ask(known: Option<&str>, answer: Cacheable<u32>) -> HttpResponse {
         let mut request = TestRequest::default();
         if let Some(known) = known {
@@ -221,11 +196,11 @@ mod tests {
 
     #[actix_web::test]
     async fn what_the_client_has_is_not_sent_again() {
-        let first = ask(None, Cacheable::of(7, 10));
+        let first = ask(None, Cacheable::of(7, TEN_SECONDS));
         let tag = first.headers().get(header::ETAG).unwrap().to_str().unwrap().to_owned();
 
-        let again = ask(Some(&format!("\"x\", W/{tag}")), Cacheable::of(7, 10));
-        let changed = ask(Some(&tag), Cacheable::of(8, 10));
+        let again = ask(Some(&format!("\"x\", W/{tag}")), Cacheable::of(7, TEN_SECONDS));
+        let changed = ask(Some(&tag), Cacheable::of(8, TEN_SECONDS));
 
         assert_eq!(
             (first.status(), again.status(), changed.status()),
@@ -237,7 +212,7 @@ mod tests {
 
     fn send(headers: &[(HeaderName, &str)], age: Duration) -> HttpResponse {
         let json = format!("{{\"seats\":\"{}\"}}", "A".repeat(1_000)).into_bytes();
-        let answer = Ready::<u32>::new(Prepared::of(json), HeaderValue::from_static("public")).of_age(age);
+        let answer = Cacheable::<u32>::prepared(Prepared::of(json), HeaderValue::from_static("public")).of_age(age);
         let mut request = TestRequest::default();
         for (name, value) in headers {
             request = request.insert_header((name.clone(), *value));

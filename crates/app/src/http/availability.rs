@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 use usher_kernel::PerformanceId;
 
-use super::answers::{Prepared, Ready};
+use super::answers::{Cacheable, Prepared};
 use super::events::{self, Pulse};
 use super::reading::{LastEventId, PathId, Query};
 use super::{Refusals, Services};
@@ -82,10 +82,10 @@ fn prepare(picture: &Picture) -> Prepared {
 async fn availability(
     services: Data<Services>,
     PathId(performance): PathId<PerformanceId>,
-) -> Result<Ready<AvailabilityView>, Problem> {
+) -> Result<Cacheable<AvailabilityView>, Problem> {
     let picture = services.boards.open(performance).await?.picture();
     let prepared = picture.prepared.get_or_init(|| prepare(&picture)).clone();
-    Ok(Ready::new(prepared, CACHE_CONTROL).of_age(services.boards.age()))
+    Ok(Cacheable::prepared(prepared, CACHE_CONTROL).of_age(services.boards.age()))
 }
 
 /// For browsers, whose `EventSource` sends no headers of its own when it begins.
@@ -248,7 +248,7 @@ mod tests {
             packed: packed.collect(),
             prepared: OnceLock::new(),
         };
-        let answer = Ready::<AvailabilityView>::new(prepare(&picture), CACHE_CONTROL);
+        let answer = Cacheable::<AvailabilityView>::prepared(prepare(&picture), CACHE_CONTROL);
         let request = TestRequest::default().insert_header((header::ACCEPT_ENCODING, accepted)).to_http_request();
         match answer.respond_to(&request).body().size() {
             BodySize::Sized(len) => len,

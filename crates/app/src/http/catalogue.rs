@@ -11,7 +11,7 @@ use usher_kernel::{ConcertId, PerformanceId};
 use usher_reservation::ports::SeatFilter;
 use usher_reservation::{Seat, SeatCounts, SeatStatus};
 
-use super::answers::{Cacheable, Prepared, Ready};
+use super::answers::{Cacheable, Prepared};
 use super::paging::{List, PageQuery};
 use super::reading::{PathId, Query};
 use super::values::{Id, Instant, MoneyView};
@@ -19,9 +19,9 @@ use super::{Refusals, Services};
 use crate::problem::{Problem, ProblemCode};
 
 /// Titles and venues hardly change.
-const CONCERT_MAX_AGE_S: u32 = 10;
+const CONCERT: HeaderValue = HeaderValue::from_static("public, max-age=10");
 /// A sale's state and the number of seats left change all the time; a second keeps a crowd off the store.
-const SALE_MAX_AGE_S: u32 = 1;
+const SALE: HeaderValue = HeaderValue::from_static("public, max-age=1");
 /// A map may be replaced until the sale opens.
 const SEAT_MAP: HeaderValue = HeaderValue::from_static("public, max-age=60");
 /// A version of a map never changes.
@@ -283,7 +283,7 @@ async fn concerts(
     let page = Page { after: query.after()?.map(ConcertId::from_bytes), limit: query.limit_and_one()? };
     let found = services.catalogue.concerts(page).await?;
     let list = List::page(&query, found, |concert| *concert.id.as_bytes(), ConcertView::from)?;
-    Ok(Cacheable::of(list, CONCERT_MAX_AGE_S))
+    Ok(Cacheable::of(list, CONCERT))
 }
 
 /// Shows one concert.
@@ -292,7 +292,7 @@ async fn concert(
     services: Data<Services>,
     PathId(concert): PathId<ConcertId>,
 ) -> Result<Cacheable<ConcertView>, Problem> {
-    Ok(Cacheable::of(services.catalogue.concert(concert).await?.into(), CONCERT_MAX_AGE_S))
+    Ok(Cacheable::of(services.catalogue.concert(concert).await?.into(), CONCERT))
 }
 
 /// Lists the dates of a concert.
@@ -306,7 +306,7 @@ async fn performances(
     let found = services.catalogue.performances(concert, page).await?;
     let view = |performance: Performance| PerformanceView::of(&performance, &services);
     let list = List::page(&query, found, |performance| *performance.id.as_bytes(), view)?;
-    Ok(Cacheable::of(list, SALE_MAX_AGE_S))
+    Ok(Cacheable::of(list, SALE))
 }
 
 /// Shows one date of a concert, and how many seats are left.
@@ -317,7 +317,7 @@ async fn performance(
 ) -> Result<Cacheable<PerformanceWithSeatsView>, Problem> {
     let performance = PerformanceView::of(&services.catalogue.performance(id).await?, &services);
     let seats = services.reservations.seat_counts(id).await?.into();
-    Ok(Cacheable::of(PerformanceWithSeatsView { performance, seats }, SALE_MAX_AGE_S))
+    Ok(Cacheable::of(PerformanceWithSeatsView { performance, seats }, SALE))
 }
 
 /// Lists the seats of a performance.
@@ -330,7 +330,7 @@ async fn seats(
     let (filter, page) = query.into_filter()?;
     let found = services.reservations.seats(performance, &filter).await?;
     let list = List::page(&page, found, |seat| seat.index.to_be_bytes(), SeatView::from)?;
-    Ok(Cacheable::of(list, SALE_MAX_AGE_S))
+    Ok(Cacheable::of(list, SALE))
 }
 
 /// Which seat map to show.
@@ -346,7 +346,7 @@ async fn seat_map(
     services: Data<Services>,
     PathId(performance): PathId<PerformanceId>,
     Query(SeatMapQuery { map_version: asked }): Query<SeatMapQuery>,
-) -> Result<Ready<SeatMapView>, Problem> {
+) -> Result<Cacheable<SeatMapView>, Problem> {
     let present = services.boards.open(performance).await?.picture().map_version;
     let write = async || {
         let map = services.catalogue.seat_map(performance).await?;
@@ -357,7 +357,7 @@ async fn seat_map(
         Ok((version, prepared.map_err(|error| Problem::internal(&error))?))
     };
     let (version, prepared) = services.geometries.get(performance, present, write).await?;
-    Ok(Ready::new(prepared, if asked == Some(version) { SEAT_MAP_OF_VERSION } else { SEAT_MAP }))
+    Ok(Cacheable::prepared(prepared, if asked == Some(version) { SEAT_MAP_OF_VERSION } else { SEAT_MAP }))
 }
 
 #[cfg(test)]

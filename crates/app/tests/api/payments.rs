@@ -421,7 +421,8 @@ impl Machine {
     }
 
     async fn contradictions(&self, server: &Server) -> Vec<String> {
-        audit::check(&server.repository.history(self.performance).await.unwrap()).contradictions
+        let history = server.repository.history(self.performance).await.unwrap();
+        [audit::check(&history).contradictions, audit::check_charges(&history)].concat()
     }
 }
 

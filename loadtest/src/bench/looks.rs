@@ -1,0 +1,154 @@
+//! A look at the availability of a hall, beside a route of the same server that does nothing. Drives a server as those do
+//! who browse.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+
+use super::report::{Figure, Goal, median};
+use super::seats::{ROW_SEATS, SECTION_ROWS, SECTION_SEATS, seat};
+use super::stage::{Buyer, Stage, done, site};
+use super::wrk::{Answered, Asked, CONNECTIONS, Values};
+use super::{CONTROL, Outcome, OverHttp, RUNS, progress};
+use crate::clock::eventually;
+
+/// The hall that is looked at, and who has four seats each in it: every second one has paid.
+const N_SEATS: u64 = 50_000;
+const N_OWNERS: u64 = 2_000;
+const SEATS_EACH: usize = 4;
+/// How many of them ask at once.
+const OWNERS_AT_ONCE: usize = 64;
+/// How long the server may take to see what others did.
+const PATIENCE: Duration = Duration::from_secs(30);
+const ACCEPT: &str = "Accept-Encoding";
+
+impl OverHttp<'_> {
+    /// A look at the availability of a hall, some of whose seats are held and sold.
+    ///
+    /// # Errors
+    /// If a server fails, or an answer is not the right one.
+    pub(super) async fn looks(&self, figures: &mut Vec<Figure>) -> Outcome<()> {
+        let (n_seats, n_owners) = (self.scale.people(N_SEATS), self.scale.people(N_OWNERS));
+        progress(&format!("a server with a hall of {n_seats} seats; {n_owners} people have {SEATS_EACH} each"));
+        let stage = Stage::with_seats(site(&self.folder.join("looks"))?, &sections(n_seats)).await?;
+        own_seats(&stage, n_seats, n_owners).await?;
+        let path = format!("/api/v1/performances/{}/availability", stage.sale.performance());
+        let n_held = n_owners / 2 * SEATS_EACH as u64;
+        let [(plain, _), (gzip, tag)] = knows_owned(&stage, &path, n_held).await?;
+        let size = Figure::duration("the same compressed (control: as it is)", size(&gzip), "B", size(&plain));
+        let whole = format!("availability of {n_seats} seats, {n_held} held and {n_held} sold");
+        figures.extend([Figure::alone(whole, self::size(&plain), "B"), size]);
+
+        let gzip = self.wrk.rows("gzip", [ACCEPT], [["gzip"]])?;
+        let plain = self.wrk.rows("plain", [ACCEPT], [["identity"]])?;
+        let known = self.wrk.rows("known", [ACCEPT, "If-None-Match"], [["gzip", &tag]])?;
+        for (name, values, status) in [
+            ("availability, compressed", &gzip, StatusCode::OK),
+            ("availability, as it is", &plain, StatusCode::OK),
+            ("availability, 304", &known, StatusCode::NOT_MODIFIED),
+        ] {
+            progress(name);
+            let (mut control, mut looks) = (Vec::new(), Vec::new());
+            for _ in 0..RUNS {
+                control.push(self.look(&stage, CONTROL, values).await?.rate());
+                let others = || stage.answered("GET", "/availability", |answered| answered != status);
+                let others_before = others().await?;
+                looks.push(self.look(&stage, &path, values).await?.rate());
+                // Those of the run before that were on their way at its end may be answered now.
+                let n_others = others().await? - others_before;
+                if n_others > CONNECTIONS as u64 {
+                    return Err(format!("{n_others} looks were not answered {status}").into());
+                }
+            }
+            let name = format!("{name} (control: {CONTROL})");
+            let figure = Figure::rate(name, median(&looks), "1/s", median(&control));
+            figures.push(figure.with_goal(Goal::RatioAtLeast(0.5)));
+        }
+        Ok(())
+    }
+
+    async fn look(&self, stage: &Stage, path: &str, values: &Values) -> Outcome<Answered> {
+        let (url, used) = (stage.url(), 0..values.count);
+        let (connections, pause, span) = (CONNECTIONS, Duration::ZERO, self.short_span());
+        let asked = Asked { url: &url, method: "GET", path, values, used, connections, is_refused: false, pause, span };
+        self.wrk.run(&asked).await
+    }
+}
+
+/// Sections of a hall of at least so many seats, as the operator's PUT names them; all alike.
+pub(super) fn sections(n_seats: u64) -> Value {
+    let section = |n| {
+        let price = json!({"amount": 1_000, "currency": "KRW"});
+        json!({"name": format!("S{n}"), "rows": SECTION_ROWS, "seats_per_row": ROW_SEATS, "grade": "R", "price": price})
+    };
+    (0..n_seats.div_ceil(SECTION_SEATS)).map(section).collect()
+}
+
+/// Lets people hold four seats each, here and there in the hall, and every second of them pay.
+async fn own_seats(stage: &Stage, n_seats: u64, n_owners: u64) -> Outcome<()> {
+    let mut seats = (1..=n_seats).map(|n| Ok(seat(n)?.to_string())).collect::<Outcome<Vec<_>>>()?;
+    seats.shuffle(&mut StdRng::seed_from_u64(1));
+    let client = Client::new();
+    let ask = |buyer: &Buyer, path: &str, body: &Value| {
+        let request = client.post(format!("{}{path}", stage.url()));
+        request
+            .header("Authorization", &buyer.bearer)
+            .header("Usher-Pass", &buyer.pass)
+            .header("Idempotency-Key", path)
+            .json(body)
+    };
+    let (ask, path) = (&ask, &stage.reservations());
+    let owners = stage.buyers(n_owners)?.into_iter().enumerate().zip(seats.chunks_exact(SEATS_EACH));
+    let owning = owners.map(|((n, buyer), seats)| async move {
+        let held = done(ask(&buyer, path, &json!({"seats": seats}))).await?;
+        if n % 2 == 1 {
+            let id = held["id"].as_str().ok_or("a reservation has an id")?;
+            let payment = json!({"payment": {"method": "simulated", "token": "tok_ok"}});
+            done(ask(&buyer, &format!("/api/v1/reservations/{id}/confirm"), &payment)).await?;
+        }
+        Outcome::Ok(())
+    });
+    stream::iter(owning).buffer_unordered(OWNERS_AT_ONCE).try_for_each(async |()| Ok(())).await
+}
+
+/// Waits until the server shows so many seats as held, and as many as sold. Answers with what it says as it is and
+/// compressed, each with its tag.
+async fn knows_owned(stage: &Stage, path: &str, n_each: u64) -> Outcome<[(Vec<u8>, String); 2]> {
+    let (client, url) = (Client::new(), format!("{}{path}", stage.url()));
+    let look = async |accepted: &str| {
+        let answer = client.get(&url).header("Accept-Encoding", accepted).send().await?.error_for_status()?;
+        let header =
+            |name| Outcome::Ok(answer.headers().get(name).map(|value| value.to_str()).transpose()?.map(str::to_owned));
+        let (tag, coding) = (header("ETag")?.ok_or("it has a tag")?, header("Content-Encoding")?);
+        if coding.as_deref().unwrap_or("identity") != accepted {
+            return Err(format!("asked for as {accepted}, it comes as {coding:?}").into());
+        }
+        Outcome::Ok((answer.bytes().await?.to_vec(), tag))
+    };
+    let shown = eventually(PATIENCE, async || {
+        let plain = look("identity").await.ok()?;
+        let body: Value = serde_json::from_slice(&plain.0).ok()?;
+        let states = STANDARD.decode(body["seats"].as_str()?).ok()?;
+        let mut counts = BTreeMap::new();
+        for state in states.iter().flat_map(|byte| [0, 2, 4, 6].map(|shift| byte >> shift & 0b11)) {
+            *counts.entry(state).or_default() += 1;
+        }
+        let owned: [u64; 2] = [1, 2].map(|state| counts.get(&state).copied().unwrap_or_default());
+        (owned == [n_each; 2]).then_some(plain)
+    });
+    let plain = shown.await.ok_or("the server was to show the seats that are held and sold")?;
+    Ok([plain, look("gzip").await?])
+}
+
+#[expect(clippy::cast_precision_loss, reason = "some kilobytes")]
+fn size(bytes: &[u8]) -> f64 {
+    bytes.len() as f64
+}
