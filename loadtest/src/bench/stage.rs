@@ -13,7 +13,7 @@ use usher_queue::{Grant, PlaceNumber, TokenKeys};
 use super::Outcome;
 use crate::clock::{self, eventually};
 use crate::people::account_of;
-use crate::sale::Sale;
+use crate::sale::{HOLD_TTL_S, Offer, Sale};
 use crate::server::{Server, Site};
 
 /// Known to the driver, so that it can sign the places and passes of people whom it made up itself.
@@ -71,7 +71,8 @@ impl Stage {
     /// If the server does not start, or refuses.
     pub async fn with_seats(site: Site, sections: &Value) -> Outcome<Self> {
         let server = site.start("usher").await?;
-        let sale = Sale::open_with(&site, slice::from_ref(&server), &json!({"state": "open"}), sections).await?;
+        let offer = Offer { admission: &json!({"state": "open"}), sections, hold_ttl_s: HOLD_TTL_S };
+        let sale = Sale::open_with(&site, slice::from_ref(&server), offer).await?;
         Ok(Self { site, server, client: Client::new(), sale })
     }
 
