@@ -68,18 +68,18 @@ pub async fn measure(folder: &Path, wrk: &Wrk, scale: Scale, figures: &mut Vec<F
     let over_http = OverHttp { folder, wrk, scale };
     let sqlite = format!("sqlite://{}", folder.join("seats.db").display());
     let sqlite = Engine { name: "SQLite", url: sqlite, goal: None, server: None };
-    sqlite.measure(scale, figures).await?;
+    Box::pin(sqlite.measure(scale, figures)).await?;
     over_http.looks(figures).await?;
     over_http.holds(&sqlite, figures).await?;
     let mariadb = on_server("MariaDB", None, (4_000.0, 2.0)).await?;
-    mariadb.measure(scale, figures).await?;
+    Box::pin(mariadb.measure(scale, figures)).await?;
     over_http.holds(&mariadb, figures).await?;
     drop(mariadb);
     let mut inspect = Command::new("docker");
     inspect.args(["image", "inspect", MYSQL_IMAGE]).stdout(Stdio::null()).stderr(Stdio::null());
     if inspect.status().is_ok_and(|status| status.success()) {
         let mysql = on_server("MySQL", Some(MYSQL_IMAGE), (3_000.0, 3.0)).await?;
-        mysql.measure(scale, figures).await?;
+        Box::pin(mysql.measure(scale, figures)).await?;
         over_http.holds(&mysql, figures).await?;
     } else {
         progress(&format!("MySQL is left out: docker has no image {MYSQL_IMAGE}"));

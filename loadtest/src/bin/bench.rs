@@ -80,7 +80,8 @@ async fn measure(cli: &Cli, head: &mut String, figures: &mut Vec<Figure>) -> Out
     }
     if cli.part.is_none_or(|part| part == Part::Seats) {
         *head = [head.as_str(), &seats::machine()?].join("\n").trim().to_owned();
-        seats::measure(folder.path(), &wrk, scale, figures).await?;
+        // In a box: the compiler follows futures within futures only so deep.
+        Box::pin(seats::measure(folder.path(), &wrk, scale, figures)).await?;
     }
     Ok(())
 }
