@@ -65,6 +65,12 @@ pub(crate) type Transaction = Arc<DatabaseTransaction>;
 const TRIES_MAX: u32 = 3;
 /// A unit that takes longer is rolled back: its locks are in everybody's way.
 const UNIT_MAX: Duration = Duration::from_secs(5);
+/// How long one may take that writes as many rows as a hall has seats, in a performance that is not on sale yet: 120,000 take
+/// 5 to 10 s on two cores.
+const LARGE_UNIT_MAX: Duration = Duration::from_secs(30);
+/// How long a connection may take to begin a transaction, which waits for no lock. A database that takes longer went silent;
+/// its next callers are not to wait as long as a unit for that.
+const BEGIN_MAX: Duration = Duration::from_secs(1);
 /// How long a snapshot may take: it is in nobody's way, and may be all that ever happened in a performance.
 const SNAPSHOT_MAX: Duration = Duration::from_secs(30);
 /// How long a connection may take to roll back before it is given up. Waiting for a database that went silent would keep
@@ -146,9 +152,28 @@ impl Database {
         U: Future<Output = Result<T, Failure>> + Send,
         T: Send,
     {
+        self.write_within(UNIT_MAX, operation, unit).await
+    }
+
+    /// Runs a unit that writes far more than others, and is in nobody's way meanwhile.
+    pub(crate) async fn write_large<T, F, U>(&self, operation: &'static str, unit: F) -> Result<T, StoreError>
+    where
+        F: Fn(Transaction) -> U + Send + Sync,
+        U: Future<Output = Result<T, Failure>> + Send,
+        T: Send,
+    {
+        self.write_within(LARGE_UNIT_MAX, operation, unit).await
+    }
+
+    async fn write_within<T, F, U>(&self, span: Duration, operation: &'static str, unit: F) -> Result<T, StoreError>
+    where
+        F: Fn(Transaction) -> U + Send + Sync,
+        U: Future<Output = Result<T, Failure>> + Send,
+        T: Send,
+    {
         let mut tries = 1;
         loop {
-            match self.write_once(operation, &unit).await? {
+            match self.write_once(span, operation, &unit).await? {
                 Err(failure) if tries < TRIES_MAX && failure.is_transient() => pause(tries).await,
                 result => return result.map_err(|failure| convert(operation, failure)),
             }
@@ -156,7 +181,12 @@ impl Database {
         }
     }
 
-    async fn write_once<T, F, U>(&self, operation: &'static str, unit: F) -> Result<Result<T, Failure>, StoreError>
+    async fn write_once<T, F, U>(
+        &self,
+        span: Duration,
+        operation: &'static str,
+        unit: F,
+    ) -> Result<Result<T, Failure>, StoreError>
     where
         F: FnOnce(Transaction) -> U,
         U: Future<Output = Result<T, Failure>>,
@@ -168,12 +198,12 @@ impl Database {
         } else {
             TransactionOptions::default()
         };
-        let begun = within(self.writer_wait + UNIT_MAX, self.writer.begin_with_options(options)).await;
+        let begun = within(self.writer_wait + BEGIN_MAX, self.writer.begin_with_options(options)).await;
         let transaction = match begun {
             Ok(transaction) => Arc::new(transaction),
             Err(failure) => return Ok(Err(failure)),
         };
-        let result = within(UNIT_MAX, unit(transaction.clone())).await;
+        let result = within(span, unit(transaction.clone())).await;
         let Some(transaction) = Arc::into_inner(transaction) else {
             // Dropped somewhere else, it rolls back.
             return Ok(Err(DbErr::Custom("a unit kept its transaction".into()).into()));
