@@ -180,7 +180,7 @@ impl CatalogueRepository for SqlCatalogueRepository {
             seat_events::Entity::insert(new_map_event(&changed, now)).exec_without_returning(&*tx).await?;
             Ok(ReplaceSeatsOutcome::Replaced { map_version: changed.map_version })
         };
-        self.database.write("catalogue.replace_seats", replace).await
+        self.database.write_large("catalogue.replace_seats", replace).await
     }
 
     async fn seat_map(&self, performance: PerformanceId) -> Result<Option<VersionedSeatMap>, StoreError> {
