@@ -16,7 +16,7 @@ use usher_kernel::{Claim, ConcertId, PerformanceId, StoreError, Timestamp};
 use usher_reservation::SeatStatus;
 
 use crate::Database;
-use crate::database::Transaction;
+use crate::database::{LARGE_UNIT_MAX, Transaction};
 use crate::entities::{concerts, performances, seat_events, seats};
 use crate::error::{CorruptRow, Failure};
 use crate::idempotency::{self, Found, Operation};
@@ -180,7 +180,7 @@ impl CatalogueRepository for SqlCatalogueRepository {
             seat_events::Entity::insert(new_map_event(&changed, now)).exec_without_returning(&*tx).await?;
             Ok(ReplaceSeatsOutcome::Replaced { map_version: changed.map_version })
         };
-        self.database.write_large("catalogue.replace_seats", replace).await
+        self.database.write_within(LARGE_UNIT_MAX, "catalogue.replace_seats", replace).await
     }
 
     async fn seat_map(&self, performance: PerformanceId) -> Result<Option<VersionedSeatMap>, StoreError> {

@@ -67,7 +67,7 @@ const TRIES_MAX: u32 = 3;
 const UNIT_MAX: Duration = Duration::from_secs(5);
 /// How long one may take that writes as many rows as a hall has seats, in a performance that is not on sale yet: 120,000 take
 /// 5 to 10 s on two cores.
-const LARGE_UNIT_MAX: Duration = Duration::from_secs(30);
+pub(crate) const LARGE_UNIT_MAX: Duration = Duration::from_secs(30);
 /// How long a connection may take to begin a transaction, which waits for no lock. A database that takes longer went silent;
 /// its next callers are not to wait as long as a unit for that.
 const BEGIN_MAX: Duration = Duration::from_secs(1);
@@ -155,17 +155,13 @@ impl Database {
         self.write_within(UNIT_MAX, operation, unit).await
     }
 
-    /// Runs a unit that writes far more than others, and is in nobody's way meanwhile.
-    pub(crate) async fn write_large<T, F, U>(&self, operation: &'static str, unit: F) -> Result<T, StoreError>
-    where
-        F: Fn(Transaction) -> U + Send + Sync,
-        U: Future<Output = Result<T, Failure>> + Send,
-        T: Send,
-    {
-        self.write_within(LARGE_UNIT_MAX, operation, unit).await
-    }
-
-    async fn write_within<T, F, U>(&self, span: Duration, operation: &'static str, unit: F) -> Result<T, StoreError>
+    /// The same for a unit that may take as long as `span`.
+    pub(crate) async fn write_within<T, F, U>(
+        &self,
+        span: Duration,
+        operation: &'static str,
+        unit: F,
+    ) -> Result<T, StoreError>
     where
         F: Fn(Transaction) -> U + Send + Sync,
         U: Future<Output = Result<T, Failure>> + Send,
