@@ -32,20 +32,56 @@ struct Call<K, I> {
     items: Vec<I>,
 }
 
-type Answer<O> = Result<InEpoch<Vec<O>>, StoreError>;
-type Together<K, I, O> = Batcher<Call<K, I>, InEpoch<Vec<O>>>;
+type Together<K, I, A> = Batcher<Call<K, I>, A>;
+
+/// An answer to a group of calls.
+trait Answer: Sized + Send + 'static {
+    /// Divides the answer among calls that asked for so many items each, in their order.
+    fn split(self, n_items: Vec<usize>) -> Vec<Self>;
+}
+
+/// One part for each item.
+impl<O: Send + 'static> Answer for Vec<O> {
+    fn split(self, n_items: Vec<usize>) -> Vec<Self> {
+        let mut parts = self.into_iter();
+        n_items.into_iter().map(|n| parts.by_ref().take(n).collect()).collect()
+    }
+}
+
+/// Nothing but that it was done, for every call alike.
+impl Answer for () {
+    fn split(self, n_items: Vec<usize>) -> Vec<Self> {
+        vec![(); n_items.len()]
+    }
+}
+
+impl<A: Answer> Answer for InEpoch<A> {
+    fn split(self, n_items: Vec<usize>) -> Vec<Self> {
+        match self {
+            Self::Current(answer) => answer.split(n_items).into_iter().map(Self::Current).collect(),
+            Self::Lost => n_items.into_iter().map(|_| Self::Lost).collect(),
+        }
+    }
+}
+
+/// The same for every call.
+impl<T: Clone + Send + 'static> Answer for Superseded<T> {
+    fn split(self, n_items: Vec<usize>) -> Vec<Self> {
+        vec![self; n_items.len()]
+    }
+}
 
 /// Makes one call of all whose keys go together.
-fn together<K, I, O>(
+fn together<K, I, A>(
     operation: &'static str,
     background: &Background,
     goes_with: fn(&K, &K) -> bool,
-    run: impl Fn(K, Vec<I>) -> BoxFuture<'static, Answer<O>> + Send + Sync + 'static,
-) -> Together<K, I, O>
+    run: impl Fn(K, Vec<I>) -> BoxFuture<'static, Result<A, StoreError>> + Send + Sync + 'static,
+) -> Together<K, I, A>
 where
     K: Send + 'static,
     I: Send + 'static,
-    O: Send + 'static,
+    A: Answer,
 {
     let run = Arc::new(run);
     Batcher::new(operation, BOUNDS, background, move |calls: Vec<Call<K, I>>| {
@@ -91,19 +127,13 @@ impl<K, I> Group<K, I> {
 }
 
 /// Each call's own part of a group's answer.
-fn split<O>(answer: Answer<O>, shares: Vec<(usize, usize)>) -> Vec<(usize, Answer<O>)> {
-    match answer {
-        Ok(InEpoch::Current(answers)) => {
-            let mut answers = answers.into_iter();
-            let part = |(call, n_items)| (call, Ok(InEpoch::Current(answers.by_ref().take(n_items).collect())));
-            shares.into_iter().map(part).collect()
-        }
-        Ok(InEpoch::Lost) => shares.into_iter().map(|(call, _)| (call, Ok(InEpoch::Lost))).collect(),
-        Err(error) => {
-            let errors = batcher::share(&error, shares.len());
-            shares.into_iter().zip(errors).map(|((call, _), error)| (call, error)).collect()
-        }
-    }
+fn split<A: Answer>(answer: Result<A, StoreError>, shares: Vec<(usize, usize)>) -> Vec<(usize, Result<A, StoreError>)> {
+    let (calls, n_items): (Vec<_>, Vec<_>) = shares.into_iter().unzip();
+    let parts = match answer {
+        Ok(answer) => answer.split(n_items).into_iter().map(Ok).collect(),
+        Err(error) => batcher::share(&error, calls.len()),
+    };
+    calls.into_iter().zip(parts).collect()
 }
 
 /// Gives a call up that the store does not answer.
@@ -126,9 +156,9 @@ fn same_line(one: &At, other: &At) -> bool {
 /// A line's store whose callers share its round trips.
 pub struct BatchedLineStore {
     inner: Arc<dyn LineStore>,
-    joins: Together<JoinKey, AccountHash, JoinOutcome>,
-    resolves: Together<At, Place, Resolution>,
-    re_entries: Together<At, ReEntry, ()>,
+    joins: Together<JoinKey, AccountHash, InEpoch<Vec<JoinOutcome>>>,
+    resolves: Together<At, Place, InEpoch<Vec<Resolution>>>,
+    re_entries: Together<At, ReEntry, InEpoch<()>>,
 }
 
 impl BatchedLineStore {
@@ -150,12 +180,7 @@ impl BatchedLineStore {
         let store = Arc::clone(&inner);
         let re_entries = together("line.re_enter", background, same_line, move |at, entries: Vec<ReEntry>| {
             let store = Arc::clone(&store);
-            Box::pin(async move {
-                Ok(match store.re_enter(at, &entries).await? {
-                    InEpoch::Current(()) => InEpoch::Current(vec![(); entries.len()]),
-                    InEpoch::Lost => InEpoch::Lost,
-                })
-            })
+            Box::pin(async move { store.re_enter(at, &entries).await })
         });
         Self { inner, joins, resolves, re_entries }
     }
@@ -187,11 +212,7 @@ impl LineStore for BatchedLineStore {
     }
 
     async fn re_enter(&self, at: At, entries: &[ReEntry]) -> Result<InEpoch<()>, StoreError> {
-        let call = self.re_entries.call(Call { key: at, items: entries.to_vec() });
-        Ok(match promptly("line.re_enter", call).await? {
-            InEpoch::Current(_) => InEpoch::Current(()),
-            InEpoch::Lost => InEpoch::Lost,
-        })
+        promptly("line.re_enter", self.re_entries.call(Call { key: at, items: entries.to_vec() })).await
     }
 
     async fn leave(&self, at: At, place: Place) -> Result<InEpoch<LeaveOutcome>, StoreError> {
@@ -233,7 +254,7 @@ type ReserveKey = (PerformanceId, Epoch, PlaceNumber, u64);
 pub struct BatchedLineLedger {
     inner: Arc<dyn LineLedger>,
     reserves: Together<ReserveKey, (), Superseded<PlaceNumber>>,
-    past_grants: Together<PerformanceId, PlaceNumber, PastGrant>,
+    past_grants: Together<PerformanceId, PlaceNumber, Vec<PastGrant>>,
 }
 
 impl BatchedLineLedger {
@@ -241,19 +262,15 @@ impl BatchedLineLedger {
     #[must_use]
     pub fn new(inner: Arc<dyn LineLedger>, background: &Background) -> Self {
         let ledger = Arc::clone(&inner);
-        let reserves =
-            together("ledger.reserve", background, ReserveKey::eq, move |key: ReserveKey, callers: Vec<()>| {
-                let ((line, epoch, seen, block), ledger) = (key, Arc::clone(&ledger));
-                Box::pin(async move {
-                    let reserved = ledger.reserve(line, epoch, seen, block).await?;
-                    Ok(InEpoch::Current(vec![reserved; callers.len()]))
-                })
-            });
+        let reserves = together("ledger.reserve", background, ReserveKey::eq, move |key: ReserveKey, _: Vec<()>| {
+            let ((line, epoch, seen, block), ledger) = (key, Arc::clone(&ledger));
+            Box::pin(async move { ledger.reserve(line, epoch, seen, block).await })
+        });
         let ledger = Arc::clone(&inner);
         let same_line = |one: &PerformanceId, other: &PerformanceId| one == other;
         let past_grants = together("ledger.past_grants", background, same_line, move |line, numbers: Vec<_>| {
             let ledger = Arc::clone(&ledger);
-            Box::pin(async move { ledger.past_grants(line, &numbers).await.map(InEpoch::Current) })
+            Box::pin(async move { ledger.past_grants(line, &numbers).await })
         });
         Self { inner, reserves, past_grants }
     }
@@ -286,14 +303,7 @@ impl LineLedger for BatchedLineLedger {
         seen: PlaceNumber,
         block: u64,
     ) -> Result<Superseded<PlaceNumber>, StoreError> {
-        let call = Call { key: (performance, epoch, seen, block), items: vec![()] };
-        let answer = self.reserves.call(call).await?;
-        // A ledger does not lose anything; and who is not answered asks again.
-        let unmoved = Superseded::No(seen);
-        Ok(match answer {
-            InEpoch::Current(reserved) => reserved.into_iter().next().unwrap_or(unmoved),
-            InEpoch::Lost => unmoved,
-        })
+        self.reserves.call(Call { key: (performance, epoch, seen, block), items: Vec::new() }).await
     }
 
     async fn save(
@@ -320,11 +330,6 @@ impl LineLedger for BatchedLineLedger {
         performance: PerformanceId,
         numbers: &[PlaceNumber],
     ) -> Result<Vec<PastGrant>, StoreError> {
-        let call = self.past_grants.call(Call { key: performance, items: numbers.to_vec() });
-        match call.await? {
-            InEpoch::Current(past) => Ok(past),
-            // A ledger does not lose anything.
-            InEpoch::Lost => Ok(Vec::new()),
-        }
+        self.past_grants.call(Call { key: performance, items: numbers.to_vec() }).await
     }
 }
