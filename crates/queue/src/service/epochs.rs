@@ -1,0 +1,111 @@
+//! How a line gets into the store, and into the next epoch when the store has lost it.
+
+use std::sync::atomic::Ordering;
+
+use usher_kernel::PerformanceId;
+
+use super::line::Line;
+use super::tick::EXAMINE_MAX;
+use super::{Ports, Service};
+use crate::ports::{At, Cursor, InEpoch, Superseded};
+use crate::{Epoch, Error};
+
+/// How many numbers are reserved at a time. A loss of the store leaves a gap of at most this many (DESIGN: 10,000 joins
+/// are one SQL write).
+pub(super) const BLOCK: u64 = 10_000;
+
+const _: () = assert!(BLOCK >= 2 * EXAMINE_MAX as u64);
+
+impl Service {
+    /// Whether the line of a performance is open on this server: then nothing asked of it has to open it first. An opening
+    /// is to be run to its end, for the ledger hears of it before the store does, and one given up in between is taken for
+    /// a loss.
+    #[must_use]
+    pub fn is_open(&self, performance: PerformanceId) -> bool {
+        self.0.lines.load().get(&performance).is_some_and(|line| self.holds(line))
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch::new(self.0.epoch.load(Ordering::Acquire))
+    }
+
+    /// Makes sure that the store holds the line in the epoch that this server believes in.
+    pub(super) async fn ensure_open(&self, line: &Line) -> Result<(), Error> {
+        if self.holds(line) {
+            return Ok(());
+        }
+        let _one_at_a_time = self.0.opening.lock().await;
+        let now = self.0.ports.clock.now();
+        if !self.holds(line) && line.has_just_failed_to_open(now) {
+            return Err(Error::LineUnavailable);
+        }
+        let opened = self.open_line(line).await;
+        if opened.is_err() {
+            line.note_failed_to_open(now);
+        }
+        opened
+    }
+
+    async fn open_line(&self, line: &Line) -> Result<(), Error> {
+        // A loss, or another server's newer epoch, sends us round again; each round is a newer epoch.
+        for _ in 0..4 {
+            if self.holds(line) {
+                return Ok(());
+            }
+            if self.epoch() == Epoch::ZERO {
+                self.adopt(self.0.ports.ledger.epoch().await?).await?;
+            }
+            self.open_in_epoch(line, self.epoch()).await?;
+        }
+        Err(Error::LineUnavailable)
+    }
+
+    /// Whether the line was opened in the epoch that this server believes in.
+    pub(super) fn holds(&self, line: &Line) -> bool {
+        line.epoch() == self.epoch() && line.epoch() != Epoch::ZERO
+    }
+
+    pub(super) async fn adopt(&self, found: Epoch) -> Result<(), Error> {
+        let epoch = if found == Epoch::ZERO { self.0.ports.ledger.begin_epoch(found).await? } else { found };
+        self.0.epoch.fetch_max(epoch.get(), Ordering::AcqRel);
+        Ok(())
+    }
+
+    async fn open_in_epoch(&self, line: &Line, epoch: Epoch) -> Result<(), Error> {
+        let Ports { ledger, store, clock, .. } = &self.0.ports;
+        let now = clock.now();
+        let opening = match ledger.open_line(line.performance, epoch, BLOCK, now).await? {
+            Superseded::No(opening) => opening,
+            Superseded::By(newer) => return self.adopt(newer).await,
+        };
+        let at = At { performance: line.performance, epoch, now };
+        let contribution = line.contribution(&opening, now);
+        let is_there = if opening.is_first {
+            store.open(at, &contribution).await.map(InEpoch::Current)
+        } else {
+            store.contribute(at, &contribution).await
+        };
+        if is_there.map_err(Error::LineStore)? == InEpoch::Current(()) {
+            let answers = store.refresh(epoch, now, &[(line.performance, Cursor::default())]).await;
+            if let Some(InEpoch::Current(changes)) = answers.map_err(Error::LineStore)?.into_iter().next() {
+                line.opened(epoch, opening.ceiling, changes, now);
+                tracing::info!(performance = %line.performance, epoch = epoch.get(), "the line is open");
+                return Ok(());
+            }
+        }
+        if !opening.is_first && line.may_be_opening(epoch, now, self.0.settings.opening_grace) {
+            return Err(Error::LineUnavailable);
+        }
+        // Opened in this epoch and not there: lost. Whoever sees it first begins the next epoch.
+        let next = ledger.begin_epoch(epoch).await?;
+        // After a restart of an in-process line that is how it goes; otherwise it is worth a look.
+        tracing::info!(performance = %line.performance, epoch = next.get(), "the line's store is empty, rebuilding the line");
+        self.adopt(next).await
+    }
+
+    /// Notes that the store has lost a line, so that the next [`Self::ensure_open`] rebuilds it.
+    pub(super) fn lost(&self, line: &Line) -> Error {
+        line.close();
+        Error::LineUnavailable
+    }
+}

@@ -1,0 +1,364 @@
+//! What people do: join, ask where they stand, leave, and show their pass.
+
+use std::time::Duration;
+
+use usher_kernel::{AccountId, PerformanceId, Timestamp};
+
+use super::Service;
+use super::epochs::BLOCK;
+use super::line::{Line, LiveSale};
+use crate::pace::{self, Eta};
+use crate::policy::SaleState;
+use crate::ports::{InEpoch, JoinOutcome, LeaveOutcome, PastGrant, ReEntry, Resolution, Standing, Superseded};
+use crate::token::Pass;
+use crate::{AccountHash, Error, Grant, Place, PlaceNumber};
+
+/// Where a place stands, as its owner is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlaceState {
+    /// Waits.
+    Waiting,
+    /// Is inside.
+    Admitted,
+    /// Booked, or left.
+    Done,
+    /// The pass ran out unused.
+    Expired,
+}
+
+impl PlaceState {
+    /// The state's name in the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Admitted => "admitted",
+            Self::Done => "done",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// A signed pass. Printed nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PassToken {
+    /// The token.
+    pub token: String,
+    /// It is good while `now < expires_at`.
+    pub expires_at: Timestamp,
+}
+
+impl std::fmt::Debug for PassToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PassToken").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// What the owner of a place is told.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PlaceStatus {
+    /// The place token.
+    pub place: String,
+    /// The place's number.
+    pub number: PlaceNumber,
+    /// Where it stands.
+    pub state: PlaceState,
+    /// 1 is next; 0 for those who do not wait.
+    pub position: u64,
+    /// How many stand before it, those who came back included.
+    pub ahead: u64,
+    /// When to ask again.
+    pub poll_after: Duration,
+    /// How long the wait will be, if that can be told.
+    pub eta: Option<Eta>,
+    /// The pass of someone inside.
+    pub pass: Option<PassToken>,
+    /// Whether seats are being sold.
+    pub sale_state: SaleState,
+}
+
+/// A place, and whether it is a new one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Joined {
+    /// What its owner is told.
+    pub status: PlaceStatus,
+    /// Whether the account had none before.
+    pub is_new: bool,
+}
+
+/// What a pass is found to be.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassCheck {
+    /// Good, as far as the token itself tells.
+    Live(PlaceNumber),
+    /// Not ours.
+    Invalid,
+    /// Another account's, or another performance's.
+    Mismatch,
+    /// Ran out.
+    Expired,
+}
+
+impl Service {
+    /// Gives the account a place, or tells which one it has.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::SaleNotOpen`], [`Error::SaleClosed`], [`Error::LineUnavailable`], or a store's.
+    #[tracing::instrument(skip_all, name = "line.join", level = "debug", fields(%performance))]
+    pub async fn join(&self, performance: PerformanceId, account: AccountId) -> Result<Joined, Error> {
+        let (line, now) = (self.line(performance).await?, self.0.ports.clock.now());
+        let live = line.live_sale();
+        self.require_joinable(&live, now)?;
+        let account = AccountHash::of(account);
+        let outcome = self.join_below_ceiling(&line, &live, account, now).await?;
+        let (standing, is_new) = match outcome {
+            JoinOutcome::Joined(standing) => (standing, true),
+            JoinOutcome::Already(standing) => (standing, false),
+            JoinOutcome::CeilingReached => return Err(Error::LineUnavailable),
+        };
+        let status = match standing {
+            Standing::Admitted(grant) => self.admitted(&line, grant, now),
+            Standing::Waiting(number) => {
+                let place = Place { performance, number, account };
+                match self.waiting_by_view(&line, place, now) {
+                    Some(status) => status,
+                    None => self.ask(&line, place, now).await?,
+                }
+            }
+        };
+        Ok(Joined { status, is_new })
+    }
+
+    /// Tells where a place stands. Costs the store nothing while the place was not called.
+    ///
+    /// # Errors
+    /// [`Error::PlaceInvalid`], [`Error::PlaceMismatch`], [`Error::SaleClosed`], [`Error::LineUnavailable`], or a store's.
+    pub async fn poll(&self, performance: PerformanceId, place_token: &str) -> Result<PlaceStatus, Error> {
+        let place = self.verified_place(performance, place_token)?;
+        let (line, now) = (self.line(performance).await?, self.0.ports.clock.now());
+        if line.knows(place.number)
+            && let Some(status) = self.waiting_by_view(&line, place, now)
+        {
+            return Ok(status);
+        }
+        self.ask(&line, place, now).await
+    }
+
+    /// Gives a place up: out of the line, or out of the sale. May be repeated.
+    ///
+    /// # Errors
+    /// [`Error::PlaceInvalid`], [`Error::PlaceMismatch`], or a store's.
+    #[tracing::instrument(skip_all, name = "line.leave", fields(%performance))]
+    pub async fn leave(&self, performance: PerformanceId, place_token: &str) -> Result<(), Error> {
+        let place = self.verified_place(performance, place_token)?;
+        let now = self.0.ports.clock.now();
+        // The ledger first: if the second step is lost, the room comes free when the pass runs out; the other way
+        // round, a pass that was given up would still open seats.
+        self.0.ports.ledger.end_pass(performance, place.number, now).await?;
+        match self.line(performance).await {
+            Ok(line) => {
+                let left = self.0.ports.store.leave(self.at(&line, now), place).await.map_err(Error::LineStore)?;
+                line.note_settled(place.number);
+                match left {
+                    InEpoch::Current(LeaveOutcome::LeftTheLine | LeaveOutcome::EndedPass | LeaveOutcome::NotThere) => {
+                        Ok(())
+                    }
+                    InEpoch::Lost => Err(Error::LineUnavailable),
+                }
+            }
+            Err(Error::SaleClosed) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a pass lets its bearer in. Every refusal looks the same.
+    ///
+    /// # Errors
+    /// [`Error::NotAdmitted`], or a store's.
+    pub async fn gate(&self, performance: PerformanceId, pass_token: Option<&str>) -> Result<(), Error> {
+        let pass = pass_token.and_then(|token| self.0.keys.verify_pass(token)).ok_or(Error::NotAdmitted)?;
+        if pass.performance != performance || !pass.grant.is_live(self.0.ports.clock.now()) {
+            return Err(Error::NotAdmitted);
+        }
+        match self.0.ports.ledger.past_grants(performance, &[pass.grant.number]).await?.first() {
+            Some(PastGrant::Ended) => Err(Error::NotAdmitted),
+            Some(PastGrant::Never | PastGrant::Granted(_)) | None => Ok(()),
+        }
+    }
+
+    /// Checks a pass for signature, owner, performance and time. Asks no store.
+    pub fn check_pass(&self, token: &str, account: AccountId, performance: PerformanceId, now: Timestamp) -> PassCheck {
+        match self.0.keys.verify_pass(token) {
+            None => PassCheck::Invalid,
+            Some(Pass { performance: theirs, grant })
+                if theirs != performance || grant.account != AccountHash::of(account) =>
+            {
+                PassCheck::Mismatch
+            }
+            Some(Pass { grant, .. }) if grant.is_live(now) => PassCheck::Live(grant.number),
+            Some(Pass { .. }) => PassCheck::Expired,
+        }
+    }
+
+    /// Frees the room of a pass that was used up. The ledger knows already: that was written with the sale.
+    ///
+    /// # Errors
+    /// A store's; then the room comes free when the pass runs out.
+    pub async fn pass_used(&self, performance: PerformanceId, number: PlaceNumber) -> Result<(), Error> {
+        let line = self.line(performance).await?;
+        let at = self.at(&line, self.0.ports.clock.now());
+        match self.0.ports.store.end_pass(at, number).await.map_err(Error::LineStore)? {
+            InEpoch::Current(()) => Ok(()),
+            InEpoch::Lost => Err(Error::LineUnavailable),
+        }
+    }
+
+    fn verified_place(&self, performance: PerformanceId, token: &str) -> Result<Place, Error> {
+        let place = self.0.keys.verify_place(token).ok_or(Error::PlaceInvalid)?;
+        if place.performance == performance { Ok(place) } else { Err(Error::PlaceMismatch) }
+    }
+
+    async fn join_below_ceiling(
+        &self,
+        line: &Line,
+        live: &LiveSale,
+        account: AccountHash,
+        now: Timestamp,
+    ) -> Result<JoinOutcome, Error> {
+        let terms = live.terms(self.0.settings.tick, now);
+        // The ceiling may rise under us while we ask for it; three times means that the ledger does not let it rise.
+        for _ in 0..3 {
+            let ceiling = line.ceiling();
+            let accounts = [account];
+            let joined = self.0.ports.store.join(self.at(line, now), &terms, ceiling, &accounts);
+            let outcome = match joined.await.map_err(Error::LineStore)? {
+                InEpoch::Current(outcomes) => outcomes.into_iter().next().ok_or(Error::LineUnavailable)?,
+                InEpoch::Lost => return Err(Error::LineUnavailable),
+            };
+            let number = match outcome {
+                JoinOutcome::CeilingReached => {
+                    self.raise_ceiling(line, ceiling).await?;
+                    continue;
+                }
+                JoinOutcome::Joined(standing) | JoinOutcome::Already(standing) => match standing {
+                    Standing::Waiting(number) => number,
+                    Standing::Admitted(grant) => grant.number,
+                },
+            };
+            if number.get() + BLOCK / 2 > ceiling.get()
+                && let Some(_raising) = line.begin_raising()
+                && let Err(error) = self.raise_ceiling(line, ceiling).await
+            {
+                tracing::warn!(performance = %line.performance, error = %error, "joins go on up to the ceiling");
+            }
+            return Ok(outcome);
+        }
+        Err(Error::LineUnavailable)
+    }
+
+    async fn raise_ceiling(&self, line: &Line, seen: PlaceNumber) -> Result<(), Error> {
+        match self.0.ports.ledger.reserve(line.performance, line.epoch(), seen, BLOCK).await? {
+            Superseded::No(ceiling) => {
+                line.raise_ceiling(ceiling);
+                Ok(())
+            }
+            Superseded::By(_) => Err(Error::LineUnavailable),
+        }
+    }
+
+    /// The answer to someone not called yet, from what this server knows.
+    fn waiting_by_view(&self, line: &Line, place: Place, now: Timestamp) -> Option<PlaceStatus> {
+        let view = line.view();
+        let (position, ahead) = (view.position(place.number)?, view.ahead(place.number)?);
+        line.note_seen(place.number);
+        Some(self.waiting(line, place, position, ahead, now))
+    }
+
+    /// The answer to someone who was called, or was here before a loss: the store and the ledger know.
+    async fn ask(&self, line: &Line, place: Place, now: Timestamp) -> Result<PlaceStatus, Error> {
+        let at = self.at(line, now);
+        // Twice: what the store does not know re-enters, and is then known.
+        for _ in 0..2 {
+            let resolved = self.0.ports.store.resolve(at, &[place]).await.map_err(Error::LineStore)?;
+            let InEpoch::Current(resolutions) = resolved else { return Err(Error::LineUnavailable) };
+            let resolution = resolutions.into_iter().next().ok_or(Error::LineUnavailable)?;
+            match resolution {
+                Resolution::Waiting { number, ahead } => {
+                    line.note_entered(place.number);
+                    let place = Place { number, ..place };
+                    let status = self.waiting_by_view(line, place, now);
+                    return Ok(status.unwrap_or_else(|| self.waiting(line, place, 1, ahead, now)));
+                }
+                Resolution::Admitted(grant) => return Ok(self.admitted(line, grant, now)),
+                Resolution::Done => return Ok(self.over(line, place, PlaceState::Done, now)),
+                Resolution::Expired => return Ok(self.over(line, place, PlaceState::Expired, now)),
+                Resolution::Unknown => {
+                    let past = self.0.ports.ledger.past_grants(line.performance, &[place.number]).await?;
+                    let grant = match past.first() {
+                        Some(PastGrant::Ended) => return Ok(self.over(line, place, PlaceState::Done, now)),
+                        Some(PastGrant::Granted(grant)) if !grant.is_live(now) => {
+                            return Ok(self.over(line, place, PlaceState::Expired, now));
+                        }
+                        Some(PastGrant::Granted(grant)) => Some(*grant),
+                        Some(PastGrant::Never) | None => None,
+                    };
+                    let entry = ReEntry { place, grant };
+                    if self.0.ports.store.re_enter(at, &[entry]).await.map_err(Error::LineStore)? == InEpoch::Lost {
+                        return Err(Error::LineUnavailable);
+                    }
+                }
+            }
+        }
+        Err(Error::LineUnavailable)
+    }
+
+    fn waiting(&self, line: &Line, place: Place, position: u64, ahead: u64, now: Timestamp) -> PlaceStatus {
+        let (live, view) = (line.live_sale(), line.view());
+        let sale_state = live.state(now);
+        let (distance, eta) = match sale_state {
+            SaleState::Open => (ahead + 1, view.wait(ahead + 1).map(pace::eta)),
+            SaleState::Scheduled => (ahead + 1, None),
+            // Nothing moves: asking often would tell nobody anything.
+            SaleState::Paused | SaleState::Closed | SaleState::SoldOut => (u64::MAX, None),
+        };
+        let poll_after = pace::poll_after(distance, place.number, now, live.policy.presence_window);
+        line.note_poll_due(now.plus(poll_after));
+        PlaceStatus {
+            place: self.0.keys.sign_place(place),
+            number: place.number,
+            state: PlaceState::Waiting,
+            position,
+            ahead,
+            poll_after,
+            eta,
+            pass: None,
+            sale_state,
+        }
+    }
+
+    fn admitted(&self, line: &Line, grant: Grant, now: Timestamp) -> PlaceStatus {
+        let place = Place { performance: line.performance, number: grant.number, account: grant.account };
+        line.note_settled(grant.number);
+        line.note_granted(&[grant]);
+        let token = self.0.keys.sign_pass(line.performance, grant);
+        let pass = Some(PassToken { token, expires_at: grant.expires_at });
+        PlaceStatus { pass, ..self.over(line, place, PlaceState::Admitted, now) }
+    }
+
+    /// The answer to someone who does not wait any more.
+    fn over(&self, line: &Line, place: Place, state: PlaceState, now: Timestamp) -> PlaceStatus {
+        let live = line.live_sale();
+        PlaceStatus {
+            place: self.0.keys.sign_place(place),
+            number: place.number,
+            state,
+            position: 0,
+            ahead: 0,
+            poll_after: pace::poll_after(u64::MAX, place.number, now, live.policy.presence_window),
+            eta: None,
+            pass: None,
+            sale_state: live.state(now),
+        }
+    }
+}
