@@ -16,6 +16,16 @@ pub(super) const BLOCK: u64 = 10_000;
 
 const _: () = assert!(BLOCK >= 2 * EXAMINE_MAX as u64);
 
+impl<T> InEpoch<T> {
+    /// The answer. Of a line that the store has lost there is none until a tick has opened it again.
+    pub(super) fn current(self) -> Result<T, Error> {
+        match self {
+            Self::Current(answer) => Ok(answer),
+            Self::Lost => Err(Error::LineUnavailable),
+        }
+    }
+}
+
 impl Service {
     /// Whether the line of a performance is open on this server: then nothing asked of it has to open it first. An opening
     /// is to be run to its end, for the ledger hears of it before the store does, and one given up in between is taken for

@@ -9,7 +9,7 @@ use super::epochs::BLOCK;
 use super::line::{Line, LiveSale};
 use crate::pace::{self, Eta};
 use crate::policy::SaleState;
-use crate::ports::{InEpoch, JoinOutcome, LeaveOutcome, PastGrant, ReEntry, Resolution, Standing, Superseded};
+use crate::ports::{JoinOutcome, LeaveOutcome, PastGrant, ReEntry, Resolution, Standing, Superseded};
 use crate::token::Pass;
 use crate::{AccountHash, Error, Grant, Place, PlaceNumber};
 
@@ -160,11 +160,8 @@ impl Service {
             Ok(line) => {
                 let left = self.0.ports.store.leave(self.at(&line, now), place).await.map_err(Error::LineStore)?;
                 line.note_settled(place.number);
-                match left {
-                    InEpoch::Current(LeaveOutcome::LeftTheLine | LeaveOutcome::EndedPass | LeaveOutcome::NotThere) => {
-                        Ok(())
-                    }
-                    InEpoch::Lost => Err(Error::LineUnavailable),
+                match left.current()? {
+                    LeaveOutcome::LeftTheLine | LeaveOutcome::EndedPass | LeaveOutcome::NotThere => Ok(()),
                 }
             }
             Err(Error::SaleClosed) => Ok(()),
@@ -208,10 +205,7 @@ impl Service {
     pub async fn pass_used(&self, performance: PerformanceId, number: PlaceNumber) -> Result<(), Error> {
         let line = self.line(performance).await?;
         let at = self.at(&line, self.0.ports.clock.now());
-        match self.0.ports.store.end_pass(at, number).await.map_err(Error::LineStore)? {
-            InEpoch::Current(()) => Ok(()),
-            InEpoch::Lost => Err(Error::LineUnavailable),
-        }
+        self.0.ports.store.end_pass(at, number).await.map_err(Error::LineStore)?.current()
     }
 
     fn verified_place(&self, performance: PerformanceId, token: &str) -> Result<Place, Error> {
@@ -232,10 +226,8 @@ impl Service {
             let ceiling = line.ceiling();
             let accounts = [account];
             let joined = self.0.ports.store.join(self.at(line, now), &terms, ceiling, &accounts);
-            let outcome = match joined.await.map_err(Error::LineStore)? {
-                InEpoch::Current(outcomes) => outcomes.into_iter().next().ok_or(Error::LineUnavailable)?,
-                InEpoch::Lost => return Err(Error::LineUnavailable),
-            };
+            let outcomes = joined.await.map_err(Error::LineStore)?.current()?;
+            let outcome = outcomes.into_iter().next().ok_or(Error::LineUnavailable)?;
             let number = match outcome {
                 JoinOutcome::CeilingReached => {
                     self.raise_ceiling(line, ceiling).await?;
@@ -281,8 +273,7 @@ impl Service {
         // Twice: what the store does not know re-enters, and is then known.
         for _ in 0..2 {
             let resolved = self.0.ports.store.resolve(at, &[place]).await.map_err(Error::LineStore)?;
-            let InEpoch::Current(resolutions) = resolved else { return Err(Error::LineUnavailable) };
-            let resolution = resolutions.into_iter().next().ok_or(Error::LineUnavailable)?;
+            let resolution = resolved.current()?.into_iter().next().ok_or(Error::LineUnavailable)?;
             match resolution {
                 Resolution::Waiting { number, ahead } => {
                     line.note_entered(place.number);
@@ -304,9 +295,7 @@ impl Service {
                         Some(PastGrant::Never) | None => None,
                     };
                     let entry = ReEntry { place, grant };
-                    if self.0.ports.store.re_enter(at, &[entry]).await.map_err(Error::LineStore)? == InEpoch::Lost {
-                        return Err(Error::LineUnavailable);
-                    }
+                    self.0.ports.store.re_enter(at, &[entry]).await.map_err(Error::LineStore)?.current()?;
                 }
             }
         }
