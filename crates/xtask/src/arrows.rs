@@ -85,12 +85,14 @@ const PACKAGES: &[(&str, &[&str])] = &[
 ];
 
 /// What the crates of [`PACKAGES`] may use in tests, besides.
-const TEST_PACKAGES: &[&str] = &["proptest", "tokio"];
+const TEST_PACKAGES: &[&str] = &["mockall", "proptest", "tokio"];
 
 /// Packages that belong to some crates only, in tests too.
 const EXCLUSIVE: &[(&str, &[&str])] = &[
     ("actix-web", &["usher-app"]),
     ("fred", &["usher-adapter-redis"]),
+    // Ports are mocked beside the services that they fail; everything else is tested on a real adapter.
+    ("mockall", &["usher-account", "usher-concert", "usher-queue", "usher-reservation"]),
     ("paperclip", &["usher-app"]),
     ("sea-orm", &["usher-adapter-sql"]),
     ("sea-orm-migration", &["usher-migrations"]),
@@ -318,6 +320,7 @@ mod tests {
             ("usher-queue", "usher-kernel", NORMAL),
             ("usher-queue", "roaring", NORMAL),
             ("usher-queue", "tokio", TEST),
+            ("usher-queue", "mockall", TEST),
         ] {
             assert_eq!(findings(from, to, kind), Vec::<String>::new(), "{from} -> {to}");
         }
@@ -348,6 +351,7 @@ mod tests {
         for (from, package, kind) in [
             ("usher-kernel", "serde", NORMAL),
             ("usher-account", "tokio", NORMAL),
+            ("usher-queue", "mockall", NORMAL),
             ("usher-queue", "rand", TEST),
             ("usher-reservation", "cc", BUILD),
         ] {
@@ -364,6 +368,7 @@ mod tests {
             ("usher-contract-tests", "sea-orm"),
             ("usher-adapter-sql", "actix-web"),
             ("usher-adapter-memory", "paperclip"),
+            ("usher-adapter-memory", "mockall"),
             ("usher-migrations", "sea-orm"),
         ] {
             assert_eq!(findings(from, package, TEST).len(), 1, "{from} -> {package}");
