@@ -1,7 +1,7 @@
 //! The two sources of surprise, as ports: what time it is, and what the next id is.
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -43,5 +43,25 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_unix_ms(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// Ids that a test can foretell: 1, 2, 3, and so on.
+#[derive(Debug, Default)]
+pub struct CountedIds(AtomicU64);
+
+impl CountedIds {
+    fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::SeqCst) + 1
+    }
+}
+
+impl IdGenerator for CountedIds {
+    fn next_uuid(&self) -> Uuid {
+        Uuid::from_u128(self.next().into())
+    }
+
+    fn next_code(&self) -> String {
+        format!("{:026}", self.next())
     }
 }

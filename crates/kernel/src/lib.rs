@@ -9,7 +9,7 @@ pub mod store;
 pub mod time;
 pub mod violation;
 
-pub use clock::{Clock, IdGenerator, ManualClock};
+pub use clock::{Clock, CountedIds, IdGenerator, ManualClock};
 pub use id::{AccountId, AttemptId, ConcertId, InvalidId, PerformanceId, ReservationId, TicketId};
 pub use idempotency::{Claim, Fingerprint, IdempotencyKey};
 pub use money::{Currency, Money};

@@ -1,6 +1,7 @@
 //! How a store fails. Business refusals are outcomes, never errors.
 
 use std::error::Error;
+use std::fmt;
 
 /// What went wrong underneath, kept for the log.
 pub type Source = Box<dyn Error + Send + Sync>;
@@ -43,6 +44,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// One error of each kind, for tests of what holds for all of them.
+    #[must_use]
+    pub fn of_each_kind(operation: &'static str) -> [Self; 4] {
+        let source = || Source::from("the test says so");
+        [
+            Self::Unavailable { operation, source: source() },
+            Self::Timeout { operation, source: source() },
+            Self::Conflict { operation, source: source() },
+            Self::Corrupt { operation, source: source() },
+        ]
+    }
+
     /// Whether the same call may succeed later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
@@ -61,5 +74,18 @@ impl StoreError {
             | Self::Conflict { operation, .. }
             | Self::Corrupt { operation, .. } => operation,
         }
+    }
+}
+
+/// Makes a call with a port that fails in each way there is, for tests of a service: the call is refused with that failure,
+/// `wrapped` in the service's error.
+pub async fn every_failure_is_told<T, E: fmt::Debug>(
+    wrapped: fn(StoreError) -> E,
+    call: impl AsyncFn(StoreError) -> Result<T, E>,
+) {
+    let all = || StoreError::of_each_kind("a.port");
+    for (failure, expected) in all().into_iter().zip(all()) {
+        let told = call(failure).await.err();
+        assert_eq!(format!("{told:?}"), format!("{:?}", Some(wrapped(expected))));
     }
 }
