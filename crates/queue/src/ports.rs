@@ -226,6 +226,7 @@ pub struct Contribution {
 /// 11. `re_enter` puts a place back under its own number. It does nothing for an account that is inside; of two places
 ///     of one account the lower number stays.
 /// 12. Every method may be repeated without harm.
+#[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait LineStore: Send + Sync + 'static {
     /// Opens a line in an epoch. For the one server that the ledger told to: a line opened twice gives numbers twice.
@@ -369,6 +370,7 @@ pub enum PastGrant {
 /// 5. Under an older epoch than the ledger's, `open_line`, `reserve` and `save` do nothing and name the newer one.
 /// 6. `end_pass` may be repeated. `past_grants` answers in the order asked; an ended pass is `Ended`, whether or not its
 ///    grant was saved.
+#[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait LineLedger: Send + Sync + 'static {
     /// The present epoch.
@@ -442,6 +444,7 @@ pub trait LineLedger: Send + Sync + 'static {
 /// # Contract
 /// 1. A value never patched is the default's; a patch changes only what it names, atomically.
 /// 2. `patch` refuses to store a policy that is not valid, and says why.
+#[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait PolicyRepository: Send + Sync + 'static {
     /// The policy of a line.
@@ -463,6 +466,7 @@ pub trait PolicyRepository: Send + Sync + 'static {
 }
 
 /// Tells which lines there are and when their sales are. Bridged to the catalogue and the seats.
+#[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait SaleCalendar: Send + Sync + 'static {
     /// The performances whose line is open: from `lobby` before the sale opens until it closes.

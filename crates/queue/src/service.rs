@@ -6,6 +6,8 @@
 mod epochs;
 mod line;
 mod people;
+#[cfg(test)]
+mod scene;
 mod tick;
 
 use std::collections::HashMap;
@@ -196,5 +198,86 @@ impl Service {
         };
         self.ensure_open(&line).await?;
         Ok(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use usher_kernel::store::every_failure_is_told;
+
+    use super::scene::{LINE, Mocks, POLICY, sale};
+    use super::*;
+
+    const PATCH: PolicyPatch =
+        PolicyPatch { capacity: Some(1), rate_per_s: None, pass_ttl: None, presence_window: None, state: None };
+
+    #[tokio::test]
+    async fn a_policy_whose_sale_cannot_be_looked_up_is_neither_read_nor_changed() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.calendar.expect_find().once().return_once(move |_, _| Err(failure));
+
+            mocks.server().service.policy(LINE).await
+        })
+        .await;
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.calendar.expect_find().once().return_once(move |_, _| Err(failure));
+
+            mocks.open_server().service.patch_policy(LINE, &PATCH).await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_cannot_be_read_is_not_answered_with_the_default() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.calendar.expect_find().once().return_once(|_, _| Ok(Some(sale())));
+            mocks.policies.expect_find().once().return_once(move |_, _| Err(failure));
+
+            mocks.server().service.policy(LINE).await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_could_not_be_stored_does_not_hold_here_either() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.calendar.expect_find().once().return_once(|_, _| Ok(Some(sale())));
+            mocks.policies.expect_patch().once().return_once(move |_, _, _| Err(failure));
+            let server = mocks.open_server();
+
+            let patched = server.service.patch_policy(LINE, &PATCH).await;
+
+            assert_eq!(server.line(LINE).live_sale().policy, POLICY);
+            patched
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_ping_tells_how_the_store_fails() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.store.expect_refresh().once().return_once(move |_, _, _| Err(failure));
+
+            mocks.open_server().service.ping().await.map_err(Error::LineStore)
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn stats_of_a_line_that_does_not_open_are_refused_and_not_zero() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_epoch().once().return_once(move || Err(failure));
+            let server = mocks.server();
+            server.know(LINE);
+
+            server.service.stats(LINE).await
+        })
+        .await;
     }
 }

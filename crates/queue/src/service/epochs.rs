@@ -119,3 +119,178 @@ impl Service {
         Error::LineUnavailable
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::line::OPENING_PAUSE;
+    use usher_kernel::store::every_failure_is_told;
+
+    use super::super::scene::{ACCOUNT, CALLED, CEILING, EPOCH, LINE, Mocks, OTHER_LINE, Server, changes};
+    use super::*;
+    use crate::PlaceNumber;
+    use crate::ports::{LineMark, Opening};
+
+    /// A server that believes in [`EPOCH`], and knows a line that is not open in it.
+    fn server_of_a_closed_line(mocks: Mocks) -> Server {
+        let server = mocks.server();
+        server.open(OTHER_LINE);
+        server.know(LINE);
+        server
+    }
+
+    async fn open(server: &Server) -> Result<(), Error> {
+        server.service.ensure_open(&server.line(LINE)).await
+    }
+
+    fn is_open(server: &Server) -> bool {
+        server.service.is_open(LINE)
+    }
+
+    /// The ledger's word to a server that opens the line.
+    fn opening(is_first: bool) -> Superseded<Opening> {
+        let start = PlaceNumber::ZERO;
+        Superseded::No(Opening { is_first, start, ceiling: CEILING, mark: LineMark::default(), live: Vec::new() })
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_read_the_epoch_opens_nothing() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_epoch().once().return_once(move || Err(failure));
+            let server = mocks.server();
+            server.know(LINE);
+
+            let opened = open(&server).await;
+
+            assert_eq!(server.service.epoch(), Epoch::ZERO);
+            opened
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_begin_the_first_epoch_opens_nothing() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_epoch().once().return_once(|| Ok(Epoch::ZERO));
+            mocks.ledger.expect_begin_epoch().once().return_once(move |_| Err(failure));
+            let server = mocks.server();
+            server.know(LINE);
+
+            let opened = open(&server).await;
+
+            assert_eq!(server.service.epoch(), Epoch::ZERO);
+            opened
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_line_that_the_ledger_does_not_open_is_not_put_into_the_store() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_open_line().once().return_once(move |_, _, _, _| Err(failure));
+            let server = server_of_a_closed_line(mocks);
+
+            let opened = open(&server).await;
+
+            assert!(!is_open(&server));
+            opened
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_to_open_a_line_has_not_lost_it() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_open_line().once().return_once(|_, _, _, _| Ok(opening(true)));
+            mocks.store.expect_open().once().return_once(move |_, _| Err(failure));
+            let server = server_of_a_closed_line(mocks);
+
+            let opened = open(&server).await;
+
+            assert_eq!((is_open(&server), server.service.epoch()), (false, EPOCH));
+            opened
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_to_take_a_contribution_has_not_lost_the_line() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_open_line().once().return_once(|_, _, _, _| Ok(opening(false)));
+            mocks.store.expect_contribute().once().return_once(move |_, _| Err(failure));
+            let server = server_of_a_closed_line(mocks);
+
+            let opened = open(&server).await;
+
+            assert_eq!((is_open(&server), server.service.epoch()), (false, EPOCH));
+            opened
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_line_that_was_opened_and_cannot_be_read_is_opened_by_the_next_try_in_the_same_epoch() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_open_line().once().return_once(|_, _, _, _| Ok(opening(true)));
+            mocks.store.expect_open().once().return_once(|_, _| Ok(()));
+            mocks.store.expect_refresh().once().return_once(move |_, _, _| Err(failure));
+            mocks.ledger.expect_open_line().once().return_once(|_, _, _, _| Ok(opening(false)));
+            mocks.store.expect_contribute().once().return_once(|_, _| Ok(InEpoch::Current(())));
+            mocks.store.expect_refresh().once().return_once(|_, _, _| Ok(vec![InEpoch::Current(changes(CALLED))]));
+            let server = server_of_a_closed_line(mocks);
+
+            let refused = open(&server).await;
+
+            assert!(!is_open(&server));
+            server.clock.advance(OPENING_PAUSE);
+            open(&server).await.unwrap();
+            assert_eq!((is_open(&server), server.service.epoch()), (true, EPOCH));
+            refused
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_lost_line_stays_in_its_epoch_when_the_ledger_cannot_begin_the_next() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_open_line().once().return_once(|_, _, _, _| Ok(opening(false)));
+            mocks.store.expect_contribute().once().return_once(|_, _| Ok(InEpoch::Lost));
+            mocks.ledger.expect_begin_epoch().once().return_once(move |_| Err(failure));
+            let server = mocks.open_server();
+            server.line(LINE).close();
+
+            let opened = open(&server).await;
+
+            assert_eq!((is_open(&server), server.service.epoch()), (false, EPOCH));
+            opened
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_line_that_failed_to_open_is_not_tried_again_before_the_pause_is_over() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_open_line().once().return_once(move |_, _, _, _| Err(failure));
+            mocks.ledger.expect_open_line().once().return_once(|_, _, _, _| Ok(opening(true)));
+            mocks.store.expect_open().once().return_once(|_, _| Ok(()));
+            mocks.store.expect_refresh().once().return_once(|_, _, _| Ok(vec![InEpoch::Current(changes(CALLED))]));
+            let server = server_of_a_closed_line(mocks);
+
+            let refused = open(&server).await;
+
+            let at_once = server.service.join(LINE, ACCOUNT).await;
+            assert!(matches!(at_once, Err(Error::LineUnavailable)));
+            server.clock.advance(OPENING_PAUSE);
+            open(&server).await.unwrap();
+            refused
+        })
+        .await;
+    }
+}

@@ -16,7 +16,7 @@ use crate::view::Limit;
 use crate::{AdmissionPolicy, Epoch, Grant, LineView, PlaceNumber};
 
 /// How long a failure to open a line stands for those who ask next. Shorter than any tick, which tries again.
-const OPENING_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const OPENING_PAUSE: Duration = Duration::from_millis(50);
 
 /// A live performance's sale and policy.
 #[derive(Clone, Copy, Debug)]

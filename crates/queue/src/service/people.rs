@@ -351,3 +351,280 @@ impl Service {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use usher_kernel::StoreError;
+    use usher_kernel::store::every_failure_is_told;
+
+    use super::super::scene::{ACCOUNT, CALLED, CEILING, LINE, Mocks, NOW, WAITING, changes, grant, place, sale};
+    use super::*;
+    use crate::ports::InEpoch;
+
+    /// The answer to a join: a new place behind all others.
+    fn joined(number: u64) -> Result<InEpoch<Vec<JoinOutcome>>, StoreError> {
+        Ok(InEpoch::Current(vec![JoinOutcome::Joined(Standing::Waiting(PlaceNumber::new(number)))]))
+    }
+
+    fn resolved(resolution: Resolution) -> Result<InEpoch<Vec<Resolution>>, StoreError> {
+        Ok(InEpoch::Current(vec![resolution]))
+    }
+
+    #[tokio::test]
+    async fn a_join_whose_sale_cannot_be_looked_up_is_refused_and_leaves_no_line_behind() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.calendar.expect_find().return_once(move |_, _| Err(failure));
+            let server = mocks.server();
+
+            let joined = server.service.join(LINE, ACCOUNT).await;
+
+            assert!(server.service.stats_of_all().is_empty());
+            joined
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_join_whose_policy_cannot_be_read_is_refused_and_leaves_no_line_behind() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.calendar.expect_find().return_once(|_, _| Ok(Some(sale())));
+            mocks.policies.expect_find().return_once(move |_, _| Err(failure));
+            let server = mocks.server();
+
+            let joined = server.service.join(LINE, ACCOUNT).await;
+
+            assert!(server.service.stats_of_all().is_empty());
+            joined
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_join_whose_line_does_not_open_takes_no_place() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_epoch().return_once(move || Err(failure));
+            let server = mocks.server();
+            server.know(LINE);
+
+            server.service.join(LINE, ACCOUNT).await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_join_that_the_store_fails_is_refused_and_may_be_repeated() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.store.expect_join().once().return_once(move |_, _, _, _| Err(failure));
+            mocks.store.expect_join().once().return_once(|_, _, _, _| joined(6));
+            let server = mocks.open_server();
+
+            let refused = server.service.join(LINE, ACCOUNT).await;
+
+            assert!(server.line(LINE).take_seen().is_empty(), "nobody has a place yet");
+            assert_eq!(server.service.join(LINE, ACCOUNT).await.unwrap().status.number.get(), 6);
+            refused
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_join_at_the_ceiling_is_refused_when_the_ledger_cannot_raise_it() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            let reached = vec![JoinOutcome::CeilingReached];
+            mocks.store.expect_join().once().return_once(move |_, _, _, _| Ok(InEpoch::Current(reached)));
+            mocks.ledger.expect_reserve().once().return_once(move |_, _, _, _| Err(failure));
+            let server = mocks.open_server();
+
+            let refused = server.service.join(LINE, ACCOUNT).await;
+
+            assert_eq!(server.line(LINE).ceiling(), CEILING);
+            refused
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_join_below_the_ceiling_is_answered_although_the_ledger_cannot_raise_it_and_the_next_one_tries_again() {
+        for failure in StoreError::of_each_kind("ledger.reserve") {
+            let mut mocks = Mocks::default();
+            let last = CEILING.get();
+            mocks.store.expect_join().once().return_once(move |_, _, _, _| joined(last - 1));
+            mocks.store.expect_join().once().return_once(move |_, _, _, _| joined(last));
+            mocks.ledger.expect_reserve().once().return_once(move |_, _, _, _| Err(failure));
+            let raised = PlaceNumber::new(CEILING.get() + BLOCK);
+            mocks.ledger.expect_reserve().once().return_once(move |_, _, _, _| Ok(Superseded::No(raised)));
+            let server = mocks.open_server();
+
+            let first = server.service.join(LINE, ACCOUNT).await.unwrap();
+            let ceiling = server.line(LINE).ceiling();
+            server.service.join(LINE, ACCOUNT).await.unwrap();
+
+            assert_eq!((first.status.number.get(), ceiling), (last - 1, CEILING));
+            assert_eq!(server.line(LINE).ceiling(), raised);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_join_that_finds_a_called_place_is_refused_when_the_store_cannot_resolve_it() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            let already = vec![JoinOutcome::Already(Standing::Waiting(CALLED))];
+            mocks.store.expect_join().once().return_once(move |_, _, _, _| Ok(InEpoch::Current(already)));
+            mocks.store.expect_resolve().once().return_once(move |_, _| Err(failure));
+
+            mocks.open_server().service.join(LINE, ACCOUNT).await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_poll_that_the_store_fails_puts_no_place_back() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.store.expect_resolve().once().return_once(move |_, _| Err(failure));
+            let server = mocks.open_server();
+
+            server.service.poll(LINE, &server.place_token(CALLED)).await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_place_whose_past_the_ledger_cannot_tell_does_not_re_enter() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.store.expect_resolve().once().return_once(|_, _| resolved(Resolution::Unknown));
+            mocks.ledger.expect_past_grants().once().return_once(move |_, _| Err(failure));
+            let server = mocks.open_server();
+
+            server.service.poll(LINE, &server.place_token(CALLED)).await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_re_entry_that_the_store_fails_is_refused_and_the_next_poll_tries_again() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.store.expect_resolve().times(2).returning(|_, _| resolved(Resolution::Unknown));
+            mocks.ledger.expect_past_grants().times(2).returning(|_, _| Ok(vec![PastGrant::Never]));
+            mocks.store.expect_re_enter().once().return_once(move |_, _| Err(failure));
+            mocks
+                .store
+                .expect_re_enter()
+                .once()
+                .withf(|_, entries| entries == [ReEntry { place: place(CALLED), grant: None }])
+                .return_once(|_, _| Ok(InEpoch::Current(())));
+            mocks.store.expect_resolve().once().return_once(|_, _| resolved(Resolution::Admitted(grant(CALLED))));
+            let server = mocks.open_server();
+            let token = server.place_token(CALLED);
+
+            let refused = server.service.poll(LINE, &token).await;
+
+            assert_eq!(server.service.poll(LINE, &token).await.unwrap().state, PlaceState::Admitted);
+            refused
+        })
+        .await;
+    }
+
+    /// A place from before a loss is known to be back only when the store has said so.
+    #[tokio::test]
+    async fn a_re_entry_that_cannot_be_confirmed_is_asked_for_again() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.store.expect_resolve().once().return_once(|_, _| resolved(Resolution::Unknown));
+            mocks.ledger.expect_past_grants().once().return_once(|_, _| Ok(vec![PastGrant::Never]));
+            mocks.store.expect_re_enter().once().return_once(|_, _| Ok(InEpoch::Current(())));
+            mocks.store.expect_resolve().once().return_once(move |_, _| Err(failure));
+            let server = mocks.open_server();
+            let mut inherited = changes(CALLED);
+            inherited.counts.inherited = WAITING;
+            server.line(LINE).apply(inherited, NOW);
+
+            let refused = server.service.poll(LINE, &server.place_token(WAITING)).await;
+
+            assert!(!server.line(LINE).knows(WAITING));
+            refused
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_leave_that_the_ledger_fails_does_not_touch_the_store() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_end_pass().once().return_once(move |_, _, _| Err(failure));
+            let server = mocks.open_server();
+
+            let refused = server.service.leave(LINE, &server.place_token(WAITING)).await;
+
+            assert!(server.line(LINE).knows(WAITING), "the place waits as before");
+            refused
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_leave_that_the_store_fails_is_refused_and_may_be_repeated() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_end_pass().times(2).returning(|_, _, _| Ok(()));
+            mocks.store.expect_leave().once().return_once(move |_, _| Err(failure));
+            let left = InEpoch::Current(LeaveOutcome::LeftTheLine);
+            mocks.store.expect_leave().once().return_once(move |_, _| Ok(left));
+            let server = mocks.open_server();
+            let token = server.place_token(WAITING);
+
+            let refused = server.service.leave(LINE, &token).await;
+
+            assert!(server.line(LINE).knows(WAITING), "the place waits as before");
+            server.service.leave(LINE, &token).await.unwrap();
+            assert!(!server.line(LINE).knows(WAITING));
+            refused
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_leave_whose_line_does_not_open_has_ended_the_pass() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_end_pass().once().return_once(|_, _, _| Ok(()));
+            mocks.ledger.expect_epoch().once().return_once(move || Err(failure));
+            let server = mocks.server();
+            server.know(LINE);
+
+            server.service.leave(LINE, &server.place_token(WAITING)).await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_gate_whose_ledger_fails_says_so_and_does_not_call_the_pass_invalid() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_past_grants().once().return_once(move |_, _| Err(failure));
+            let server = mocks.open_server();
+            let pass = server.service.0.keys.sign_pass(LINE, grant(CALLED));
+
+            server.service.gate(LINE, Some(&pass)).await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_used_pass_whose_room_the_store_cannot_free_is_reported() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.store.expect_end_pass().once().return_once(move |_, _| Err(failure));
+
+            mocks.open_server().service.pass_used(LINE, CALLED).await
+        })
+        .await;
+    }
+}

@@ -148,3 +148,211 @@ impl Service {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use usher_kernel::StoreError;
+    use usher_kernel::store::every_failure_is_told;
+
+    use super::super::scene::{CALLED, EPOCH, LINE, Mocks, NOW, OTHER_LINE, POLICY, WAITING, changes, grant, sale};
+    use super::*;
+    use crate::ports::{Admission, LineChanges};
+    use crate::{AdmissionPolicy, Grant, PlaceNumber};
+
+    const NEXT: PlaceNumber = PlaceNumber::new(3);
+
+    fn admitted(granted: &[Grant], more: bool) -> Result<InEpoch<Admission>, StoreError> {
+        Ok(InEpoch::Current(Admission { granted: granted.to_vec(), examined: 1, more }))
+    }
+
+    fn changed(lines: impl IntoIterator<Item = LineChanges>) -> Result<Vec<InEpoch<LineChanges>>, StoreError> {
+        Ok(lines.into_iter().map(InEpoch::Current).collect())
+    }
+
+    #[tokio::test]
+    async fn a_calendar_that_cannot_be_read_leaves_the_lines_as_they_are() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.calendar.expect_live().once().return_once(move |_, _| Err(failure));
+            let server = mocks.open_server();
+
+            let refreshed = server.service.refresh_calendar().await;
+
+            assert!(server.service.is_open(LINE));
+            refreshed
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_cannot_be_read_leaves_all_lines_as_they_are() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.calendar.expect_live().once().return_once(|_, _| Ok(vec![(LINE, sale()), (OTHER_LINE, sale())]));
+            let patched = AdmissionPolicy { capacity: POLICY.capacity + 1, ..POLICY };
+            mocks.policies.expect_find().once().return_once(move |_, _| Ok(patched));
+            mocks.policies.expect_find().once().return_once(move |_, _| Err(failure));
+            let server = mocks.open_server();
+
+            let refreshed = server.service.refresh_calendar().await;
+
+            assert_eq!(server.service.stats_of_all().len(), 1);
+            assert_eq!(server.line(LINE).live_sale().policy, POLICY);
+            refreshed
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_line_that_does_not_open_is_not_admitted_to_and_not_saved_and_the_others_are() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.ledger.expect_open_line().once().return_once(move |_, _, _, _| Err(failure));
+            let of_the_other = |at: &crate::ports::At| at.performance == OTHER_LINE;
+            mocks
+                .store
+                .expect_admit()
+                .once()
+                .withf(move |at, _, _| of_the_other(at))
+                .return_once(|_, _, _| admitted(&[], false));
+            mocks
+                .store
+                .expect_refresh()
+                .once()
+                .withf(|_, _, lines| lines.iter().map(|(line, _)| *line).eq([OTHER_LINE]))
+                .return_once(|_, _, _| changed([changes(NEXT)]));
+            mocks
+                .ledger
+                .expect_save()
+                .once()
+                .withf(|line, epoch, mark, _| (*line, *epoch, mark.serving) == (OTHER_LINE, EPOCH, NEXT))
+                .return_once(|_, _, _, _| Ok(Superseded::No(())));
+            let server = mocks.server();
+            server.know(LINE);
+            server.open(OTHER_LINE);
+
+            server.service.tick().await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_line_whose_admission_fails_is_neither_read_nor_saved_and_what_was_granted_is_saved_by_the_next_tick() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.store.expect_admit().once().return_once(|_, _, _| admitted(&[grant(NEXT)], true));
+            mocks.store.expect_admit().once().return_once(move |_, _, _| Err(failure));
+            mocks
+                .store
+                .expect_refresh()
+                .once()
+                .withf(|_, _, lines| lines.is_empty())
+                .return_once(|_, _, _| changed([]));
+            mocks.store.expect_admit().once().return_once(|_, _, _| admitted(&[], false));
+            mocks.store.expect_refresh().once().return_once(|_, _, _| changed([changes(NEXT)]));
+            mocks
+                .ledger
+                .expect_save()
+                .once()
+                .withf(|_, _, mark, granted| mark.serving == NEXT && granted == [grant(NEXT)])
+                .return_once(|_, _, _, _| Ok(Superseded::No(())));
+            let server = mocks.open_server();
+
+            let ticked = server.service.tick().await;
+
+            assert_eq!(server.line(LINE).view().counts().serving, CALLED);
+            server.service.tick().await.unwrap();
+            ticked
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn lines_that_cannot_be_read_keep_their_views_and_save_what_they_granted() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.store.expect_admit().once().return_once(|_, _, _| admitted(&[grant(NEXT)], false));
+            mocks.store.expect_refresh().once().return_once(move |_, _, _| Err(failure));
+            mocks
+                .ledger
+                .expect_save()
+                .once()
+                .withf(|_, _, mark, granted| mark.serving == CALLED && granted == [grant(NEXT)])
+                .return_once(|_, _, _, _| Ok(Superseded::No(())));
+            let server = mocks.open_server();
+
+            let ticked = server.service.tick().await;
+
+            assert_eq!(server.line(LINE).view().counts().serving, CALLED);
+            assert!(server.service.is_open(LINE), "a store that fails has not lost the line");
+            ticked
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn grants_that_could_not_be_saved_are_saved_by_the_next_tick() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.store.expect_admit().once().return_once(|_, _, _| admitted(&[grant(NEXT)], false));
+            mocks.store.expect_admit().once().return_once(|_, _, _| admitted(&[], false));
+            mocks.store.expect_refresh().times(2).returning(|_, _, _| changed([changes(NEXT)]));
+            mocks.ledger.expect_save().once().return_once(move |_, _, _, _| Err(failure));
+            mocks
+                .ledger
+                .expect_save()
+                .once()
+                .withf(|_, _, mark, granted| mark.serving == NEXT && granted == [grant(NEXT)])
+                .return_once(|_, _, _, _| Ok(Superseded::No(())));
+            let server = mocks.open_server();
+
+            let ticked = server.service.tick().await;
+
+            server.service.tick().await.unwrap();
+            assert_eq!(server.line(LINE).unsaved(NOW), None);
+            ticked
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_presence_that_could_not_be_merged_is_merged_by_the_next_call() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.store.expect_mark_present().once().return_once(move |_, _, _| Err(failure));
+            mocks
+                .store
+                .expect_mark_present()
+                .once()
+                .withf(|_, _, seen| seen.iter().eq([WAITING.get(), WAITING.get() + 1]))
+                .return_once(|_, _, _| Ok(InEpoch::Current(())));
+            let server = mocks.open_server();
+            server.line(LINE).note_seen(WAITING);
+
+            let merged = server.service.merge_presence().await;
+
+            server.line(LINE).note_seen(WAITING.next());
+            server.service.merge_presence().await.unwrap();
+            merged
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_merge_that_fails_for_one_line_forgets_nobody_of_the_other() {
+        every_failure_is_told(Error::LineStore, async |failure| {
+            let mut mocks = Mocks::default();
+            mocks.store.expect_mark_present().once().return_once(move |_, _, _| Err(failure));
+            let server = mocks.open_server();
+            server.open(OTHER_LINE);
+            let lines = [LINE, OTHER_LINE].map(|line| server.line(line));
+            lines.iter().for_each(|line| line.note_seen(WAITING));
+
+            let merged = server.service.merge_presence().await;
+
+            assert!(lines.iter().all(|line| line.take_seen().contains(WAITING.get())));
+            merged
+        })
+        .await;
+    }
+}
