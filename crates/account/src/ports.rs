@@ -47,6 +47,7 @@ pub enum AddAccountOutcome {
 /// 1. `add` is atomic: of any number of accounts with one mail address added at once, exactly one is stored.
 /// 2. What was added is found by its id and by its mail address, whole, and with its password hash.
 /// 3. What was never added is not found.
+#[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait AccountRepository: Send + Sync + 'static {
     /// Stores a new account, unless its mail address is taken.
@@ -80,6 +81,7 @@ pub enum HashingError {
 }
 
 /// Hashes passwords, slowly on purpose, and never on the threads that answer requests.
+#[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait PasswordHasher: Send + Sync + 'static {
     /// The hash of a password, salted.

@@ -61,6 +61,7 @@ pub enum ReplaceSeatsOutcome {
 ///    on, and once any seat was held: whoever holds one while it runs either keeps it or has held it of the new map.
 /// 5. Lists come in the order of ids, each thing once.
 /// 6. `performances_on_sale` names exactly those with `opens_at - lobby <= now < closes_at`.
+#[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait CatalogueRepository: Send + Sync + 'static {
     /// Stores a new concert under a claim.
