@@ -46,7 +46,7 @@ impl LiveSale {
         }
     }
 
-    pub(super) fn terms(&self, tick: Duration, now: Timestamp) -> AdmitTerms {
+    fn terms(&self, tick: Duration, now: Timestamp) -> AdmitTerms {
         let gate = self.gate(now);
         let AdmissionPolicy { capacity, rate_per_s, pass_ttl, presence_window, state: _ } = self.policy;
         AdmitTerms { gate, capacity, rate_per_s, tick, pass_ttl, presence_window }
@@ -72,6 +72,8 @@ pub(super) struct Line {
     /// Who left through this server, or was told by it to be inside, while its view did not show that yet.
     settled: Mutex<RoaringTreemap>,
     unsaved: Mutex<Unsaved>,
+    /// Whether the ledger failed to take grants, and has not taken any since.
+    is_behind: AtomicBool,
 }
 
 /// Somebody raises the ceiling. Whoever does may give up at any time.
@@ -116,6 +118,7 @@ impl Line {
             entered: Mutex::default(),
             settled: Mutex::default(),
             unsaved: Mutex::default(),
+            is_behind: AtomicBool::new(false),
         }
     }
 
@@ -129,6 +132,17 @@ impl Line {
 
     pub(super) fn set_policy(&self, policy: AdmissionPolicy) {
         self.live.rcu(|live| LiveSale { policy, ..**live });
+    }
+
+    /// The terms of admission now. Nobody is admitted while the ledger does not take the grants: in a loss of the store
+    /// they would be forgotten, and their number must not grow beyond those of one tick.
+    pub(super) fn terms(&self, tick: Duration, now: Timestamp) -> AdmitTerms {
+        let terms = self.live_sale().terms(tick, now);
+        if self.is_behind() { AdmitTerms { gate: Gate::Shut, ..terms } } else { terms }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.is_behind.load(Ordering::Acquire)
     }
 
     pub(super) fn view(&self) -> arc_swap::Guard<std::sync::Arc<LineView>> {
@@ -224,7 +238,7 @@ impl Line {
     }
 
     pub(super) fn apply(&self, changes: LineChanges, now: Timestamp) {
-        let limit = self.live_sale().limit(changes.counts.active, now);
+        let limit = if self.is_behind() { Limit::Shut } else { self.live_sale().limit(changes.counts.active, now) };
         let view = LineView::clone(&self.view.load()).with(changes, limit, now);
         let mut settled = lock(&self.settled);
         *settled -= view.gone();
@@ -295,6 +309,14 @@ impl Line {
         unsaved.extend(granted.iter().filter(|grant| noted.insert(grant.number.get())));
     }
 
+    /// The ledger failed to take these grants.
+    pub(super) fn note_failed_to_save(&self, granted: &[Grant]) {
+        self.put_back_granted(granted);
+        if !granted.is_empty() {
+            self.is_behind.store(true, Ordering::Release);
+        }
+    }
+
     /// These grants could not be saved.
     pub(super) fn put_back_granted(&self, granted: &[Grant]) {
         lock(&self.unsaved).granted.extend_from_slice(granted);
@@ -323,6 +345,7 @@ impl Line {
 
     pub(super) fn saved(&self, mark: LineMark) {
         lock(&self.unsaved).saved = mark;
+        self.is_behind.store(false, Ordering::Release);
     }
 }
 

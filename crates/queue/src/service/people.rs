@@ -6,7 +6,7 @@ use usher_kernel::{AccountId, PerformanceId, Timestamp};
 
 use super::Service;
 use super::epochs::BLOCK;
-use super::line::{Line, LiveSale};
+use super::line::Line;
 use crate::pace::{self, Eta};
 use crate::policy::SaleState;
 use crate::ports::{JoinOutcome, LeaveOutcome, PastGrant, ReEntry, Resolution, Standing, Superseded};
@@ -111,7 +111,7 @@ impl Service {
         let live = line.live_sale();
         self.require_joinable(&live, now)?;
         let account = AccountHash::of(account);
-        let outcome = self.join_below_ceiling(&line, &live, account, now).await?;
+        let outcome = self.join_below_ceiling(&line, account, now).await?;
         let (standing, is_new) = match outcome {
             JoinOutcome::Joined(standing) => (standing, true),
             JoinOutcome::Already(standing) => (standing, false),
@@ -216,11 +216,10 @@ impl Service {
     async fn join_below_ceiling(
         &self,
         line: &Line,
-        live: &LiveSale,
         account: AccountHash,
         now: Timestamp,
     ) -> Result<JoinOutcome, Error> {
-        let terms = live.terms(self.0.settings.tick, now);
+        let terms = line.terms(self.0.settings.tick, now);
         // The ceiling may rise under us while we ask for it; three times means that the ledger does not let it rise.
         for _ in 0..3 {
             let ceiling = line.ceiling();

@@ -95,8 +95,8 @@ impl Service {
     }
 
     async fn admit(&self, line: &Line) -> Result<(), Error> {
-        let (live, now) = (line.live_sale(), self.0.ports.clock.now());
-        let terms = live.terms(self.0.settings.tick, now);
+        let now = self.0.ports.clock.now();
+        let terms = line.terms(self.0.settings.tick, now);
         for _ in 0..ADMIT_CALLS_MAX {
             let admitted = self.0.ports.store.admit(self.at(line, now), &terms, EXAMINE_MAX);
             match admitted.await.map_err(Error::LineStore)? {
@@ -142,7 +142,7 @@ impl Service {
                 self.adopt(newer).await
             }
             Err(error) => {
-                line.put_back_granted(&granted);
+                line.note_failed_to_save(&granted);
                 Err(Error::Store(error))
             }
         }
@@ -154,9 +154,9 @@ mod tests {
     use usher_kernel::StoreError;
     use usher_kernel::store::every_failure_is_told;
 
-    use super::super::scene::{CALLED, EPOCH, LINE, Mocks, NOW, OTHER_LINE, POLICY, WAITING, changes, grant, sale};
+    use super::super::scene::{ACCOUNT, CALLED, EPOCH, LINE, Mocks, OTHER_LINE, POLICY, WAITING, changes, grant, sale};
     use super::*;
-    use crate::ports::{Admission, LineChanges};
+    use crate::ports::{Admission, At, Gate, JoinOutcome, LineChanges, Standing};
     use crate::{AdmissionPolicy, Grant, PlaceNumber};
 
     const NEXT: PlaceNumber = PlaceNumber::new(3);
@@ -208,7 +208,7 @@ mod tests {
         every_failure_is_told(Error::Store, async |failure| {
             let mut mocks = Mocks::default();
             mocks.ledger.expect_open_line().once().return_once(move |_, _, _, _| Err(failure));
-            let of_the_other = |at: &crate::ports::At| at.performance == OTHER_LINE;
+            let of_the_other = |at: &At| at.performance == OTHER_LINE;
             mocks
                 .store
                 .expect_admit()
@@ -291,25 +291,48 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn grants_that_could_not_be_saved_are_saved_by_the_next_tick() {
+    async fn grants_that_could_not_be_saved_are_saved_by_the_next_tick_and_nobody_is_admitted_before() {
         every_failure_is_told(Error::Store, async |failure| {
             let mut mocks = Mocks::default();
-            mocks.store.expect_admit().once().return_once(|_, _, _| admitted(&[grant(NEXT)], false));
-            mocks.store.expect_admit().once().return_once(|_, _, _| admitted(&[], false));
+            for (gate, granted) in [(Gate::Open, vec![grant(NEXT)]), (Gate::Shut, vec![]), (Gate::Open, vec![])] {
+                let admit = mocks.store.expect_admit().once().withf(move |_, terms, _| terms.gate == gate);
+                admit.return_once(move |_, _, _| admitted(&granted, false));
+            }
+            mocks.store.expect_refresh().times(3).returning(|_, _, _| changed([changes(NEXT)]));
+            mocks.ledger.expect_save().once().return_once(move |_, _, _, _| Err(failure));
+            let save = mocks.ledger.expect_save().once();
+            let save = save.withf(|_, _, mark, granted| mark.serving == NEXT && granted == [grant(NEXT)]);
+            save.return_once(|_, _, _, _| Ok(Superseded::No(())));
+            let waits = JoinOutcome::Joined(Standing::Waiting(WAITING));
+            let join = mocks.store.expect_join().once().withf(|_, terms, _, _| terms.gate == Gate::Shut);
+            join.return_once(move |_, _, _, _| Ok(InEpoch::Current(vec![waits])));
+            let server = mocks.open_server();
+
+            let ticked = server.service.tick().await;
+
+            server.service.join(LINE, ACCOUNT).await.unwrap();
+            server.service.tick().await.unwrap();
+            server.service.tick().await.unwrap();
+            ticked
+        })
+        .await;
+    }
+
+    /// A mark that lags loses nobody's pass.
+    #[tokio::test]
+    async fn a_mark_that_could_not_be_saved_without_grants_keeps_nobody_out() {
+        every_failure_is_told(Error::Store, async |failure| {
+            let mut mocks = Mocks::default();
+            let admit = mocks.store.expect_admit().times(2).withf(|_, terms, _| terms.gate == Gate::Open);
+            admit.returning(|_, _, _| admitted(&[], false));
             mocks.store.expect_refresh().times(2).returning(|_, _, _| changed([changes(NEXT)]));
             mocks.ledger.expect_save().once().return_once(move |_, _, _, _| Err(failure));
-            mocks
-                .ledger
-                .expect_save()
-                .once()
-                .withf(|_, _, mark, granted| mark.serving == NEXT && granted == [grant(NEXT)])
-                .return_once(|_, _, _, _| Ok(Superseded::No(())));
+            mocks.ledger.expect_save().once().return_once(|_, _, _, _| Ok(Superseded::No(())));
             let server = mocks.open_server();
 
             let ticked = server.service.tick().await;
 
             server.service.tick().await.unwrap();
-            assert_eq!(server.line(LINE).unsaved(NOW), None);
             ticked
         })
         .await;
