@@ -12,14 +12,14 @@ use usher_concert::{
     AddOutcome, CatalogueRepository, Concert, Page, Performance, ReplaceSeatsOutcome, SaleTimes, SeatMap, SeatPlan,
     VersionedSeatMap,
 };
-use usher_kernel::{Claim, ConcertId, PerformanceId, StoreError, Timestamp};
+use usher_kernel::{Claim, ConcertId, KeyUse, Operation, PerformanceId, StoreError, Timestamp};
 use usher_reservation::SeatStatus;
 
 use crate::Database;
 use crate::database::{LARGE_UNIT_MAX, Transaction};
 use crate::entities::{concerts, performances, seat_events, seats};
 use crate::error::{CorruptRow, Failure};
-use crate::idempotency::{self, Found, Operation};
+use crate::idempotency;
 use crate::row::Row;
 use crate::statements::insert_all;
 
@@ -51,12 +51,12 @@ impl CatalogueRepository for SqlCatalogueRepository {
     ) -> Result<AddOutcome<Concert>, StoreError> {
         let add = |tx: Transaction| async move {
             match idempotency::find(&*tx, claim, Operation::AddConcert, now).await? {
-                Found::Made(id) => {
+                KeyUse::SameRequest(id) => {
                     let first = find_concert(&*tx, ConcertId::from_uuid(id)).await?;
                     return Ok(AddOutcome::Replayed(Row::new("concerts", &id).known("id", first)?));
                 }
-                Found::Mismatch => return Ok(AddOutcome::KeyMismatch),
-                Found::Nothing | Found::Over => {}
+                KeyUse::OtherRequest => return Ok(AddOutcome::KeyMismatch),
+                KeyUse::Unused | KeyUse::Expired => {}
             }
             let row = concert_row(concert)?.into_active_model();
             concerts::Entity::insert(row).exec_without_returning(&*tx).await?;
@@ -75,12 +75,12 @@ impl CatalogueRepository for SqlCatalogueRepository {
     ) -> Result<AddOutcome<Performance>, StoreError> {
         let add = |tx: Transaction| async move {
             match idempotency::find(&*tx, claim, Operation::AddPerformance, now).await? {
-                Found::Made(id) => {
+                KeyUse::SameRequest(id) => {
                     let first = find_performance(&*tx, PerformanceId::from_uuid(id)).await?;
                     return Ok(AddOutcome::Replayed(Row::new("performances", &id).known("id", first)?));
                 }
-                Found::Mismatch => return Ok(AddOutcome::KeyMismatch),
-                Found::Nothing | Found::Over => {}
+                KeyUse::OtherRequest => return Ok(AddOutcome::KeyMismatch),
+                KeyUse::Unused | KeyUse::Expired => {}
             }
             if find_concert(&*tx, performance.concert).await?.is_none() {
                 return Ok(AddOutcome::ParentMissing);

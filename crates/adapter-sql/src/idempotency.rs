@@ -7,67 +7,20 @@ use std::collections::HashMap;
 
 use sea_orm::prelude::Uuid;
 use sea_orm::{ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter};
-use usher_kernel::{AccountId, Claim, Fingerprint, Timestamp};
+use usher_kernel::{AccountId, Claim, Fingerprint, KeyUse, Operation, StoredClaim, Timestamp};
 
 use crate::entities::idempotency_keys::{ActiveModel, Column, Entity, Model};
-use crate::error::{Failure, inserted_first};
+use crate::error::{CorruptRow, Failure, inserted_first};
 use crate::statements::{insert_all, padded};
 
-/// What a key was used for; tells which table its subject is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
-    /// Making a concert.
-    AddConcert,
-    /// Making a performance.
-    AddPerformance,
-    /// Holding seats: the subject is the reservation.
-    Hold,
-    /// Paying: the subject is the attempt.
-    Confirm,
-}
-
-impl Operation {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::AddConcert => "add-concert",
-            Self::AddPerformance => "add-performance",
-            Self::Hold => "hold",
-            Self::Confirm => "confirm",
-        }
-    }
-}
-
-/// What is known of a claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// Nothing was made under its key.
-    Nothing,
-    /// What was made under its key is older than a key is good for. Its row is still there.
-    Over,
-    /// The same request made this.
-    Made(Uuid),
-    /// The key was used for another request.
-    Mismatch,
-}
-
-impl Found {
-    /// The subject, if the same request made one.
-    pub(crate) const fn made(self) -> Option<Uuid> {
-        match self {
-            Self::Made(subject) => Some(subject),
-            Self::Nothing | Self::Over | Self::Mismatch => None,
-        }
-    }
-}
-
-/// Looks up what was made under a claim.
+/// Looks up how the key of a claim was used before.
 pub(crate) async fn find(
     db: &impl ConnectionTrait,
     claim: &Claim,
     operation: Operation,
     now: Timestamp,
-) -> Result<Found, Failure> {
-    Ok(find_all(db, operation, &[(claim, now)]).await?.pop().unwrap_or(Found::Nothing))
+) -> Result<KeyUse<Uuid>, Failure> {
+    Ok(find_all(db, operation, &[(claim, now)]).await?.pop().unwrap_or(KeyUse::Unused))
 }
 
 /// The rows of these claims, each by its primary key. Accounts and keys as two lists would be tried crosswise: 65,000 pairs
@@ -78,12 +31,12 @@ fn of<'a>(claims: impl Iterator<Item = &'a Claim>) -> Condition {
     })
 }
 
-/// Looks up what was made under claims; answers in their order.
+/// Looks up how the keys of claims were used before; answers in their order.
 pub(crate) async fn find_all(
     db: &impl ConnectionTrait,
     operation: Operation,
     claims: &[(&Claim, Timestamp)],
-) -> Result<Vec<Found>, Failure> {
+) -> Result<Vec<KeyUse<Uuid>>, Failure> {
     let mut stored = HashMap::with_capacity(claims.len());
     for some in padded(claims) {
         let rows = Entity::find().filter(of(some.iter().map(|(claim, _)| *claim)));
@@ -91,22 +44,22 @@ pub(crate) async fn find_all(
     }
     let found = claims.iter().map(|&(claim, now)| {
         let stored = stored.get(&(claim.account.uuid(), claim.key.as_str().to_owned()));
-        stored.map_or(Found::Nothing, |stored| judge(stored, claim, operation, now))
+        Ok(claim.compare(operation, stored.map(stored_claim).transpose()?, now))
     });
-    Ok(found.collect())
+    found.collect()
 }
 
-fn judge(stored: &Model, claim: &Claim, operation: Operation, now: Timestamp) -> Found {
-    if Claim::is_over(Timestamp::from_unix_ms(stored.created_at), now) {
-        Found::Over
-    } else if stored.fingerprint == claim.fingerprint.0 && stored.operation == operation.as_str() {
-        Found::Made(stored.subject_id)
-    } else {
-        Found::Mismatch
-    }
+fn stored_claim(stored: &Model) -> Result<StoredClaim<Uuid>, CorruptRow> {
+    let corrupt = |_| CorruptRow::new("idempotency_keys", "fingerprint", stored.subject_id);
+    Ok(StoredClaim {
+        fingerprint: Fingerprint(stored.fingerprint.as_slice().try_into().map_err(corrupt)?),
+        operation: Operation::from_name(&stored.operation),
+        subject: stored.subject_id,
+        stored_at: Timestamp::from_unix_ms(stored.created_at),
+    })
 }
 
-/// Keeps a claim that [`find`] found [`Found::Nothing`] of, or [`Found::Over`].
+/// Stores a claim whose key [`find`] found [`KeyUse::Unused`] or [`KeyUse::Expired`].
 pub(crate) async fn keep(
     db: &impl ConnectionTrait,
     claim: &Claim,
@@ -119,7 +72,7 @@ pub(crate) async fn keep(
     keep_all(db, operation, &claims).await
 }
 
-/// Deletes those of the claims that are over.
+/// Deletes those of the claims that are expired.
 async fn forget_over(db: &impl ConnectionTrait, claims: &[(&Claim, Uuid, Timestamp)]) -> Result<(), Failure> {
     let Some(now) = claims.iter().map(|&(.., now)| now).min() else { return Ok(()) };
     for some in padded(claims) {
@@ -171,20 +124,20 @@ impl<'a, T: Sync> Claims<'a, T> {
     /// The claims of commands, with what [`find_all`] found of each; `made` tells what it was.
     pub(crate) fn new(
         operation: Operation,
-        found: impl IntoIterator<Item = (&'a Claim, Found)>,
+        found: impl IntoIterator<Item = (&'a Claim, KeyUse<Uuid>)>,
         mut made: impl FnMut(Uuid) -> Result<T, Failure>,
     ) -> Result<Self, Failure> {
         let (mut known, mut any_over) = (HashMap::new(), false);
         for (claim, found) in found {
             let key = (claim.account, claim.key.as_str());
             match found {
-                Found::Nothing => {}
-                Found::Over => any_over = true,
-                Found::Mismatch => {
+                KeyUse::Unused => {}
+                KeyUse::Expired => any_over = true,
+                KeyUse::OtherRequest => {
                     known.entry(key).or_insert(Known::ForAnother);
                 }
                 // Of two commands with one key, the one with the right fingerprint knows what it was made for.
-                Found::Made(subject) => {
+                KeyUse::SameRequest(subject) => {
                     known.insert(key, Known::For(claim.fingerprint, made(subject)?));
                 }
             }

@@ -11,7 +11,7 @@ pub mod violation;
 
 pub use clock::{Clock, CountedIds, IdGenerator, ManualClock};
 pub use id::{AccountId, AttemptId, ConcertId, InvalidId, PerformanceId, ReservationId, TicketId};
-pub use idempotency::{Claim, Fingerprint, IdempotencyKey};
+pub use idempotency::{Claim, Fingerprint, IdempotencyKey, KeyUse, Operation, StoredClaim};
 pub use money::{Currency, Money};
 pub use seat::SeatId;
 pub use store::StoreError;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter, QuerySelect, Statement,
 };
-use usher_kernel::{AccountId, Claim, Money, PerformanceId, SeatId, Timestamp};
+use usher_kernel::{AccountId, Claim, KeyUse, Money, Operation, PerformanceId, SeatId, Timestamp};
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{HoldCommand, HoldOutcome, SeatWish};
 use usher_reservation::{Reservation, ReservedSeat, State};
@@ -20,7 +20,7 @@ use super::seats::{self, SeatHolding, SeatState};
 use crate::database::has_one_writer;
 use crate::entities::{ended_passes, performances, reservations};
 use crate::error::{CorruptRow, Failure};
-use crate::idempotency::{self, Claims, Found, KeyMismatch, Operation};
+use crate::idempotency::{self, Claims, KeyMismatch};
 use crate::statements::padded;
 
 /// What was made under a claim, if it was a hold.
@@ -30,9 +30,9 @@ pub(super) async fn find(
     now: Timestamp,
 ) -> Result<Option<HoldOutcome>, Failure> {
     match idempotency::find(db, claim, Operation::Hold, now).await? {
-        Found::Nothing | Found::Over => Ok(None),
-        Found::Mismatch => Ok(Some(HoldOutcome::KeyMismatch)),
-        Found::Made(id) => {
+        KeyUse::Unused | KeyUse::Expired => Ok(None),
+        KeyUse::OtherRequest => Ok(Some(HoldOutcome::KeyMismatch)),
+        KeyUse::SameRequest(id) => {
             let made = rows::find_all(db, [id]).await?.pop();
             let made = made.ok_or_else(|| CorruptRow::new("idempotency_keys", "subject_id", id))?;
             Ok(Some(HoldOutcome::Replayed(made.at(now))))
@@ -454,7 +454,7 @@ async fn take_turn(
 async fn find_claims<'a>(tx: &DatabaseTransaction, commands: &[&'a HoldCommand]) -> Result<Claims<'a, Made>, Failure> {
     let claims: Vec<_> = commands.iter().map(|command| (&command.claim, command.now)).collect();
     let found = idempotency::find_all(tx, Operation::Hold, &claims).await?;
-    let made: BTreeSet<_> = found.iter().filter_map(|found| found.made()).collect();
+    let made: BTreeSet<_> = found.iter().filter_map(|found| found.subject()).collect();
     let made = rows::find_all(tx, made).await?;
     let made: HashMap<_, _> = made.into_iter().map(|reservation| (reservation.id.uuid(), reservation)).collect();
     Claims::new(Operation::Hold, claims.iter().map(|(claim, _)| *claim).zip(found), |id| {

@@ -8,7 +8,7 @@ use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect,
 };
-use usher_kernel::{AccountId, AttemptId, ReservationId, TicketId, Timestamp};
+use usher_kernel::{AccountId, AttemptId, Operation, ReservationId, TicketId, Timestamp};
 use usher_reservation::model::TransitionError;
 use usher_reservation::ports::{PayCommand, PayOutcome, RefundDue, SettleCommand, Settled, Unsettled, Verdict};
 use usher_reservation::{Payment, Reservation, State, Ticket};
@@ -18,7 +18,7 @@ use super::rows;
 use super::seats::SeatHolding;
 use crate::entities::{ended_passes, payment_attempts, refunds, reservations, sold};
 use crate::error::{CorruptRow, Failure};
-use crate::idempotency::{self, Claims, KeyMismatch, Operation};
+use crate::idempotency::{self, Claims, KeyMismatch};
 use crate::row::Row;
 use crate::statements::{each, insert_all, padded, powers};
 
@@ -99,7 +99,7 @@ async fn find_claims<'a>(
 ) -> Result<Claims<'a, PayOutcome>, Failure> {
     let claims: Vec<_> = commands.iter().map(|command| (&command.claim, command.now)).collect();
     let found = idempotency::find_all(tx, Operation::Confirm, &claims).await?;
-    let subjects: BTreeSet<_> = found.iter().filter_map(|found| found.made()).collect();
+    let subjects: BTreeSet<_> = found.iter().filter_map(|found| found.subject()).collect();
     let attempts = find_attempts(tx, subjects).await?;
     let ids: BTreeSet<_> = attempts.values().map(|row| row.reservation_id).collect();
     let reservations = rows::find_all(tx, ids).await?;
