@@ -2,6 +2,7 @@
 
 use sea_orm::{DbErr, RuntimeErr, SqlErr, SqlxError};
 use usher_kernel::StoreError;
+use usher_reservation::judge::FactsError;
 
 /// Why a unit of work did not come to its end. Whatever it was, the unit had no effect.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +13,9 @@ pub(crate) enum Failure {
     /// A row holds what cannot be.
     #[error(transparent)]
     Corrupt(#[from] CorruptRow),
+    /// Rows contradict each other.
+    #[error(transparent)]
+    Contradiction(FactsError),
     /// A row changed between reading and writing, or another unit wrote it first.
     #[error("a row of `{table}` was changed by another transaction")]
     Conflict {
@@ -21,6 +25,16 @@ pub(crate) enum Failure {
     /// It took longer than a unit may.
     #[error("the transaction took too long")]
     Overdue,
+}
+
+/// Facts that were stale are read anew by running the unit again.
+impl From<FactsError> for Failure {
+    fn from(error: FactsError) -> Self {
+        match error {
+            FactsError::Stale(_) => Self::Conflict { table: "seats" },
+            FactsError::Contradiction { .. } => Self::Contradiction(error),
+        }
+    }
 }
 
 /// A row that holds what cannot be.
@@ -49,7 +63,9 @@ impl Failure {
         match self {
             // A connection that broke took its transaction with it; another one may stand.
             Self::Database(error) if matches!(driver_error(error), Some(SqlxError::Io(_))) => true,
-            Self::Database(_) | Self::Conflict { .. } | Self::Corrupt(_) | Self::Overdue => self.is_lost_race(),
+            Self::Database(_) | Self::Conflict { .. } | Self::Corrupt(_) | Self::Contradiction(_) | Self::Overdue => {
+                self.is_lost_race()
+            }
         }
     }
 
@@ -58,7 +74,7 @@ impl Failure {
         match self {
             Self::Conflict { .. } => true,
             Self::Database(error) => is_lost_race(error),
-            Self::Corrupt(_) | Self::Overdue => false,
+            Self::Corrupt(_) | Self::Contradiction(_) | Self::Overdue => false,
         }
     }
 }
@@ -74,7 +90,7 @@ pub(crate) fn inserted_first(table: &'static str) -> impl Fn(DbErr) -> Failure {
 /// What the caller of `operation` is told of a unit that had no effect.
 pub(crate) fn convert(operation: &'static str, failure: Failure) -> StoreError {
     let is_bug = match &failure {
-        Failure::Corrupt(_) => true,
+        Failure::Corrupt(_) | Failure::Contradiction(_) => true,
         Failure::Database(error) => is_contradiction(error),
         Failure::Conflict { .. } | Failure::Overdue => false,
     };

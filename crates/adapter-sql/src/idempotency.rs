@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use sea_orm::prelude::Uuid;
 use sea_orm::{ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter};
 use usher_kernel::{AccountId, Claim, Fingerprint, KeyUse, Operation, StoredClaim, Timestamp};
+use usher_reservation::judge::ClaimWrites;
 
 use crate::entities::idempotency_keys::{ActiveModel, Column, Entity, Model};
 use crate::error::{CorruptRow, Failure, inserted_first};
@@ -20,7 +21,7 @@ pub(crate) async fn find(
     operation: Operation,
     now: Timestamp,
 ) -> Result<KeyUse<Uuid>, Failure> {
-    Ok(find_all(db, operation, &[(claim, now)]).await?.pop().unwrap_or(KeyUse::Unused))
+    Ok(find_all(db, operation, &[claim], now).await?.pop().unwrap_or(KeyUse::Unused))
 }
 
 /// The rows of these claims, each by its primary key. Accounts and keys as two lists would be tried crosswise: 65,000 pairs
@@ -35,18 +36,19 @@ fn of<'a>(claims: impl Iterator<Item = &'a Claim>) -> Condition {
 pub(crate) async fn find_all(
     db: &impl ConnectionTrait,
     operation: Operation,
-    claims: &[(&Claim, Timestamp)],
+    claims: &[&Claim],
+    now: Timestamp,
 ) -> Result<Vec<KeyUse<Uuid>>, Failure> {
     let mut stored = HashMap::with_capacity(claims.len());
     for some in padded(claims) {
-        let rows = Entity::find().filter(of(some.iter().map(|(claim, _)| *claim)));
+        let rows = Entity::find().filter(of(some.into_iter()));
         stored.extend(rows.all(db).await?.into_iter().map(|row| ((row.account_id, row.idem_key.clone()), row)));
     }
-    let found = claims.iter().map(|&(claim, now)| {
+    let uses = claims.iter().map(|claim| {
         let stored = stored.get(&(claim.account.uuid(), claim.key.as_str().to_owned()));
         Ok(claim.compare(operation, stored.map(stored_claim).transpose()?, now))
     });
-    found.collect()
+    uses.collect()
 }
 
 fn stored_claim(stored: &Model) -> Result<StoredClaim<Uuid>, CorruptRow> {
@@ -67,30 +69,28 @@ pub(crate) async fn keep(
     subject: Uuid,
     now: Timestamp,
 ) -> Result<(), Failure> {
-    let claims = [(claim, subject, now)];
-    forget_over(db, &claims).await?;
-    keep_all(db, operation, &claims).await
+    store(db, operation, ClaimWrites { new: vec![(claim, subject)], any_expired: true }, |subject| subject, now).await
 }
 
-/// Deletes those of the claims that are expired.
-async fn forget_over(db: &impl ConnectionTrait, claims: &[(&Claim, Uuid, Timestamp)]) -> Result<(), Failure> {
-    let Some(now) = claims.iter().map(|&(.., now)| now).min() else { return Ok(()) };
+/// Deletes those of the claims that are expired at `now` ([`Claim::is_over`]).
+async fn delete_expired(db: &impl ConnectionTrait, claims: &[(&Claim, Uuid)], now: Timestamp) -> Result<(), Failure> {
     for some in padded(claims) {
-        let over = Entity::delete_many()
-            .filter(of(some.iter().map(|(claim, ..)| *claim)))
+        let expired = Entity::delete_many()
+            .filter(of(some.iter().map(|(claim, _)| *claim)))
             .filter(Column::CreatedAt.lte(now.minus(Claim::KEPT_FOR).unix_ms()));
-        over.exec(db).await?;
+        expired.exec(db).await?;
     }
     Ok(())
 }
 
-/// Keeps claims that there is no row of, each of another key.
-async fn keep_all(
+/// Inserts claims under keys that the store does not hold, each key once.
+async fn insert(
     db: &impl ConnectionTrait,
     operation: Operation,
-    claims: &[(&Claim, Uuid, Timestamp)],
+    claims: &[(&Claim, Uuid)],
+    now: Timestamp,
 ) -> Result<(), Failure> {
-    let rows = claims.iter().map(|&(claim, subject, now)| ActiveModel {
+    let rows = claims.iter().map(|&(claim, subject)| ActiveModel {
         account_id: Set(claim.account.uuid()),
         idem_key: Set(claim.key.as_str().to_owned()),
         fingerprint: Set(claim.fingerprint.0.to_vec()),
@@ -102,72 +102,22 @@ async fn keep_all(
     insert_all(db, &rows).await.map_err(inserted_first("idempotency_keys"))
 }
 
-/// The claims of a batch of commands: what was made under them before, and what the earlier commands make for the later.
-pub(crate) struct Claims<'a, T> {
+/// Stores the claims of a batch, in the order of the primary key, so that two batches with the same keys wait for each other
+/// in one order.
+pub(crate) async fn store<S: Copy + Send + Sync>(
+    db: &impl ConnectionTrait,
     operation: Operation,
-    known: HashMap<(AccountId, &'a str), Known<T>>,
-    new: Vec<(&'a Claim, Uuid, Timestamp)>,
-    /// Whether rows may be in the way of the new ones.
-    any_over: bool,
-}
-
-enum Known<T> {
-    For(Fingerprint, T),
-    ForAnother,
-}
-
-/// The key of a claim was used for another request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KeyMismatch;
-
-impl<'a, T: Sync> Claims<'a, T> {
-    /// The claims of commands, with what [`find_all`] found of each; `made` tells what it was.
-    pub(crate) fn new(
-        operation: Operation,
-        found: impl IntoIterator<Item = (&'a Claim, KeyUse<Uuid>)>,
-        mut made: impl FnMut(Uuid) -> Result<T, Failure>,
-    ) -> Result<Self, Failure> {
-        let (mut known, mut any_over) = (HashMap::new(), false);
-        for (claim, found) in found {
-            let key = (claim.account, claim.key.as_str());
-            match found {
-                KeyUse::Unused => {}
-                KeyUse::Expired => any_over = true,
-                KeyUse::OtherRequest => {
-                    known.entry(key).or_insert(Known::ForAnother);
-                }
-                // Of two commands with one key, the one with the right fingerprint knows what it was made for.
-                KeyUse::SameRequest(subject) => {
-                    known.insert(key, Known::For(claim.fingerprint, made(subject)?));
-                }
-            }
-        }
-        Ok(Self { operation, known, new: Vec::new(), any_over })
+    writes: ClaimWrites<'_, S>,
+    uuid: impl Fn(S) -> Uuid + Send,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    let ClaimWrites { new, any_expired } = writes;
+    let mut claims: Vec<_> = new.into_iter().map(|(claim, subject)| (claim, uuid(subject))).collect();
+    claims.sort_by_key(|(claim, _)| (claim.account, claim.key.as_str()));
+    if any_expired {
+        delete_expired(db, &claims, now).await?;
     }
-
-    /// What was made under a claim, if anything was under its key.
-    pub(crate) fn get(&self, claim: &'a Claim) -> Option<Result<&T, KeyMismatch>> {
-        match self.known.get(&(claim.account, claim.key.as_str()))? {
-            Known::For(fingerprint, made) if *fingerprint == claim.fingerprint => Some(Ok(made)),
-            Known::For(..) | Known::ForAnother => Some(Err(KeyMismatch)),
-        }
-    }
-
-    /// Notes what is made under a claim.
-    pub(crate) fn keep(&mut self, claim: &'a Claim, subject: Uuid, now: Timestamp, made: T) {
-        self.known.insert((claim.account, claim.key.as_str()), Known::For(claim.fingerprint, made));
-        self.new.push((claim, subject, now));
-    }
-
-    /// Writes down what was noted.
-    pub(crate) async fn write(mut self, db: &impl ConnectionTrait) -> Result<(), Failure> {
-        // In the order of the primary key, so that two batches with the same keys wait for each other in one order.
-        self.new.sort_by_key(|(claim, ..)| (claim.account, claim.key.as_str()));
-        if self.any_over {
-            forget_over(db, &self.new).await?;
-        }
-        keep_all(db, self.operation, &self.new).await
-    }
+    insert(db, operation, &claims, now).await
 }
 
 /// Frees the claim under which something was made.

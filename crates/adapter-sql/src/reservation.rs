@@ -1,4 +1,5 @@
-//! The [`ReservationRepository`] on SQL: each method is a unit of the database, all or nothing.
+//! The [`ReservationRepository`] on SQL, with [`SeatEvents`] and [`ReservationHistory`]: each method is a unit of the
+//! database, all or nothing. Decides nothing: `usher_reservation::judge` does.
 //!
 //! Every unit takes its locks in one order: performance, buyer, reservation, seats; then it writes what nobody waits for
 //! long: claims, sold, events. On SQLite there is nothing to lock: its writers run one after the other.
@@ -19,8 +20,8 @@ use async_trait::async_trait;
 use usher_kernel::{AccountId, AttemptId, Claim, PerformanceId, ReservationId, StoreError, Timestamp};
 use usher_reservation::audit::History;
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationRepository,
-    SeatFilter, SettleCommand, Settled, Unsettled,
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationHistory,
+    ReservationRepository, SeatEvents, SeatFilter, SettleCommand, Settled, Unsettled,
 };
 use usher_reservation::{BoardEvent, BoardRecord, Reservation, Seat, SeatCounts};
 
@@ -54,9 +55,9 @@ impl SqlReservationRepository {
 #[async_trait]
 impl ReservationRepository for SqlReservationRepository {
     #[tracing::instrument(skip_all, name = "sql.reservation.hold", fields(n_commands = commands.len()))]
-    async fn hold(&self, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, StoreError> {
+    async fn hold(&self, commands: &[HoldCommand], now: Timestamp) -> Result<Vec<HoldOutcome>, StoreError> {
         let (operation, halls) = ("reservation.hold", &self.halls);
-        self.database.write(operation, |tx| async move { hold::hold_all(&tx, halls, commands).await }).await
+        self.database.write(operation, |tx| async move { hold::hold_all(&tx, halls, commands, now).await }).await
     }
 
     async fn find_hold(&self, claim: &Claim, now: Timestamp) -> Result<Option<HoldOutcome>, StoreError> {
@@ -65,9 +66,9 @@ impl ReservationRepository for SqlReservationRepository {
     }
 
     #[tracing::instrument(skip_all, name = "sql.reservation.begin_payments", fields(n_commands = commands.len()))]
-    async fn begin_payments(&self, commands: &[PayCommand]) -> Result<Vec<PayOutcome>, StoreError> {
+    async fn begin_payments(&self, commands: &[PayCommand], now: Timestamp) -> Result<Vec<PayOutcome>, StoreError> {
         let operation = "reservation.begin_payment";
-        self.database.write(operation, |tx| async move { payment::begin_all(&tx, commands).await }).await
+        self.database.write(operation, |tx| async move { payment::begin_all(&tx, commands, now).await }).await
     }
 
     async fn resolve_early(&self, attempt: AttemptId, now: Timestamp) -> Result<(), StoreError> {
@@ -76,15 +77,19 @@ impl ReservationRepository for SqlReservationRepository {
     }
 
     #[tracing::instrument(skip_all, name = "sql.reservation.settle_all", fields(n_commands = commands.len()))]
-    async fn settle_all(&self, commands: &[SettleCommand]) -> Result<Vec<Option<Settled>>, StoreError> {
+    async fn settle_all(&self, commands: &[SettleCommand], now: Timestamp) -> Result<Vec<Option<Settled>>, StoreError> {
         let operation = "reservation.settle";
-        self.database.write(operation, |tx| async move { payment::settle_all(&tx, commands).await }).await
+        self.database.write(operation, |tx| async move { payment::settle_all(&tx, commands, now).await }).await
     }
 
     #[tracing::instrument(skip_all, name = "sql.reservation.release_all", fields(n_commands = commands.len()))]
-    async fn release_all(&self, commands: &[ReleaseCommand]) -> Result<Vec<ReleaseOutcome>, StoreError> {
+    async fn release_all(
+        &self,
+        commands: &[ReleaseCommand],
+        now: Timestamp,
+    ) -> Result<Vec<ReleaseOutcome>, StoreError> {
         let operation = "reservation.release";
-        self.database.write(operation, |tx| async move { lapse::release_all(&tx, commands).await }).await
+        self.database.write(operation, |tx| async move { lapse::release_all(&tx, commands, now).await }).await
     }
 
     #[tracing::instrument(skip_all, name = "sql.reservation.expire_lapsed")]
@@ -136,7 +141,10 @@ impl ReservationRepository for SqlReservationRepository {
     async fn seat_counts(&self, performances: &[PerformanceId], now: Timestamp) -> Result<Vec<SeatCounts>, StoreError> {
         self.database.read("reservation.seat_counts", |db| reading::seat_counts(db, performances, now)).await
     }
+}
 
+#[async_trait]
+impl SeatEvents for SqlReservationRepository {
     #[tracing::instrument(skip_all, name = "sql.reservation.board")]
     async fn board(&self, performance: PerformanceId, n_events: u32) -> Result<Option<BoardRecord>, StoreError> {
         let operation = "reservation.board";
@@ -150,7 +158,10 @@ impl ReservationRepository for SqlReservationRepository {
     async fn settled_event(&self) -> Result<u64, StoreError> {
         self.database.read("reservation.settled_event", board::settled_event).await
     }
+}
 
+#[async_trait]
+impl ReservationHistory for SqlReservationRepository {
     #[tracing::instrument(skip_all, name = "sql.reservation.history")]
     async fn history(&self, performance: PerformanceId) -> Result<History, StoreError> {
         let operation = "reservation.history";

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::future::{BoxFuture, try_join_all};
 use usher_kernel::{AccountId, AttemptId, Claim, PerformanceId, ReservationId, StoreError, Timestamp};
-use usher_reservation::audit::History;
 use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationRepository,
     SeatFilter, SettleCommand, Settled, Unsettled,
 };
-use usher_reservation::{BoardEvent, BoardRecord, Reservation, Seat, SeatCounts};
+use usher_reservation::{Reservation, Seat, SeatCounts};
 
 use crate::background::Background;
 use crate::batcher::{self, Batcher, Bounds};
@@ -24,10 +23,10 @@ const BOUNDS: Bounds = Bounds { batch_max: 256, waiting_max: 4_096 };
 /// A reservation repository whose holds, payments and releases travel together, each with its like.
 pub struct GroupCommit {
     inner: Arc<dyn ReservationRepository>,
-    holds: Batcher<HoldCommand, HoldOutcome>,
-    beginnings: Batcher<PayCommand, PayOutcome>,
-    settlements: Batcher<SettleCommand, Option<Settled>>,
-    releases: Batcher<ReleaseCommand, ReleaseOutcome>,
+    holds: Batcher<Timed<HoldCommand>, HoldOutcome>,
+    beginnings: Batcher<Timed<PayCommand>, PayOutcome>,
+    settlements: Batcher<Timed<SettleCommand>, Option<Settled>>,
+    releases: Batcher<Timed<ReleaseCommand>, ReleaseOutcome>,
 }
 
 impl GroupCommit {
@@ -35,25 +34,29 @@ impl GroupCommit {
     #[must_use]
     pub fn new(inner: Arc<dyn ReservationRepository>, background: &Background) -> Self {
         Self {
-            holds: together("reservation.hold", &inner, background, |repository, commands| {
-                Box::pin(async move { repository.hold(commands).await })
+            holds: together("reservation.hold", &inner, background, |repository, commands, now| {
+                Box::pin(async move { repository.hold(commands, now).await })
             }),
-            beginnings: together("reservation.begin_payment", &inner, background, |repository, commands| {
-                Box::pin(async move { repository.begin_payments(commands).await })
+            beginnings: together("reservation.begin_payment", &inner, background, |repository, commands, now| {
+                Box::pin(async move { repository.begin_payments(commands, now).await })
             }),
-            settlements: together("reservation.settle", &inner, background, |repository, commands| {
-                Box::pin(async move { repository.settle_all(commands).await })
+            settlements: together("reservation.settle", &inner, background, |repository, commands, now| {
+                Box::pin(async move { repository.settle_all(commands, now).await })
             }),
-            releases: together("reservation.release", &inner, background, |repository, commands| {
-                Box::pin(async move { repository.release_all(commands).await })
+            releases: together("reservation.release", &inner, background, |repository, commands, now| {
+                Box::pin(async move { repository.release_all(commands, now).await })
             }),
             inner,
         }
     }
 }
 
+/// A command, and the time of its call.
+type Timed<C> = (C, Timestamp);
+
 /// A verb of the repository.
-type Verb<C, O> = for<'a> fn(&'a dyn ReservationRepository, &'a [C]) -> BoxFuture<'a, Result<Vec<O>, StoreError>>;
+type Verb<C, O> =
+    for<'a> fn(&'a dyn ReservationRepository, &'a [C], Timestamp) -> BoxFuture<'a, Result<Vec<O>, StoreError>>;
 
 /// Runs commands in one transaction. Where that fails for what may be the fault of one of them, they go one by one, so that
 /// it fails alone.
@@ -62,21 +65,24 @@ fn together<C, O>(
     inner: &Arc<dyn ReservationRepository>,
     background: &Background,
     verb: Verb<C, O>,
-) -> Batcher<C, O>
+) -> Batcher<Timed<C>, O>
 where
     C: Send + Sync + 'static,
     O: Send + 'static,
 {
     let repository = Arc::clone(inner);
-    Batcher::new(operation, BOUNDS, background, move |commands: Vec<C>| {
+    Batcher::new(operation, BOUNDS, background, move |batch: Vec<Timed<C>>| {
         let repository = Arc::clone(&repository);
         async move {
-            match verb(&*repository, &commands).await {
+            let (commands, times): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            // The latest: time does not run back for a command that waited for its batch.
+            let now = times.into_iter().max().unwrap_or(Timestamp::EPOCH);
+            match verb(&*repository, &commands, now).await {
                 Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
                 Err(StoreError::Conflict { .. } | StoreError::Corrupt { .. }) if commands.len() > 1 => {
                     let mut outcomes = Vec::with_capacity(commands.len());
                     for command in commands.chunks(1) {
-                        let alone = verb(&*repository, command).await;
+                        let alone = verb(&*repository, command, now).await;
                         outcomes.extend(
                             alone.map_or_else(|error| vec![Err(error)], |one| one.into_iter().map(Ok).collect()),
                         );
@@ -90,38 +96,42 @@ where
 }
 
 /// Makes several calls with the batches that come.
-async fn call_all<C, O>(batcher: &Batcher<C, O>, commands: &[C]) -> Result<Vec<O>, StoreError>
+async fn call_all<C, O>(
+    batcher: &Batcher<Timed<C>, O>,
+    commands: &[C],
+    now: Timestamp,
+) -> Result<Vec<O>, StoreError>
 where
     C: Clone + Send + Sync + 'static,
     O: Send + 'static,
 {
-    try_join_all(commands.iter().map(|command| batcher.call(command.clone()))).await
+    try_join_all(commands.iter().map(|command| batcher.call((command.clone(), now)))).await
 }
 
 #[async_trait]
 impl ReservationRepository for GroupCommit {
-    async fn hold(&self, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, StoreError> {
-        call_all(&self.holds, commands).await
+    async fn hold(&self, commands: &[HoldCommand], now: Timestamp) -> Result<Vec<HoldOutcome>, StoreError> {
+        call_all(&self.holds, commands, now).await
     }
 
     async fn find_hold(&self, claim: &Claim, now: Timestamp) -> Result<Option<HoldOutcome>, StoreError> {
         self.inner.find_hold(claim, now).await
     }
 
-    async fn begin_payments(&self, commands: &[PayCommand]) -> Result<Vec<PayOutcome>, StoreError> {
-        call_all(&self.beginnings, commands).await
+    async fn begin_payments(&self, commands: &[PayCommand], now: Timestamp) -> Result<Vec<PayOutcome>, StoreError> {
+        call_all(&self.beginnings, commands, now).await
     }
 
     async fn resolve_early(&self, attempt: AttemptId, now: Timestamp) -> Result<(), StoreError> {
         self.inner.resolve_early(attempt, now).await
     }
 
-    async fn settle_all(&self, commands: &[SettleCommand]) -> Result<Vec<Option<Settled>>, StoreError> {
-        call_all(&self.settlements, commands).await
+    async fn settle_all(&self, commands: &[SettleCommand], now: Timestamp) -> Result<Vec<Option<Settled>>, StoreError> {
+        call_all(&self.settlements, commands, now).await
     }
 
-    async fn release_all(&self, commands: &[ReleaseCommand]) -> Result<Vec<ReleaseOutcome>, StoreError> {
-        call_all(&self.releases, commands).await
+    async fn release_all(&self, commands: &[ReleaseCommand], now: Timestamp) -> Result<Vec<ReleaseOutcome>, StoreError> {
+        call_all(&self.releases, commands, now).await
     }
 
     async fn expire_lapsed(&self, now: Timestamp, limit: u32) -> Result<u32, StoreError> {
@@ -170,21 +180,5 @@ impl ReservationRepository for GroupCommit {
 
     async fn seat_counts(&self, performances: &[PerformanceId], now: Timestamp) -> Result<Vec<SeatCounts>, StoreError> {
         self.inner.seat_counts(performances, now).await
-    }
-
-    async fn board(&self, performance: PerformanceId, n_events: u32) -> Result<Option<BoardRecord>, StoreError> {
-        self.inner.board(performance, n_events).await
-    }
-
-    async fn events(&self, after: u64, missing: &[u64], limit: u32) -> Result<Vec<BoardEvent>, StoreError> {
-        self.inner.events(after, missing, limit).await
-    }
-
-    async fn settled_event(&self) -> Result<u64, StoreError> {
-        self.inner.settled_event().await
-    }
-
-    async fn history(&self, performance: PerformanceId) -> Result<History, StoreError> {
-        self.inner.history(performance).await
     }
 }

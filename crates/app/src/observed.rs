@@ -17,10 +17,9 @@ use usher_queue::ports::{
     LineMark, LineStore, Opening, PastGrant, PolicyRepository, ReEntry, Resolution, Standing, Superseded,
 };
 use usher_queue::{AccountHash, AdmissionPolicy, Epoch, Grant, Place, PlaceNumber, PolicyPatch};
-use usher_reservation::audit::History;
 use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationRepository,
-    SeatFilter, SettleCommand, Settled, Unsettled,
+    SeatEvents, SeatFilter, SettleCommand, Settled, Unsettled,
 };
 use usher_reservation::{BoardEvent, BoardRecord, Reservation, Seat, SeatCounts};
 
@@ -129,12 +128,12 @@ observed!(CatalogueRepository {
 });
 
 observed!(ReservationRepository {
-    fn hold(commands: &[HoldCommand]) -> Vec<HoldOutcome> { count };
+    fn hold(commands: &[HoldCommand], now: Timestamp) -> Vec<HoldOutcome> { count };
     fn find_hold(claim: &Claim, now: Timestamp) -> Option<HoldOutcome>;
-    fn begin_payments(commands: &[PayCommand]) -> Vec<PayOutcome>;
+    fn begin_payments(commands: &[PayCommand], now: Timestamp) -> Vec<PayOutcome>;
     fn resolve_early(attempt: AttemptId, now: Timestamp) -> ();
-    fn settle_all(commands: &[SettleCommand]) -> Vec<Option<Settled>>;
-    fn release_all(commands: &[ReleaseCommand]) -> Vec<ReleaseOutcome>;
+    fn settle_all(commands: &[SettleCommand], now: Timestamp) -> Vec<Option<Settled>>;
+    fn release_all(commands: &[ReleaseCommand], now: Timestamp) -> Vec<ReleaseOutcome>;
     fn expire_lapsed(now: Timestamp, limit: u32) -> u32;
     fn unsettled(now: Timestamp, limit: u32) -> Vec<Unsettled>;
     fn refunds_due(limit: u32) -> Vec<RefundDue>;
@@ -143,8 +142,10 @@ observed!(ReservationRepository {
     fn list(account: AccountId, after: Option<ReservationId>, limit: u64, now: Timestamp) -> Vec<Reservation>;
     fn seats(performance: PerformanceId, filter: &SeatFilter, now: Timestamp) -> Vec<Seat>;
     fn seat_counts(performances: &[PerformanceId], now: Timestamp) -> Vec<SeatCounts>;
+});
+
+observed!(SeatEvents {
     fn board(performance: PerformanceId, n_events: u32) -> Option<BoardRecord>;
     fn events(after: u64, missing: &[u64], limit: u32) -> Vec<BoardEvent>;
     fn settled_event() -> u64;
-    fn history(performance: PerformanceId) -> History;
 });

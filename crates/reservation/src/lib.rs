@@ -5,6 +5,7 @@ pub mod best;
 pub mod board;
 pub mod error;
 pub mod follower;
+pub mod judge;
 pub mod model;
 pub mod ports;
 pub mod service;

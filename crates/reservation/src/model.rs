@@ -43,8 +43,16 @@ impl std::fmt::Debug for Ticket {
 pub struct Payment {
     /// What the gateway knows the attempt by.
     pub attempt: AttemptId,
-    /// From then on, whoever comes by asks the gateway what became of it.
+    /// From then on, any server asks the gateway for its status.
     pub resolve_at: Timestamp,
+}
+
+impl Payment {
+    /// Whether any server asks the gateway for its status at `now`.
+    #[must_use]
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        now >= self.resolve_at
+    }
 }
 
 /// Where a reservation stands. Data exists only in the states that have it.

@@ -28,6 +28,17 @@ pub enum SeatWish<Name> {
     },
 }
 
+impl<Name> SeatWish<Name> {
+    /// How many seats are left to the server to choose.
+    #[must_use]
+    pub fn n_chosen(&self) -> u64 {
+        match self {
+            Self::Named(_) => 0,
+            Self::Best { count, .. } => u64::from(*count),
+        }
+    }
+}
+
 /// A wish to hold seats, all or nothing.
 #[derive(Clone, Debug)]
 pub struct HoldCommand {
@@ -43,10 +54,8 @@ pub struct HoldCommand {
     pub seats: SeatWish<SeatId>,
     /// How many seats the account may own or hold in this performance, these included.
     pub seat_limit: u32,
-    /// The time of the command.
-    pub now: Timestamp,
-    /// When the hold lapses.
-    pub held_until: Timestamp,
+    /// How long the hold lasts.
+    pub hold_ttl: Duration,
     /// The claim it is made under.
     pub claim: Claim,
 }
@@ -86,10 +95,8 @@ pub struct PayCommand {
     pub account: AccountId,
     /// The id that the attempt gets.
     pub attempt: AttemptId,
-    /// The time of the command.
-    pub now: Timestamp,
-    /// From then on, anybody asks the gateway what became of the attempt.
-    pub resolve_at: Timestamp,
+    /// How long the gateway may take before any server asks it for the attempt's status.
+    pub resolve_after: Duration,
     /// The claim it is made under.
     pub claim: Claim,
 }
@@ -152,8 +159,6 @@ pub struct SettleCommand {
     pub attempt: AttemptId,
     /// How it ended.
     pub verdict: Verdict,
-    /// The time of the command.
-    pub now: Timestamp,
 }
 
 /// A wish to give seats back.
@@ -163,8 +168,6 @@ pub struct ReleaseCommand {
     pub reservation: ReservationId,
     /// Who asks. Another account's reservation is not found.
     pub account: AccountId,
-    /// The time of the command.
-    pub now: Timestamp,
 }
 
 /// What became of a wish to release.
@@ -212,17 +215,12 @@ pub struct SeatFilter {
     pub limit: u64,
 }
 
-/// The answer to the only command of a call.
-fn the_only<T>(operation: &'static str, answers: Vec<T>) -> Result<T, StoreError> {
-    let too_few = || StoreError::Corrupt { operation, source: "a command was not answered".into() };
-    answers.into_iter().next().ok_or_else(too_few)
-}
-
-/// Keeps seats and reservations, durably. The only judge of who has a seat.
+/// Keeps seats and reservations, durably. It decides nothing: it locks and reads facts, lets [`crate::judge`] decide, and
+/// writes the decisions, each guarded by the version that was read.
 ///
 /// # Contract
-/// 1. Each command is all or nothing, and the commands of one call are judged one after the other: a later one
-///    sees what an earlier one did. Of any number of callers asking for one seat, exactly one gets it.
+/// 1. Each command is all or nothing, and the commands of one call are judged one after the other, all at `now`: a later
+///    one sees what an earlier one did. Of any number of callers asking for one seat, exactly one gets it.
 /// 2. Every change of a seat is guarded by its version, raises it by one, and leaves one event in the same transaction.
 ///    A sold seat has a `sold` row under the primary key (performance, seat).
 /// 3. A hold is live while `now < held_until`. A lapsed one reads as expired everywhere, keeps nobody from its seats, and
@@ -232,30 +230,26 @@ fn the_only<T>(operation: &'static str, answers: Vec<T>) -> Result<T, StoreError
 ///    mismatch. Of any number of calls with one claim at once, one has the effect, and the others are told of it.
 /// 6. An account never owns and holds (live or paying) more than `seat_limit` seats, however many ask at once.
 /// 7. One pass has one live reservation at most, and none once it ended: used up by a confirmation, or left.
-/// 8. `begin_payment` needs the reservation held, live, and all its seats its own.
-/// 9. `settle` ends an attempt once; later calls are told how it ended. Captured: the seats are sold and the pass is
+/// 8. `begin_payments` needs the reservation held, live, and all its seats its own.
+/// 9. `settle_all` ends an attempt once; later calls are told how it ended. Captured: the seats are sold and the pass is
 ///    ended if the attempt is under way and all its seats are its own, or free again; else exactly one refund is due,
 ///    whoever had the seats in between.
 ///    Declined or unheard: back to the hold and its original time.
-/// 10. `release` and `expire_lapsed` change only seats that are still the reservation's own; a late call changes
+/// 10. `release_all` and `expire_lapsed` change only seats that are still the reservation's own; a late call changes
 ///     nothing of the next owner's.
 /// 11. What belongs to another account is not found.
 /// 12. The best seats are chosen as [`crate::best`] says, in the step that takes them and among what earlier commands of
 ///     the call left. So however many want them at once, each gets another block, and `NotEnoughSeats` is answered only
 ///     while fewer seats are free.
-/// 13. A new seat map of a performance leaves an event, too. Events get ids that rise, but not in the order of commits:
-///     an id below one that was seen may show later, for as long as its transaction is open, or never.
-/// 14. `events` names exactly those that are committed: of the ids asked for, and of those after `after` the first.
-/// 15. `board` is one point in time: its seats are what all its events, and all that are not in it any more, left them as.
-/// 16. Up to `settled_event` nothing is open: who asks for it, then reads a board, and then follows the events after it
-///     and those that are missing in between, sees all that happens to the board.
+/// 13. Queries that select by time or status (`seats`, `seat_counts`, `expire_lapsed`, `unsettled`, the free seats for
+///     [`crate::judge::hold`]) select exactly what the functions of this crate say of the stored values.
 #[async_trait]
 pub trait ReservationRepository: Send + Sync + 'static {
     /// Holds seats, a reservation per command; answers in the order of the commands.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed; then none of the commands had an effect, unless it is a timeout.
-    async fn hold(&self, commands: &[HoldCommand]) -> Result<Vec<HoldOutcome>, StoreError>;
+    async fn hold(&self, commands: &[HoldCommand], now: Timestamp) -> Result<Vec<HoldOutcome>, StoreError>;
 
     /// What was made under a claim, if it was a hold. `None`: nothing was; [`HoldOutcome::KeyMismatch`]: something else.
     ///
@@ -267,17 +261,9 @@ pub trait ReservationRepository: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`] if the store failed; then none of the commands had an effect, unless it is a timeout.
-    async fn begin_payments(&self, commands: &[PayCommand]) -> Result<Vec<PayOutcome>, StoreError>;
+    async fn begin_payments(&self, commands: &[PayCommand], now: Timestamp) -> Result<Vec<PayOutcome>, StoreError>;
 
-    /// Makes one held reservation `paying`.
-    ///
-    /// # Errors
-    /// As [`begin_payments`](Self::begin_payments).
-    async fn begin_payment(&self, command: &PayCommand) -> Result<PayOutcome, StoreError> {
-        the_only("reservation.begin_payment", self.begin_payments(slice::from_ref(command)).await?)
-    }
-
-    /// Lets anybody ask the gateway about an attempt from `now` on: the gateway did not answer in time.
+    /// Lets any server ask the gateway about an attempt from `now` on: the gateway did not answer in time.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
@@ -287,41 +273,14 @@ pub trait ReservationRepository: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError`] if the store failed; then none of the commands had an effect, unless it is a timeout.
-    async fn settle_all(&self, commands: &[SettleCommand]) -> Result<Vec<Option<Settled>>, StoreError>;
-
-    /// Ends one attempt to pay.
-    ///
-    /// # Errors
-    /// As [`settle_all`](Self::settle_all).
-    async fn settle(
-        &self,
-        attempt: AttemptId,
-        verdict: &Verdict,
-        now: Timestamp,
-    ) -> Result<Option<Settled>, StoreError> {
-        let command = SettleCommand { attempt, verdict: verdict.clone(), now };
-        the_only("reservation.settle", self.settle_all(&[command]).await?)
-    }
+    async fn settle_all(&self, commands: &[SettleCommand], now: Timestamp) -> Result<Vec<Option<Settled>>, StoreError>;
 
     /// Gives the seats of held reservations back; answers in the order of the commands.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed; then none of the commands had an effect, unless it is a timeout.
-    async fn release_all(&self, commands: &[ReleaseCommand]) -> Result<Vec<ReleaseOutcome>, StoreError>;
-
-    /// Gives the seats of one held reservation back.
-    ///
-    /// # Errors
-    /// As [`release_all`](Self::release_all).
-    async fn release(
-        &self,
-        reservation: ReservationId,
-        account: AccountId,
-        now: Timestamp,
-    ) -> Result<ReleaseOutcome, StoreError> {
-        let command = ReleaseCommand { reservation, account, now };
-        the_only("reservation.release", self.release_all(&[command]).await?)
-    }
+    async fn release_all(&self, commands: &[ReleaseCommand], now: Timestamp)
+    -> Result<Vec<ReleaseOutcome>, StoreError>;
 
     /// Writes down that holds have lapsed, and frees the seats they still own: the oldest `limit` of them, at most
     /// 1,000. Answers how many reservations expired.
@@ -387,7 +346,75 @@ pub trait ReservationRepository: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn seat_counts(&self, performances: &[PerformanceId], now: Timestamp) -> Result<Vec<SeatCounts>, StoreError>;
+}
 
+/// One command a call, for callers that have only one.
+#[async_trait]
+pub trait ReservationRepositoryExt: ReservationRepository {
+    /// Makes one held reservation `paying`.
+    ///
+    /// # Errors
+    /// As [`ReservationRepository::begin_payments`].
+    async fn begin_payment(&self, command: &PayCommand, now: Timestamp) -> Result<PayOutcome, StoreError> {
+        the_only("reservation.begin_payment", self.begin_payments(slice::from_ref(command), now).await?)
+    }
+
+    /// Holds the seats of one reservation.
+    ///
+    /// # Errors
+    /// As [`ReservationRepository::hold`].
+    async fn hold_one(&self, command: &HoldCommand, now: Timestamp) -> Result<HoldOutcome, StoreError> {
+        the_only("reservation.hold", self.hold(slice::from_ref(command), now).await?)
+    }
+
+    /// Ends one attempt to pay.
+    ///
+    /// # Errors
+    /// As [`ReservationRepository::settle_all`].
+    async fn settle(
+        &self,
+        attempt: AttemptId,
+        verdict: &Verdict,
+        now: Timestamp,
+    ) -> Result<Option<Settled>, StoreError> {
+        let command = SettleCommand { attempt, verdict: verdict.clone() };
+        the_only("reservation.settle", self.settle_all(&[command], now).await?)
+    }
+
+    /// Gives the seats of one held reservation back.
+    ///
+    /// # Errors
+    /// As [`ReservationRepository::release_all`].
+    async fn release(
+        &self,
+        reservation: ReservationId,
+        account: AccountId,
+        now: Timestamp,
+    ) -> Result<ReleaseOutcome, StoreError> {
+        let command = ReleaseCommand { reservation, account };
+        the_only("reservation.release", self.release_all(&[command], now).await?)
+    }
+}
+
+impl<R: ReservationRepository + ?Sized> ReservationRepositoryExt for R {}
+
+/// The answer to the only command of a call.
+fn the_only<T>(operation: &'static str, answers: Vec<T>) -> Result<T, StoreError> {
+    let too_few = || StoreError::Corrupt { operation, source: "a command was not answered".into() };
+    answers.into_iter().next().ok_or_else(too_few)
+}
+
+/// The changes of seats, for the servers that show them ([`crate::SeatBoard`]).
+///
+/// # Contract
+/// 1. A new seat map of a performance leaves an event, too. Events get ids that rise, but not in the order of commits:
+///    an id below one that was seen may show later, for as long as its transaction is open, or never.
+/// 2. `events` names exactly those that are committed: of the ids asked for, and of those after `after` the first.
+/// 3. `board` is one point in time: its seats are what all its events, and all that are not in it any more, left them as.
+/// 4. Up to `settled_event` nothing is open: a server that asks for it, then reads a board, and then follows the events
+///    after it and those that are missing in between, sees all that happens to the board.
+#[async_trait]
+pub trait SeatEvents: Send + Sync + 'static {
     /// The seats of a performance and its latest `n_events` events, at most 10,000, as they are now. `None` if there is
     /// no such performance.
     ///
@@ -407,7 +434,11 @@ pub trait ReservationRepository: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn settled_event(&self) -> Result<u64, StoreError>;
+}
 
+/// The history of a performance's seats, for the audit.
+#[async_trait]
+pub trait ReservationHistory: Send + Sync + 'static {
     /// Everything that ever happened to a performance's seats, and to the money for them, read in one transaction.
     ///
     /// # Errors

@@ -12,8 +12,8 @@ use usher_kernel::{
 use crate::model::TransitionError;
 use crate::ports::{
     AdmissionGate, ChargeOutcome, ChargeStatus, GateOutcome, HoldCommand, HoldOutcome, PayCommand, PayOutcome,
-    PaymentGateway, PaymentToken, ReleaseOutcome, ReservationRepository, SaleDesk, SalePhase, SaleTerms, SeatFilter,
-    SeatWish, Settled, Verdict,
+    PaymentGateway, PaymentToken, ReleaseOutcome, ReservationRepository, ReservationRepositoryExt, SaleDesk, SalePhase,
+    SaleTerms, SeatFilter, SeatWish, Settled, Verdict,
 };
 use crate::{Error, Reservation, Seat, SeatCounts, State};
 
@@ -121,12 +121,10 @@ impl Service {
             pass,
             seats,
             seat_limit: terms.seat_limit,
-            now,
-            held_until: now.plus(terms.hold_ttl),
+            hold_ttl: terms.hold_ttl,
             claim: request.claim,
         };
-        let outcomes = reservations.hold(&[command]).await?;
-        outcomes.into_iter().next().map_or(Err(Error::NotFound), |outcome| held(outcome, terms))
+        held(reservations.hold_one(&command, now).await?, terms)
     }
 
     /// Pays for a reservation and gives out its tickets.
@@ -146,16 +144,14 @@ impl Service {
         if !payments.accepts(&token) {
             return Err(Error::Invalid(vec![Violation::new("payment.token", "is not a token of this payment method")]));
         }
-        let now = clock.now();
         let command = PayCommand {
             reservation,
             account,
             attempt: AttemptId::from_uuid(ids.next_uuid()),
-            now,
-            resolve_at: now.plus(self.0.settings.resolve_payments_after),
+            resolve_after: self.0.settings.resolve_payments_after,
             claim,
         };
-        match reservations.begin_payment(&command).await? {
+        match reservations.begin_payment(&command, clock.now()).await? {
             PayOutcome::Begun(reservation) => self.charge(&reservation, &token).await,
             PayOutcome::InFlight { reservation } => self.find_out(&reservation).await,
             PayOutcome::Replayed(settled) => Self::answer(settled),
@@ -285,7 +281,7 @@ impl Service {
         let Ports { payments, clock, .. } = &self.0.ports;
         let State::Paying(payment) = reservation.state else { return Err(Error::IdempotencyInFlight) };
         let now = clock.now();
-        let is_overdue = now >= payment.resolve_at;
+        let is_overdue = payment.is_overdue(now);
         let status = if is_overdue {
             payments.cancel(payment.attempt, now).await
         } else {

@@ -1,5 +1,5 @@
-//! What the choice of the best seats looks at: where the seats of a hall are, which is read once and kept, and which of
-//! them are free, which is read anew in every transaction, and no further than it matters.
+//! The facts for choosing the best seats: where the seats of a hall are, which is read once and cached, and which of them
+//! are free, which every transaction reads anew, as far as the judge asks for it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sea_orm::{
     ColumnTrait, Condition, DatabaseTransaction, DerivePartialModel, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
 };
-use usher_kernel::{PerformanceId, SeatId, Timestamp};
+use usher_kernel::{PerformanceId, Timestamp};
 use usher_reservation::SeatStatus;
-use usher_reservation::best::{self, Choice, FreeSeats, Grade, Hall, HallSeat};
+use usher_reservation::best::{Hall, HallSeat};
+use usher_reservation::judge::hold::{FreeSeatsFound, FreeSeatsWanted};
 
 use crate::entities::seats::{Column, Entity};
 use crate::error::Failure;
@@ -92,90 +93,41 @@ async fn read_hall(tx: &DatabaseTransaction, performance: PerformanceId) -> Resu
     Ok(Hall::new(seats))
 }
 
-/// The seats of a performance, while a batch chooses among them.
-pub(super) struct Choosing {
-    performance: PerformanceId,
-    hall: Arc<Hall>,
-    free: FreeSeats,
-    /// Holds that lapse until then may be taken over.
-    latest: Timestamp,
-    /// How many seats are read the next time.
-    n_to_read: u64,
-}
-
-/// Some rows in front, also for those who want few seats.
-const READ_AT_LEAST: u64 = 256;
-
-impl Choosing {
-    /// Begins to choose `n_wanted` seats in all.
-    pub(super) fn new(performance: PerformanceId, hall: Arc<Hall>, n_wanted: u64, latest: Timestamp) -> Self {
-        let free = FreeSeats::unknown(&hall);
-        Self { performance, hall, free, latest, n_to_read: READ_AT_LEAST.max(2 * n_wanted) }
-    }
-
-    /// Where the seats are.
-    pub(super) fn hall(&self) -> &Hall {
-        &self.hall
-    }
-
-    /// Takes a seat until a time.
-    pub(super) fn take(&mut self, seat: &SeatId, until: Timestamp) {
-        if let Some(index) = self.hall.index(seat) {
-            self.free.take(index, until);
+/// Reads the free seats that the judge asks for, from the front.
+///
+/// The selection is [`SeatHolding::status_at`](usher_reservation::judge::SeatHolding::status_at) in SQL: available, or held
+/// and lapsed at `now`.
+pub(super) async fn read_free(
+    tx: &DatabaseTransaction,
+    wanted: &FreeSeatsWanted,
+    now: Timestamp,
+) -> Result<FreeSeatsFound, Failure> {
+    let is = |status: SeatStatus| Column::Status.eq(status.as_str());
+    // Two statements, because each finds its seats in the index alone, and the first finds them in order.
+    let available = Condition::all().add(is(SeatStatus::Available)).add(Column::HeldUntil.is_null());
+    let lapsed = Condition::all().add(is(SeatStatus::Held)).add(Column::HeldUntil.lte(now.unix_ms()));
+    let mut found = FreeSeatsFound::default();
+    for which in [available, lapsed] {
+        let some: Vec<(i32, Option<i64>)> = Entity::find()
+            .select_only()
+            .columns([Column::SeatIndex, Column::HeldUntil])
+            .filter(Column::PerformanceId.eq(wanted.performance.uuid()))
+            .filter(which)
+            .filter(Column::Grade.eq(&wanted.grade_name))
+            .filter(Column::SeatIndex.gte(i64::from(wanted.first)))
+            .order_by_asc(Column::SeatIndex)
+            .limit(wanted.limit)
+            .into_tuple()
+            .all(tx)
+            .await?;
+        let is_all = (some.len() as u64) < wanted.limit;
+        let row = Row::new("seats", &wanted.performance);
+        for (index, held_until) in some {
+            found.seats.push((row.number("seat_index", index)?, held_until.map(Timestamp::from_unix_ms)));
+        }
+        if let Some((last, _)) = found.seats.last().filter(|_| !is_all) {
+            found.known_before = Some(found.known_before.map_or(last + 1, |before| before.min(last + 1)));
         }
     }
-
-    /// The best seats that are free at `now`. `None`: so many are not free.
-    pub(super) async fn choose(
-        &mut self,
-        tx: &DatabaseTransaction,
-        count: u32,
-        grade: Option<Grade>,
-        now: Timestamp,
-    ) -> Result<Option<Vec<SeatId>>, Failure> {
-        loop {
-            match best::choose(&self.hall, &self.free, count, grade, now) {
-                Choice::Seats(seats) => {
-                    let names: Option<_> = seats.into_iter().map(|index| self.hall.seat(index)).collect();
-                    return Ok(Some(Row::new("seats", &self.performance).known("seat", names)?));
-                }
-                Choice::NotEnough => return Ok(None),
-                Choice::Unknown(grade) => self.read_on(tx, grade).await?,
-            }
-        }
-    }
-
-    /// Reads the next free seats of a grade, from the front.
-    async fn read_on(&mut self, tx: &DatabaseTransaction, grade: Grade) -> Result<(), Failure> {
-        let is = |status: SeatStatus| Column::Status.eq(status.as_str());
-        // Two statements, because each finds its seats in the index alone, and the first finds them in order.
-        let available = Condition::all().add(is(SeatStatus::Available)).add(Column::HeldUntil.is_null());
-        let lapsed = Condition::all().add(is(SeatStatus::Held)).add(Column::HeldUntil.lte(self.latest.unix_ms()));
-        let (mut seats, mut known_before) = (Vec::new(), u32::MAX);
-        for which in [available, lapsed] {
-            let some: Vec<(i32, Option<i64>)> = Entity::find()
-                .select_only()
-                .columns([Column::SeatIndex, Column::HeldUntil])
-                .filter(Column::PerformanceId.eq(self.performance.uuid()))
-                .filter(which)
-                .filter(Column::Grade.eq(self.hall.grade_name(grade)))
-                .filter(Column::SeatIndex.gte(i64::from(self.free.known_before(grade))))
-                .order_by_asc(Column::SeatIndex)
-                .limit(self.n_to_read)
-                .into_tuple()
-                .all(tx)
-                .await?;
-            let is_all = (some.len() as u64) < self.n_to_read;
-            let row = Row::new("seats", &self.performance);
-            for (index, held_until) in some {
-                seats.push((row.number("seat_index", index)?, held_until.map(Timestamp::from_unix_ms)));
-            }
-            if let Some((last, _)) = seats.last().filter(|_| !is_all) {
-                known_before = known_before.min(last + 1);
-            }
-        }
-        self.free.learn(grade, seats.into_iter().filter(|(index, _)| *index < known_before), known_before);
-        self.n_to_read *= 2;
-        Ok(())
-    }
+    Ok(found)
 }

@@ -1,14 +1,12 @@
-//! How a hold ends without a sale: its buyer gives it back, or its time runs out.
+//! Ending holds without a sale: locks the reservations, and writes what [`judge::lapse`] decides.
 
 use sea_orm::prelude::Uuid;
 use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use usher_kernel::{ReservationId, StoreError, Timestamp};
+use usher_reservation::judge;
 use usher_reservation::ports::{ReleaseCommand, ReleaseOutcome};
-use usher_reservation::{Reservation, State};
 
-use super::locked::Locked;
-use super::rows;
-use super::seats::SeatHolding;
+use super::{locked, rows};
 use crate::Database;
 use crate::entities::reservations;
 use crate::error::Failure;
@@ -16,33 +14,13 @@ use crate::error::Failure;
 pub(super) async fn release_all(
     tx: &DatabaseTransaction,
     commands: &[ReleaseCommand],
+    now: Timestamp,
 ) -> Result<Vec<ReleaseOutcome>, Failure> {
     let ids = commands.iter().map(|command| command.reservation).collect();
-    let mut locked = Locked::open(tx, &ids).await?;
-    let outcomes = commands.iter().map(|command| release(&mut locked, command)).collect();
-    locked.write(tx).await?;
+    let holdings = locked::lock(tx, &ids).await?;
+    let (outcomes, writes) = judge::lapse::release_all(commands, holdings, now);
+    locked::write(tx, &writes, now).await?;
     Ok(outcomes)
-}
-
-fn release(locked: &mut Locked, command: &ReleaseCommand) -> ReleaseOutcome {
-    let own = locked.get(command.reservation).filter(|reservation| reservation.account == command.account);
-    let Some(held) = own else { return ReleaseOutcome::NotFound };
-    if held.state == State::Released {
-        return ReleaseOutcome::AlreadyReleased;
-    }
-    match held.clone().release(command.now) {
-        Ok(released) => {
-            free(locked, released.clone(), command.now);
-            ReleaseOutcome::Released(released)
-        }
-        Err(refusal) => ReleaseOutcome::Refused(refusal),
-    }
-}
-
-/// A reservation has ended: the seats that are still its own are anybody's.
-fn free(locked: &mut Locked, ended: Reservation, now: Timestamp) {
-    locked.change_seats(&ended, |state| state.is_held_by(ended.id), SeatHolding::Nobody, now);
-    locked.put(ended);
 }
 
 const EXPIRE: &str = "reservation.expire_lapsed";
@@ -75,13 +53,8 @@ async fn lapsed(db: &impl ConnectionTrait, now: Timestamp, limit: u32) -> Result
 }
 
 async fn expire_all(tx: &DatabaseTransaction, ids: &[ReservationId], now: Timestamp) -> Result<u32, Failure> {
-    let mut locked = Locked::open(tx, &ids.iter().copied().collect()).await?;
-    // Some may have been paid, released or expired since they were found.
-    let expired: Vec<_> = locked.iter().filter_map(|held| held.clone().expire(now).ok()).collect();
-    let n_expired = u32::try_from(expired.len()).map_err(|_| Failure::Overdue)?;
-    for reservation in expired {
-        free(&mut locked, reservation, now);
-    }
-    locked.write(tx).await?;
-    Ok(n_expired)
+    let holdings = locked::lock(tx, &ids.iter().copied().collect()).await?;
+    let (n_expired, writes) = judge::lapse::expire_all(holdings, now);
+    locked::write(tx, &writes, now).await?;
+    u32::try_from(n_expired).map_err(|_| Failure::Overdue)
 }

@@ -17,6 +17,7 @@ use usher_reservation::model::PassNumber;
 use usher_reservation::ports::SeatFilter;
 use usher_reservation::{Reservation, Seat, SeatCounts, SeatStatus};
 
+use super::seats::holding;
 use super::{payment, rows};
 use crate::entities::{
     ended_passes, payment_attempts, refunds, reservation_seats, reservations, seat_events, seats, simulated_charges,
@@ -92,11 +93,7 @@ pub(super) async fn seats(
 fn seat(model: seats::Model, now: Timestamp) -> Result<Seat, CorruptRow> {
     let key = format!("({}, {})", model.performance_id, model.seat);
     let row = Row::new("seats", &key);
-    let has_lapsed = model.held_until.is_some_and(|until| now.unix_ms() >= until);
-    let status = match row.known("status", SeatStatus::from_name(&model.status))? {
-        SeatStatus::Held if has_lapsed => SeatStatus::Available,
-        status => status,
-    };
+    let status = holding(row, &model.status, model.reservation_id, model.held_until)?.status_at(now);
     Ok(Seat {
         index: row.number("seat_index", model.seat_index)?,
         seat: row.parse("seat", &model.seat)?,

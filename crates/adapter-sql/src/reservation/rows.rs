@@ -150,7 +150,7 @@ pub(super) async fn insert(tx: &DatabaseTransaction, new: &[Reservation]) -> Res
             id: Set(reservation.id.uuid()),
             performance_id: Set(reservation.performance.uuid()),
             account_id: Set(reservation.account.uuid()),
-            pass_number: Set(pass_number(reservation)?),
+            pass_number: Set(pass_number(reservation.pass, reservation.id)?),
             n_seats: Set(small("n_seats", reservation, reservation.seats.len())?),
             total_amount: Set(reservation.total.amount()),
             currency: Set(reservation.total.currency().to_string()),
@@ -212,9 +212,9 @@ pub(super) async fn update(tx: &DatabaseTransaction, changed: &[(Reservation, u3
     Ok(())
 }
 
-/// The pass of a reservation, as a column.
-pub(super) fn pass_number(reservation: &Reservation) -> Result<i64, CorruptRow> {
-    i64::try_from(reservation.pass.0).map_err(|_| CorruptRow::new("reservations", "pass_number", reservation.id))
+/// The number of a pass as a column; `of` is the id of what it belongs to.
+pub(super) fn pass_number(pass: PassNumber, of: impl ToString) -> Result<i64, CorruptRow> {
+    i64::try_from(pass.0).map_err(|_| CorruptRow::new("reservations", "pass_number", of))
 }
 
 /// What changes of a reservation in the course of its life, as columns.

@@ -13,7 +13,7 @@ use usher_reservation::audit;
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
     ChargeOutcome, HoldCommand, HoldOutcome, PayCommand, PayOutcome, PaymentGateway, PaymentToken, ReleaseOutcome,
-    ReservationRepository, SeatWish, Settled, Verdict,
+    ReservationHistory, ReservationRepository, ReservationRepositoryExt as _, SeatWish, Settled, Verdict,
 };
 
 use crate::backend::{On, Sqlite};
@@ -34,11 +34,10 @@ async fn hold(repository: &SqlReservationRepository, n: u8, seats: &[&str], now:
         pass: PassNumber(u64::from(n)),
         seats: SeatWish::Named(seats.iter().map(|name| name.parse().unwrap()).collect()),
         seat_limit: 4,
-        now,
-        held_until: now.plus(HOLD_TTL),
+        hold_ttl: HOLD_TTL,
         claim: claim(n, "hold"),
     };
-    assert!(matches!(repository.hold(&[wish]).await.unwrap()[..], [HoldOutcome::Held(_)]));
+    assert!(matches!(repository.hold(&[wish], now).await.unwrap()[..], [HoldOutcome::Held(_)]));
 }
 
 /// Begins to pay, and asks the gateway for the money: attempt `n`, of reservation `of`.
@@ -47,11 +46,10 @@ async fn begin(bank: &Bank, (n, of): (u8, u8), token: &str, now: Timestamp) -> C
         reservation: ReservationId::from_bytes([of; 16]),
         account: AccountId::from_bytes([of; 16]),
         attempt: AttemptId::from_bytes([n; 16]),
-        now,
-        resolve_at: now,
+        resolve_after: Duration::ZERO,
         claim: claim(of, &format!("pay-{n}")),
     };
-    let begun = bank.repository.begin_payment(&command).await.unwrap();
+    let begun = bank.repository.begin_payment(&command, now).await.unwrap();
     let PayOutcome::Begun(paying) = begun else { panic!("{begun:?}") };
     bank.gateway.charge(command.attempt, paying.total, &PaymentToken(token.into()), now).await.unwrap()
 }

@@ -18,7 +18,8 @@ use usher_kernel::{
 use usher_migrations::{Migrator, MigratorTrait as _};
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationRepository as _, SeatWish, Settled, Verdict,
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationHistory as _, ReservationRepository as _,
+    ReservationRepositoryExt as _, SeatWish, Settled, Verdict,
 };
 use usher_reservation::{State, audit};
 
@@ -70,14 +71,13 @@ fn wish(n: u32) -> HoldCommand {
         pass: PassNumber(u64::from(n)),
         seats: SeatWish::Named(vec![format!("A-1-{n}").parse().unwrap()]),
         seat_limit: 4,
-        now: NOW,
-        held_until: NOW.plus(Duration::from_secs(300)),
+        hold_ttl: Duration::from_secs(300),
         claim: claim(n, "hold"),
     }
 }
 
 async fn hold(repository: &SqlReservationRepository, n: u32) -> Result<(), StoreError> {
-    match repository.hold(&[wish(n)]).await?.remove(0) {
+    match repository.hold(&[wish(n)], NOW).await?.remove(0) {
         HoldOutcome::Held(_) | HoldOutcome::Replayed(_) => Ok(()),
         refused => panic!("everybody wants another seat: {refused:?}"),
     }
@@ -86,8 +86,9 @@ async fn hold(repository: &SqlReservationRepository, n: u32) -> Result<(), Store
 async fn pay(repository: &SqlReservationRepository, n: u32) -> Result<(), StoreError> {
     let attempt = AttemptId::from_bytes(id(n));
     let (reservation, account) = (ReservationId::from_bytes(id(n)), AccountId::from_bytes(id(n)));
-    let command = PayCommand { reservation, account, attempt, now: NOW, resolve_at: NOW, claim: claim(n, "confirm") };
-    let begun = repository.begin_payment(&command).await?;
+    let command =
+        PayCommand { reservation, account, attempt, resolve_after: Duration::ZERO, claim: claim(n, "confirm") };
+    let begun = repository.begin_payment(&command, NOW).await?;
     assert!(matches!(begun, PayOutcome::Begun(_)), "{begun:?}");
     let verdict = Verdict::Captured(vec![(TicketId::from_bytes(id(n)), format!("CODE{n}"))]);
     let settled = repository.settle(attempt, &verdict, NOW).await?;

@@ -10,7 +10,9 @@ use usher_kernel::{AccountId, Claim, Fingerprint, Money, PerformanceId, Reservat
 use usher_reservation::Reservation;
 use usher_reservation::audit;
 use usher_reservation::model::PassNumber;
-use usher_reservation::ports::{HoldCommand, HoldOutcome, ReservationRepository as _, SeatWish};
+use usher_reservation::ports::{
+    HoldCommand, HoldOutcome, ReservationHistory as _, ReservationRepository as _, SeatWish,
+};
 
 use crate::backend::{Backend, On, on_every_database};
 
@@ -40,8 +42,7 @@ fn wish(performance: PerformanceId, round: u8, n: u8) -> HoldCommand {
         pass: PassNumber(u64::from(n)),
         seats: SeatWish::Named(vec![format!("A-1-{}", n + 1).parse().unwrap()]),
         seat_limit: 1,
-        now: AFTER,
-        held_until: AFTER.plus(Duration::from_secs(300)),
+        hold_ttl: Duration::from_secs(300),
         claim: Claim {
             account: AccountId::from_bytes(id),
             key: "hold".parse().unwrap(),
@@ -70,7 +71,7 @@ async fn a_map_replaced_as_the_sale_opens_takes_no_seat_from_anybody<B: Backend>
                 if n == round {
                     return Told::Replaced(catalogue.replace_seats(performance, &map(200), BEFORE).await.unwrap());
                 }
-                match reservations.hold(&[wish(performance, round, n)]).await.unwrap().remove(0) {
+                match reservations.hold(&[wish(performance, round, n)], AFTER).await.unwrap().remove(0) {
                     HoldOutcome::Held(held) => Told::Held(held),
                     refused => panic!("everybody wants another seat: {refused:?}"),
                 }

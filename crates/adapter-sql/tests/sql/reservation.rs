@@ -15,7 +15,8 @@ use usher_queue::PlaceNumber;
 use usher_queue::ports::LineLedger;
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationRepository, SeatWish, Settled, Verdict,
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationHistory, ReservationRepository,
+    ReservationRepositoryExt as _, SeatEvents, SeatWish, Settled, Verdict,
 };
 
 use crate::backend::{Backend, Mysql, On, Sqlite, on_every_database};
@@ -26,6 +27,14 @@ impl<B: Backend> Fixture for On<B> {
     }
 
     fn repository(&self) -> Arc<dyn ReservationRepository> {
+        Arc::new(SqlReservationRepository::new(self.database.clone()))
+    }
+
+    fn events(&self) -> Arc<dyn SeatEvents> {
+        Arc::new(SqlReservationRepository::new(self.database.clone()))
+    }
+
+    fn history(&self) -> Arc<dyn ReservationHistory> {
         Arc::new(SqlReservationRepository::new(self.database.clone()))
     }
 
@@ -100,14 +109,13 @@ fn wish(n: u8, seat: &str) -> HoldCommand {
         pass: PassNumber(u64::from(n)),
         seats: SeatWish::Named(vec![seat.parse().unwrap()]),
         seat_limit: 4,
-        now: NOW,
-        held_until: NOW.plus(Duration::from_secs(300)),
+        hold_ttl: Duration::from_secs(300),
         claim: claim(n, "hold"),
     }
 }
 
 async fn hold(fixture: &On<impl Backend>, n: u8, seat: &str) -> Result<HoldOutcome, StoreError> {
-    fixture.repository().hold(&[wish(n, seat)]).await.map(|mut outcomes| outcomes.remove(0))
+    fixture.repository().hold(&[wish(n, seat)], NOW).await.map(|mut outcomes| outcomes.remove(0))
 }
 
 async fn pay(fixture: &On<impl Backend>, n: u8) -> Result<Option<Settled>, StoreError> {
@@ -116,11 +124,10 @@ async fn pay(fixture: &On<impl Backend>, n: u8) -> Result<Option<Settled>, Store
         reservation: ReservationId::from_bytes([n; 16]),
         account: AccountId::from_bytes([n; 16]),
         attempt,
-        now: NOW,
-        resolve_at: NOW,
+        resolve_after: Duration::ZERO,
         claim: claim(n, "confirm"),
     };
-    let begun = fixture.repository().begin_payment(&command).await.unwrap();
+    let begun = fixture.repository().begin_payment(&command, NOW).await.unwrap();
     assert!(matches!(begun, PayOutcome::Begun(_)), "{begun:?}");
     let verdict = Verdict::Captured(vec![(TicketId::from_bytes([n; 16]), format!("CODE{n}"))]);
     fixture.repository().settle(attempt, &verdict, NOW).await
@@ -159,7 +166,7 @@ async fn a_seat_that_was_freed_behind_the_services_back_is_not_sold_again<B: Bac
     let second = pay(&fixture, 2).await;
 
     assert!(matches!(second, Err(StoreError::Corrupt { operation: "reservation.settle", .. })), "{second:?}");
-    let history = fixture.repository().history(PERFORMANCE).await.unwrap();
+    let history = fixture.history().history(PERFORMANCE).await.unwrap();
     assert_eq!(history.sales.len(), 1);
     assert_eq!(history.sales[0].reservation, ReservationId::from_bytes([1; 16]));
     assert!(!usher_reservation::audit::check(&history).contradictions.is_empty(), "and the audit says so");
@@ -191,13 +198,13 @@ async fn a_hold_whose_seat_changes_under_it_is_rolled_back_whole() {
     let both = vec!["A-1-1".parse().unwrap(), "A-1-2".parse().unwrap()];
     let wish = HoldCommand { seats: SeatWish::Named(both), ..wish(1, "A-1-1") };
 
-    let error = fixture.repository().hold(std::slice::from_ref(&wish)).await.unwrap_err();
+    let error = fixture.repository().hold(std::slice::from_ref(&wish), NOW).await.unwrap_err();
 
     assert!(matches!(error, StoreError::Conflict { operation: "reservation.hold", .. }), "{error:?}");
-    let history = fixture.repository().history(PERFORMANCE).await.unwrap();
+    let history = fixture.history().history(PERFORMANCE).await.unwrap();
     assert_eq!((history.events, history.reservations), (vec![], vec![]));
     execute(&fixture, "DROP TRIGGER rival").await.unwrap();
-    let outcomes = fixture.repository().hold(&[wish]).await.unwrap();
+    let outcomes = fixture.repository().hold(&[wish], NOW).await.unwrap();
     assert!(matches!(outcomes[..], [HoldOutcome::Held(_)]), "{outcomes:?}");
 }
 
@@ -206,7 +213,7 @@ async fn a_batch_that_keeps_losing_races_is_rolled_back_whole() {
     let fixture = two_seats::<Sqlite>().await;
     always_change_first(&fixture, "A-1-2").await;
 
-    let error = fixture.repository().hold(&[wish(1, "A-1-1"), wish(2, "A-1-2")]).await.unwrap_err();
+    let error = fixture.repository().hold(&[wish(1, "A-1-1"), wish(2, "A-1-2")], NOW).await.unwrap_err();
 
     assert!(matches!(error, StoreError::Conflict { operation: "reservation.hold", .. }), "{error:?}");
     assert_eq!(fixture.repository().find_hold(&claim(1, "hold"), NOW).await.unwrap(), None);

@@ -10,7 +10,10 @@ use usher_contract_tests::reservation_repository::seed_through;
 use usher_kernel::{AccountId, Claim, Fingerprint, Money, PerformanceId, ReservationId, Timestamp};
 use usher_reservation::audit;
 use usher_reservation::model::PassNumber;
-use usher_reservation::ports::{HoldCommand, HoldOutcome, ReleaseOutcome, ReservationRepository as _, SeatWish};
+use usher_reservation::ports::{
+    HoldCommand, HoldOutcome, ReleaseOutcome, ReservationHistory as _, ReservationRepository as _,
+    ReservationRepositoryExt as _, SeatWish,
+};
 
 use crate::backend::{Backend, On, on_every_database};
 
@@ -35,7 +38,7 @@ impl Time {
     }
 }
 
-fn wish(buyer: u32, turn: u32, now: Timestamp) -> HoldCommand {
+fn wish(buyer: u32, turn: u32) -> HoldCommand {
     let n = buyer * TURNS + turn;
     let account = AccountId::from_bytes(u128::from(buyer).to_be_bytes());
     // Each begins somewhere else and names its seats from behind, so that the order of the wishes is no order of locks.
@@ -47,9 +50,8 @@ fn wish(buyer: u32, turn: u32, now: Timestamp) -> HoldCommand {
         pass: PassNumber(u64::from(n)),
         seats: SeatWish::Named(seats.map(|seat| format!("A-1-{seat}").parse().unwrap()).collect()),
         seat_limit: 1_000,
-        now,
         // Most lapse while the others look for seats.
-        held_until: now.plus(Duration::from_millis(20)),
+        hold_ttl: Duration::from_millis(20),
         claim: Claim { account, key: format!("hold-{n}").parse().unwrap(), fingerprint: Fingerprint([0; 32]) },
     }
 }
@@ -68,8 +70,7 @@ async fn sweepers_and_buyers_of_the_same_seats_are_never_told_of_a_deadlock<B: B
 
     let buyer = async |buyer: u32| {
         for turn in 0..TURNS {
-            let wish = wish(buyer, turn, time.now());
-            let outcome = repository.hold(std::slice::from_ref(&wish)).await.unwrap().remove(0);
+            let outcome = repository.hold_one(&wish(buyer, turn), time.now()).await.unwrap();
             match outcome {
                 HoldOutcome::Held(held) if turn.is_multiple_of(4) => {
                     let released = repository.release(held.id, held.account, time.now()).await.unwrap();
