@@ -27,8 +27,8 @@ use usher_kernel::{
 use usher_reservation::audit::{self, History};
 use usher_reservation::model::{PassNumber, TransitionError};
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReleaseOutcome, ReservationRepository, SeatFilter, SeatWish,
-    Settled, Verdict,
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReleaseOutcome, ReservationHistory, ReservationRepository,
+    ReservationRepositoryExt as _, SeatEvents, SeatFilter, SeatWish, Settled, Verdict,
 };
 use usher_reservation::{Reservation, SeatCounts, SeatStatus, State};
 
@@ -51,6 +51,12 @@ pub trait Fixture: Send + Sync + Sized + 'static {
 
     /// The repository.
     fn repository(&self) -> Arc<dyn ReservationRepository>;
+
+    /// The events of its seats.
+    fn events(&self) -> Arc<dyn SeatEvents>;
+
+    /// The history of its seats.
+    fn history(&self) -> Arc<dyn ReservationHistory>;
 
     /// Makes a performance with these seats, all available.
     fn seed(&self, performance: PerformanceId, map: &SeatMap) -> impl Future<Output = ()> + Send;
@@ -207,6 +213,7 @@ const RACERS: u32 = crate::race::RACERS as u32;
 struct Stage<F> {
     fixture: F,
     repository: Arc<dyn ReservationRepository>,
+    events: Arc<dyn SeatEvents>,
     performance: PerformanceId,
 }
 
@@ -220,8 +227,12 @@ impl<F: Fixture> Stage<F> {
         let fixture = F::fresh().await;
         let performance = PerformanceId::from_bytes(id(1));
         fixture.seed(performance, &SeatMap::from_sections(sections).unwrap()).await;
-        let repository = fixture.repository();
-        Self { fixture, repository, performance }
+        Self::new(fixture, performance)
+    }
+
+    fn new(fixture: F, performance: PerformanceId) -> Self {
+        let (repository, events) = (fixture.repository(), fixture.events());
+        Self { fixture, repository, events, performance }
     }
 
     /// What buyer `n` wants, under their own pass and key.
@@ -233,8 +244,7 @@ impl<F: Fixture> Stage<F> {
             pass: PassNumber(u64::from(n)),
             seats: named(seats),
             seat_limit: 4,
-            now: NOW,
-            held_until: NOW.plus(HOLD_TTL),
+            hold_ttl: HOLD_TTL,
             claim: claim(n, "hold", n),
         }
     }
@@ -244,39 +254,49 @@ impl<F: Fixture> Stage<F> {
         HoldCommand { seats: SeatWish::Best { count, grade: grade.map(str::to_owned) }, ..self.wish(n, &[]) }
     }
 
-    /// What a buyer wants at a later time.
-    fn wish_at(&self, now: Timestamp, n: u32, seats: &[&str]) -> HoldCommand {
-        HoldCommand { now, held_until: now.plus(HOLD_TTL), ..self.wish(n, seats) }
+    async fn hold(&self, command: &HoldCommand) -> HoldOutcome {
+        self.hold_at(NOW, command).await
     }
 
-    async fn hold(&self, command: &HoldCommand) -> HoldOutcome {
-        let mut outcomes = self.repository.hold(std::slice::from_ref(command)).await.unwrap();
+    async fn hold_at(&self, now: Timestamp, command: &HoldCommand) -> HoldOutcome {
+        let mut outcomes = self.repository.hold(std::slice::from_ref(command), now).await.unwrap();
         assert_eq!(outcomes.len(), 1, "one answer per command");
         outcomes.remove(0)
     }
 
     async fn held(&self, command: &HoldCommand) -> Reservation {
-        held(self.hold(command).await)
+        self.held_at(NOW, command).await
+    }
+
+    async fn held_at(&self, now: Timestamp, command: &HoldCommand) -> Reservation {
+        held(self.hold_at(now, command).await)
     }
 
     /// How buyer `n` pays for their reservation `n`.
-    fn payment(&self, n: u32, now: Timestamp) -> PayCommand {
+    fn payment(&self, n: u32) -> PayCommand {
         PayCommand {
             reservation: ReservationId::from_bytes(id(n)),
             account: account(n),
             attempt: AttemptId::from_bytes(id(n)),
-            now,
-            resolve_at: now.plus(MINUTE),
+            resolve_after: MINUTE,
             claim: claim(n, "confirm", n),
         }
     }
 
     async fn begin(&self, command: &PayCommand) -> PayOutcome {
-        self.repository.begin_payment(command).await.unwrap()
+        self.begin_at(NOW, command).await
+    }
+
+    async fn begin_at(&self, now: Timestamp, command: &PayCommand) -> PayOutcome {
+        self.repository.begin_payment(command, now).await.unwrap()
     }
 
     async fn begun(&self, command: &PayCommand) -> Reservation {
-        match self.begin(command).await {
+        self.begun_at(NOW, command).await
+    }
+
+    async fn begun_at(&self, now: Timestamp, command: &PayCommand) -> Reservation {
+        match self.begin_at(now, command).await {
             PayOutcome::Begun(reservation) => reservation,
             other => panic!("the payment begins: {other:?}"),
         }
@@ -289,7 +309,7 @@ impl<F: Fixture> Stage<F> {
     /// Buyer `n` holds these seats and pays for them.
     async fn sold(&self, n: u32, seats: &[&str]) -> Reservation {
         self.held(&self.wish(n, seats)).await;
-        self.begun(&self.payment(n, NOW)).await;
+        self.begun(&self.payment(n)).await;
         match self.settle(n, &captured(n, seats.len()), NOW).await {
             Some(Settled::Confirmed(reservation)) => reservation,
             other => panic!("the payment is settled: {other:?}"),
@@ -318,7 +338,11 @@ impl<F: Fixture> Stage<F> {
     }
 
     async fn history(&self) -> History {
-        self.repository.history(self.performance).await.unwrap()
+        self.history_of(self.performance).await
+    }
+
+    async fn history_of(&self, performance: PerformanceId) -> History {
+        self.fixture.history().history(performance).await.unwrap()
     }
 
     /// Audits everything that happened.
@@ -399,14 +423,14 @@ fn alone(repository: &Arc<dyn ReservationRepository>) -> impl Fn(HoldCommand) ->
     let repository = Arc::clone(repository);
     move |command| {
         let repository = Arc::clone(&repository);
-        Box::pin(async move { repository.hold(&[command]).await.unwrap().remove(0) })
+        Box::pin(async move { repository.hold(&[command], NOW).await.unwrap().remove(0) })
     }
 }
 
 type SingleHold = std::pin::Pin<Box<dyn Future<Output = HoldOutcome> + Send>>;
 
 /// The seats as the store has them now.
-async fn stored_statuses(repository: &Arc<dyn ReservationRepository>, performance: PerformanceId) -> Vec<SeatStatus> {
-    let board = repository.board(performance, 0).await.unwrap().unwrap();
+async fn stored_statuses(events: &dyn SeatEvents, performance: PerformanceId) -> Vec<SeatStatus> {
+    let board = events.board(performance, 0).await.unwrap().unwrap();
     board.seats.iter().map(|seat| seat.status).collect()
 }

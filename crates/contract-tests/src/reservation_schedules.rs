@@ -21,7 +21,7 @@ use usher_kernel::{
 use usher_reservation::audit::{self, AttemptRecord, AttemptState, ChargeRecord};
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReleaseOutcome, ReservationRepository, SeatFilter, SeatWish,
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReleaseOutcome, ReservationRepository, ReservationRepositoryExt as _, SeatFilter, SeatWish,
     Settled, Verdict,
 };
 use usher_reservation::{Seat, SeatStatus, State};
@@ -327,9 +327,9 @@ impl<'a, F: Fixture> Stage<'a, F> {
         let now = self.now.minus(behind);
         match call {
             Call::Hold(wishes) => {
-                let commands: Vec<_> = wishes.iter().map(|wish| self.command(wish, now)).collect();
+                let commands: Vec<_> = wishes.iter().map(|wish| self.command(wish)).collect();
                 self.commands.extend(commands.iter().cloned());
-                hold(repository, commands)
+                hold(repository, commands, now)
             }
             Call::HoldAgain { which } => {
                 if self.commands.is_empty() {
@@ -337,7 +337,7 @@ impl<'a, F: Fixture> Stage<'a, F> {
                 }
                 let first = which.get(&self.commands).clone();
                 let id = ReservationId::from_bytes(self.next_id());
-                hold(repository, vec![HoldCommand { id, now, held_until: now.plus(HOLD_TTL), ..first }])
+                hold(repository, vec![HoldCommand { id, ..first }], now)
             }
             Call::BeginPayment { which, key } => {
                 let Some((reservation, buyer)) = some(which, &self.reservations) else { return nothing() };
@@ -347,8 +347,8 @@ impl<'a, F: Fixture> Stage<'a, F> {
                 let mut fingerprint = [0; 32];
                 fingerprint[..16].copy_from_slice(reservation.as_bytes());
                 let claim = Claim { account, key, fingerprint: Fingerprint(fingerprint) };
-                let command = PayCommand { reservation, account, attempt, now, resolve_at: now.plus(HOLD_TTL), claim };
-                Box::pin(async move { Done::Begun(attempt, repository.begin_payment(&command).await.unwrap()) })
+                let command = PayCommand { reservation, account, attempt, resolve_after: HOLD_TTL, claim };
+                Box::pin(async move { Done::Begun(attempt, repository.begin_payment(&command, now).await.unwrap()) })
             }
             Call::Settle { which, said } => {
                 let Some((attempt, payment)) = some(which, &self.attempts) else { return nothing() };
@@ -380,7 +380,7 @@ impl<'a, F: Fixture> Stage<'a, F> {
         }
     }
 
-    fn command(&mut self, wish: &Wish, now: Timestamp) -> HoldCommand {
+    fn command(&mut self, wish: &Wish) -> HoldCommand {
         let seats = match &wish.seats {
             SeatWish::Named(picks) => {
                 let mut names: Vec<SeatId> = Vec::new();
@@ -406,8 +406,7 @@ impl<'a, F: Fixture> Stage<'a, F> {
             pass: pass(wish.buyer, wish.pass),
             seats,
             seat_limit: SEAT_LIMIT,
-            now,
-            held_until: now.plus(HOLD_TTL),
+            hold_ttl: HOLD_TTL,
             claim: Claim {
                 account,
                 key: format!("hold-{}", wish.key).parse().unwrap(),
@@ -540,7 +539,7 @@ impl<'a, F: Fixture> Stage<'a, F> {
     }
 
     async fn audited(&self) -> audit::History {
-        let history = self.repository.history(self.performance).await.unwrap();
+        let history = self.fixture.history().history(self.performance).await.unwrap();
         let history = audit::History { charges: self.charges.values().copied().collect(), ..history };
         assert_eq!(audit::check(&history).contradictions, Vec::<String>::new());
         assert_eq!(audit::check_charges(&history), Vec::<String>::new());
@@ -603,9 +602,9 @@ fn some<T: Copy>(which: &Index, of: &[T]) -> Option<T> {
 
 type UnderWay = std::pin::Pin<Box<dyn Future<Output = Done> + Send>>;
 
-fn hold(repository: Arc<dyn ReservationRepository>, commands: Vec<HoldCommand>) -> UnderWay {
+fn hold(repository: Arc<dyn ReservationRepository>, commands: Vec<HoldCommand>, now: Timestamp) -> UnderWay {
     Box::pin(async move {
-        let outcomes = repository.hold(&commands).await.unwrap();
+        let outcomes = repository.hold(&commands, now).await.unwrap();
         assert_eq!(outcomes.len(), commands.len());
         Done::Held(commands.into_iter().zip(outcomes).collect())
     })

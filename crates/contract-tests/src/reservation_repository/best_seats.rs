@@ -34,7 +34,7 @@ pub async fn the_best_seats_are_chosen_among_what_earlier_commands_left<F: Fixtu
         stage.best(7, 1, None),
     ];
 
-    let outcomes = stage.repository.hold(&commands).await.unwrap();
+    let outcomes = stage.repository.hold(&commands, NOW).await.unwrap();
 
     let seats = outcomes.iter().map(|outcome| match outcome {
         HoldOutcome::Held(reservation) => names(reservation).join(" "),
@@ -63,7 +63,7 @@ pub async fn a_batch_chooses_seats_of_one_performance_and_takes_named_ones_of_an
         HoldCommand { performance: after, ..stage.wish(6, &["A-1-1"]) },
     ];
 
-    let outcomes = stage.repository.hold(&commands).await.unwrap();
+    let outcomes = stage.repository.hold(&commands, NOW).await.unwrap();
 
     let [named, here, best, taken, there, taken_too] = <[HoldOutcome; 6]>::try_from(outcomes).unwrap();
     assert_eq!((names(&held(named)), names(&held(here))), (vec!["A-1-2", "A-1-1"], vec!["A-1-1"]));
@@ -71,7 +71,7 @@ pub async fn a_batch_chooses_seats_of_one_performance_and_takes_named_ones_of_an
     assert_eq!(taken, HoldOutcome::Taken(vec![seat("A-1-2")]));
     assert_eq!(taken_too, HoldOutcome::Taken(vec![seat("A-1-1")]));
     for other in [before, after] {
-        assert!(audit::check(&stage.repository.history(other).await.unwrap()).contradictions.is_empty());
+        assert!(audit::check(&stage.history_of(other).await).contradictions.is_empty());
     }
     stage.close().await;
 }
@@ -102,17 +102,14 @@ pub async fn best_seats_of_lapsed_holds_are_taken_over_and_those_of_live_ones_ar
     let stage = Stage::<F>::with_seats(4).await;
     let lapse = NOW.plus(HOLD_TTL);
     stage.held(&stage.wish(1, &["A-1-1", "A-1-2"])).await;
-    stage.held(&stage.wish_at(NOW.plus(MS), 2, &["A-1-3"])).await;
-    let best_at = |now: Timestamp, n, count| HoldCommand {
-        seats: stage.best(n, count, None).seats,
-        ..stage.wish_at(now, n, &[])
-    };
+    stage.held_at(NOW.plus(MS), &stage.wish(2, &["A-1-3"])).await;
 
-    // In one call, at two times: by the first one's clock nothing has lapsed.
-    let commands = [best_at(lapse.minus(MS), 3, 2), best_at(lapse, 4, 3), best_at(lapse, 5, 1)];
-    let outcomes = stage.repository.hold(&commands).await.unwrap();
+    // One millisecond before the lapse, and at it.
+    let too_early = stage.hold_at(lapse.minus(MS), &stage.best(3, 2, None)).await;
+    let commands = [stage.best(4, 3, None), stage.best(5, 1, None)];
+    let outcomes = stage.repository.hold(&commands, lapse).await.unwrap();
 
-    let [too_early, in_time, too_many] = <[HoldOutcome; 3]>::try_from(outcomes).unwrap();
+    let [in_time, too_many] = <[HoldOutcome; 2]>::try_from(outcomes).unwrap();
     assert_eq!(too_early, HoldOutcome::NotEnoughSeats);
     assert_eq!(names(&held(in_time)), ["A-1-1", "A-1-2", "A-1-4"]);
     assert_eq!(too_many, HoldOutcome::NotEnoughSeats);
@@ -159,7 +156,7 @@ pub async fn a_repeated_wish_for_best_seats_is_answered_with_the_same_seats<F: F
     let again = HoldCommand { id: ReservationId::from_bytes(id(101)), ..wish.clone() };
     let other_body = HoldCommand { claim: claim(1, "hold", 102), ..again.clone() };
 
-    let outcomes = stage.repository.hold(&[wish, again.clone(), other_body.clone()]).await.unwrap();
+    let outcomes = stage.repository.hold(&[wish, again.clone(), other_body.clone()], NOW).await.unwrap();
     let [first, in_one_call, mismatch] = <[HoldOutcome; 3]>::try_from(outcomes).unwrap();
     let first = held(first);
 
@@ -237,7 +234,7 @@ pub async fn a_rush_for_the_best_seats_sells_every_one_of_them<F: Fixture>() {
         let rushing = wishes.chunks(TOGETHER).map(|batch| {
             let (repository, batch) = (Arc::clone(&stage.repository), batch.to_vec());
             async move {
-                let outcomes = repository.hold(&batch).await.unwrap();
+                let outcomes = repository.hold(&batch, NOW).await.unwrap();
                 batch.iter().map(wanted).zip(outcomes).collect::<Vec<_>>()
             }
         });
@@ -265,7 +262,7 @@ fn are_side_by_side(reservation: &Reservation) -> bool {
 pub async fn who_names_seats_and_who_wants_the_best_are_not_in_each_others_way<F: Fixture>() {
     let stage = Stage::<F>::with_hall(&[rows_of("A", 20, 20, "VIP", 150)]).await;
     let given_back: Vec<_> = (1..=20).map(|n| stage.wish(2_000 + n, &[&format!("A-{n}-10")])).collect();
-    assert!(stage.repository.hold(&given_back).await.unwrap().iter().all(is_held));
+    assert!(stage.repository.hold(&given_back, NOW).await.unwrap().iter().all(is_held));
     let racers = (1..=RACERS).map(|n| {
         let repository = Arc::clone(&stage.repository);
         let (row, number) = (n % 4 + 1, 2 * (n % 8) + 3);
@@ -283,7 +280,7 @@ pub async fn who_names_seats_and_who_wants_the_best_are_not_in_each_others_way<F
                 let released = repository.release(reservation, owner, NOW).await.unwrap();
                 assert!(matches!(released, ReleaseOutcome::Released(_)));
             }
-            repository.hold(&batch).await.unwrap()
+            repository.hold(&batch, NOW).await.unwrap()
         }
     });
 

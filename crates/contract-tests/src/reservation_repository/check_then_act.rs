@@ -36,9 +36,9 @@ fn reservation(command: &HoldCommand) -> Reservation {
         pass: command.pass,
         seats: vec![usher_reservation::ReservedSeat { seat: seat("A-1-1"), grade: "VIP".into(), price }],
         total: price,
-        created_at: command.now,
-        held_until: command.held_until,
-        held_until_original: command.held_until,
+        created_at: NOW,
+        held_until: NOW.plus(command.hold_ttl),
+        held_until_original: NOW.plus(command.hold_ttl),
         declined: 0,
         version: 1,
         state: State::Held,
@@ -53,8 +53,7 @@ fn wish(n: u32) -> HoldCommand {
         pass: PassNumber(u64::from(n)),
         seats: named(&["A-1-1"]),
         seat_limit: 4,
-        now: NOW,
-        held_until: NOW.plus(HOLD_TTL),
+        hold_ttl: HOLD_TTL,
         claim: claim(n, "hold", n),
     }
 }

@@ -7,9 +7,9 @@ pub async fn a_repeated_hold_is_replayed_and_another_request_is_a_mismatch<F: Fi
     let stage = Stage::<F>::with_seats(4).await;
     let wish = stage.wish(1, &["A-1-1"]);
     let first = stage.held(&wish).await;
-    let again = HoldCommand { id: ReservationId::from_bytes(id(99)), now: NOW.plus(MS), ..wish.clone() };
+    let again = HoldCommand { id: ReservationId::from_bytes(id(99)), ..wish.clone() };
 
-    assert_eq!(stage.hold(&again).await, HoldOutcome::Replayed(first.clone()));
+    assert_eq!(stage.hold_at(NOW.plus(MS), &again).await, HoldOutcome::Replayed(first.clone()));
     let found = stage.repository.find_hold(&wish.claim, NOW).await.unwrap();
     assert_eq!(found, Some(HoldOutcome::Replayed(first)));
     assert_eq!(stage.state(1, NOW).await, State::Held);
@@ -58,11 +58,11 @@ pub async fn a_claim_is_kept_for_a_day<F: Fixture>() {
     stage.held(&wish).await;
     assert!(matches!(stage.release(1, NOW).await, ReleaseOutcome::Released(_)));
     let over = NOW.plus(Claim::KEPT_FOR);
-    let later = |now, n| HoldCommand { claim: claim(1, "hold", 77), ..stage.wish_at(now, n, &["A-1-2"]) };
+    let later = HoldCommand { claim: claim(1, "hold", 77), ..stage.wish(2, &["A-1-2"]) };
 
-    assert_eq!(stage.hold(&later(over.minus(MS), 2)).await, HoldOutcome::KeyMismatch);
+    assert_eq!(stage.hold_at(over.minus(MS), &later).await, HoldOutcome::KeyMismatch);
     assert_eq!(stage.repository.find_hold(&wish.claim, over).await.unwrap(), None);
-    let second = stage.held(&later(over, 2)).await;
+    let second = stage.held_at(over, &later).await;
     let replayed = stage.repository.find_hold(&claim(1, "hold", 77), over).await.unwrap();
     assert_eq!(replayed, Some(HoldOutcome::Replayed(second)));
     stage.close().await;
@@ -72,7 +72,7 @@ pub async fn a_claim_is_kept_for_a_day<F: Fixture>() {
 pub async fn a_repeated_payment_is_in_flight_and_then_replayed<F: Fixture>() {
     let stage = Stage::<F>::with_seats(2).await;
     stage.held(&stage.wish(1, &["A-1-1"])).await;
-    let pay = stage.payment(1, NOW);
+    let pay = stage.payment(1);
     let again = PayCommand { attempt: AttemptId::from_bytes(id(99)), ..pay.clone() };
     let other_body = PayCommand { claim: claim(1, "confirm", 2), ..again.clone() };
     let holds_key = PayCommand { claim: claim(1, "hold", 1), ..again.clone() };
@@ -107,11 +107,11 @@ pub async fn of_many_payments_under_one_claim_one_begins<F: Fixture>() {
             (attempt, claim_of(n))
         });
         let repository = &stage.repository;
-        let template = stage.payment(buyer, NOW);
+        let template = stage.payment(buyer);
         race_all(racers.map(move |(attempt, claim)| {
             let repository = Arc::clone(repository);
             let command = PayCommand { attempt, claim, ..template.clone() };
-            async move { repository.begin_payment(&command).await.unwrap() }
+            async move { repository.begin_payment(&command, NOW).await.unwrap() }
         }))
     };
 

@@ -10,22 +10,22 @@ pub async fn confirm_and_expiry_at_the_same_instant_never_both_happen<F: Fixture
     let round = 2 * MINUTE;
     let lapse = |n: u32| NOW.plus(round * n);
     let holds: Vec<_> =
-        (1..=ROUNDS).map(|n| HoldCommand { held_until: lapse(n), ..stage.wish(n, &[&format!("A-1-{n}")]) }).collect();
-    assert!(stage.repository.hold(&holds).await.unwrap().iter().all(is_held));
+        (1..=ROUNDS).map(|n| HoldCommand { hold_ttl: round * n, ..stage.wish(n, &[&format!("A-1-{n}")]) }).collect();
+    assert!(stage.repository.hold(&holds, NOW).await.unwrap().iter().all(is_held));
     let (mut n_paid, mut n_lapsed) = (0, 0);
 
     for n in 1..=ROUNDS {
         let (name, now) = (format!("A-1-{n}"), lapse(n));
         let pay = async || {
             let last_instant = now.minus(MS);
-            match stage.begin(&stage.payment(n, last_instant)).await {
+            match stage.begin_at(last_instant, &stage.payment(n)).await {
                 PayOutcome::Begun(_) => stage.settle(n, &captured(n, 1), now).await,
                 PayOutcome::Refused(TransitionError::HoldExpired) => None,
                 other => panic!("nothing else may come of it: {other:?}"),
             }
         };
         let expire = async || stage.repository.expire_lapsed(now, 1).await.unwrap();
-        let take_over = async || stage.hold(&stage.wish_at(now, n + 10_000, &[&name])).await;
+        let take_over = async || stage.hold_at(now, &stage.wish(n + 10_000, &[&name])).await;
         // Each of them is the first for a while; else all at once.
         let (paid, n_expired, taken) = match n % 5 {
             0 => {
@@ -77,8 +77,8 @@ pub async fn a_late_call_changes_nothing_of_the_next_owner<F: Fixture>() {
     let lapse = NOW.plus(HOLD_TTL);
     stage.held(&stage.wish(1, &["A-1-1", "A-1-2"])).await;
     stage.held(&stage.wish(2, &["A-1-3"])).await;
-    stage.begun(&stage.payment(2, NOW)).await;
-    stage.held(&stage.wish_at(lapse, 3, &["A-1-1", "A-1-3"])).await;
+    stage.begun(&stage.payment(2)).await;
+    stage.held_at(lapse, &stage.wish(3, &["A-1-1", "A-1-3"])).await;
     let of_next = [stage.seat("A-1-1", lapse).await, stage.seat("A-1-3", lapse).await];
     assert_eq!(of_next, [(SeatStatus::Held, 3), (SeatStatus::Held, 3)]);
 
@@ -91,11 +91,11 @@ pub async fn a_late_call_changes_nothing_of_the_next_owner<F: Fixture>() {
     assert_eq!(stage.repository.expire_lapsed(lapse, 1_000).await.unwrap(), 0);
     assert!(matches!(stage.settle(2, &Verdict::Declined, lapse).await, Some(Settled::Declined { .. })));
     assert_eq!(stage.repository.expire_lapsed(lapse, 1_000).await.unwrap(), 1);
-    assert_eq!(stage.begin(&stage.payment(1, lapse)).await, PayOutcome::Refused(TransitionError::WrongState));
+    assert_eq!(stage.begin_at(lapse, &stage.payment(1)).await, PayOutcome::Refused(TransitionError::WrongState));
 
     assert_eq!([stage.seat("A-1-1", lapse).await, stage.seat("A-1-3", lapse).await], of_next);
     assert_eq!(stage.state(3, lapse).await, State::Held);
-    stage.begun(&stage.payment(3, lapse)).await;
+    stage.begun_at(lapse, &stage.payment(3)).await;
     assert!(matches!(stage.settle(3, &captured(3, 2), lapse).await, Some(Settled::Confirmed(_))));
     stage.close().await;
 }
@@ -105,9 +105,9 @@ pub async fn only_what_has_lapsed_expires_and_only_once<F: Fixture>() {
     let stage = Stage::<F>::with_seats(240).await;
     let lapse = NOW.plus(HOLD_TTL);
     let mut holds: Vec<_> = (1..=230).map(|n| stage.wish(n, &[&format!("A-1-{n}")])).collect();
-    holds.push(stage.wish_at(NOW.plus(MS), 231, &["A-1-231"]));
-    assert!(stage.repository.hold(&holds).await.unwrap().iter().all(is_held));
-    stage.begun(&stage.payment(230, NOW)).await;
+    holds.push(HoldCommand { hold_ttl: HOLD_TTL + MS, ..stage.wish(231, &["A-1-231"]) });
+    assert!(stage.repository.hold(&holds, NOW).await.unwrap().iter().all(is_held));
+    stage.begun(&stage.payment(230)).await;
 
     assert_eq!(stage.repository.expire_lapsed(lapse.minus(MS), 1_000).await.unwrap(), 0);
     assert_eq!(stage.repository.expire_lapsed(lapse, 9).await.unwrap(), 9);
@@ -119,7 +119,7 @@ pub async fn only_what_has_lapsed_expires_and_only_once<F: Fixture>() {
 
     assert_eq!(n_expired, 220, "all but the one being paid and the one that is live, each once");
     assert_eq!(stage.repository.expire_lapsed(lapse, 1_000).await.unwrap(), 0);
-    assert_eq!(stored_statuses(&stage.repository, stage.performance).await[0], SeatStatus::Available);
+    assert_eq!(stored_statuses(&*stage.events, stage.performance).await[0], SeatStatus::Available);
     let history = stage.history().await;
     let freed = history.events.iter().filter(|event| event.status == SeatStatus::Available);
     assert_eq!(freed.count(), 229);

@@ -7,17 +7,17 @@ use super::*;
 
 /// A server that follows the seats: what it does in a step, and the board that it has.
 struct Server {
-    repository: Arc<dyn ReservationRepository>,
+    events: Arc<dyn SeatEvents>,
     follower: EventFollower,
     board: SeatBoard,
 }
 
 impl Server {
     /// Begins to follow: the event below which nothing is open, then the seats.
-    async fn begin(repository: Arc<dyn ReservationRepository>, performance: PerformanceId) -> Self {
-        let follower = EventFollower::after(repository.settled_event().await.unwrap());
-        let board = SeatBoard::new(&repository.board(performance, EVENTS_MAX).await.unwrap().unwrap());
-        Self { repository, follower, board }
+    async fn begin(events: Arc<dyn SeatEvents>, performance: PerformanceId) -> Self {
+        let follower = EventFollower::after(events.settled_event().await.unwrap());
+        let board = SeatBoard::new(&events.board(performance, EVENTS_MAX).await.unwrap().unwrap());
+        Self { events, follower, board }
     }
 
     /// Reads what is new, a little at a time.
@@ -25,7 +25,7 @@ impl Server {
         const LIMIT: u32 = 10;
         loop {
             let (after, missing) = (self.follower.highest(), self.follower.missing());
-            let events = self.repository.events(after, &missing, LIMIT).await.unwrap();
+            let events = self.events.events(after, &missing, LIMIT).await.unwrap();
             self.follower.observe(events.iter().map(|event| event.id), now);
             for event in &events {
                 assert_ne!(self.board.apply(event), Applied::Outdated);
@@ -44,7 +44,7 @@ impl Server {
 
 const EVENTS_MAX: u32 = 10_000;
 
-/// 13 and 14.
+/// Events 1 and 2.
 pub async fn every_change_and_every_new_map_leaves_an_event_that_can_be_followed<F: Fixture>() {
     use SeatStatus::{Available, Held, Sold};
     let stage = Stage::<F>::with_seats(3).await;
@@ -56,7 +56,7 @@ pub async fn every_change_and_every_new_map_leaves_an_event_that_can_be_followed
     let elsewhere =
         HoldCommand { performance: other, seats: SeatWish::Named(vec![seat("B-1-1")]), ..stage.wish(3, &[]) };
     stage.held(&elsewhere).await;
-    let events = async |after, missing: &[u64], limit| stage.repository.events(after, missing, limit).await.unwrap();
+    let events = async |after, missing: &[u64], limit| stage.events.events(after, missing, limit).await.unwrap();
     let ids = |events: &[BoardEvent]| events.iter().map(|event| event.id).collect::<Vec<_>>();
 
     let all = events(0, &[], EVENTS_MAX).await;
@@ -89,13 +89,13 @@ pub async fn every_change_and_every_new_map_leaves_an_event_that_can_be_followed
 /// 15.
 pub async fn a_board_is_as_its_events_left_it<F: Fixture>() {
     let stage = Stage::<F>::with_seats(4).await;
-    let before = stage.repository.board(stage.performance, EVENTS_MAX).await.unwrap().unwrap();
+    let before = stage.events.board(stage.performance, EVENTS_MAX).await.unwrap().unwrap();
     stage.sold(1, &["A-1-4"]).await;
     stage.held(&stage.wish(2, &["A-1-1", "A-1-2"])).await;
 
-    let after = stage.repository.board(stage.performance, EVENTS_MAX).await.unwrap().unwrap();
-    let cut_off = stage.repository.board(stage.performance, 2).await.unwrap().unwrap();
-    let unknown = stage.repository.board(PerformanceId::from_bytes(id(9)), EVENTS_MAX).await.unwrap();
+    let after = stage.events.board(stage.performance, EVENTS_MAX).await.unwrap().unwrap();
+    let cut_off = stage.events.board(stage.performance, 2).await.unwrap().unwrap();
+    let unknown = stage.events.board(PerformanceId::from_bytes(id(9)), EVENTS_MAX).await.unwrap();
 
     assert_eq!((before.map_version, before.seats.len(), before.events.len()), (1, 4, 1));
     let mut replayed = SeatBoard::new(&before);
@@ -111,7 +111,7 @@ pub async fn a_board_is_as_its_events_left_it<F: Fixture>() {
     stage.close().await;
 }
 
-/// 14 and 16, as a race: a server that begins in the middle of it misses nothing, and sees nothing twice as news.
+/// Events 2 and 4, as a race: a server that begins in the middle of it misses nothing, and sees nothing twice as news.
 pub async fn whoever_follows_the_events_sees_all_that_racing_buyers_do<F: Fixture>() {
     let stage = Stage::<F>::with_seats(8).await;
     let buyers = (1..=RACERS).map(|n| {
@@ -120,7 +120,7 @@ pub async fn whoever_follows_the_events_sees_all_that_racing_buyers_do<F: Fixtur
         async move {
             let mut is_held_once = false;
             while !is_held_once {
-                is_held_once = is_held(&repository.hold(std::slice::from_ref(&wish)).await.unwrap()[0]);
+                is_held_once = is_held(&repository.hold(std::slice::from_ref(&wish), NOW).await.unwrap()[0]);
                 tokio::task::yield_now().await;
             }
             let released = repository.release(wish.id, wish.account, NOW).await.unwrap();
@@ -129,11 +129,11 @@ pub async fn whoever_follows_the_events_sees_all_that_racing_buyers_do<F: Fixtur
     });
     let buyers: Vec<_> = buyers.collect();
     let follow = {
-        let (repository, performance) = (Arc::clone(&stage.repository), stage.performance);
+        let (events, performance) = (Arc::clone(&stage.events), stage.performance);
         async move |server: &mut Option<Server>| {
             let server = match server {
                 Some(server) => server,
-                None => server.insert(Server::begin(Arc::clone(&repository), performance).await),
+                None => server.insert(Server::begin(Arc::clone(&events), performance).await),
             };
             server.step(NOW).await;
         }
@@ -153,7 +153,7 @@ pub async fn whoever_follows_the_events_sees_all_that_racing_buyers_do<F: Fixtur
         follow(server).await;
     }
 
-    let stored = stored_statuses(&stage.repository, stage.performance).await;
+    let stored = stored_statuses(&*stage.events, stage.performance).await;
     let n_events = stage.history().await.events.len();
     assert_eq!(n_events, 4 * RACERS as usize, "each holds two seats once, and gives them back");
     for server in servers.into_iter().flatten() {
@@ -163,15 +163,15 @@ pub async fn whoever_follows_the_events_sees_all_that_racing_buyers_do<F: Fixtur
     stage.close().await;
 }
 
-/// 13 and 16: as it was seen on MariaDB, where whoever followed by id alone never saw the change that committed late.
+/// Events 1 and 4: as it was seen on MariaDB, where whoever followed by id alone never saw the change that committed late.
 pub async fn a_change_that_stays_open_among_others_is_in_nobodys_way_and_is_not_missed<F: SideBySide>() {
     use SeatStatus::{Available, Held};
     let stage = Stage::<F>::with_seats(3).await;
     let mut servers = [
-        Server::begin(stage.fixture.repository(), stage.performance).await,
-        Server::begin(stage.fixture.repository(), stage.performance).await,
+        Server::begin(stage.fixture.events(), stage.performance).await,
+        Server::begin(stage.fixture.events(), stage.performance).await,
     ];
-    let before = stage.repository.events(0, &[], EVENTS_MAX).await.unwrap().last().unwrap().id;
+    let before = stage.events.events(0, &[], EVENTS_MAX).await.unwrap().last().unwrap().id;
 
     let open = stage.fixture.hold_open(stage.performance, &seat("A-1-1")).await;
     stage.held(&stage.wish(2, &["A-1-2"])).await;
@@ -182,7 +182,7 @@ pub async fn a_change_that_stays_open_among_others_is_in_nobodys_way_and_is_not_
     }
     stage.held(&stage.wish(3, &["A-1-3"])).await;
     stage.fixture.commit(open).await;
-    let late = Server::begin(stage.fixture.repository(), stage.performance).await;
+    let late = Server::begin(stage.fixture.events(), stage.performance).await;
     let three_seconds_later = NOW.plus(3_000 * MS);
 
     for server in servers.iter_mut().chain(&mut [late]) {
@@ -194,11 +194,11 @@ pub async fn a_change_that_stays_open_among_others_is_in_nobodys_way_and_is_not_
     drop(stage);
 }
 
-/// 13: its id is never used, and holds nobody up for ever.
+/// Events 1: its id is never used, and holds nobody up for ever.
 pub async fn an_event_that_was_rolled_back_is_waited_for_and_given_up<F: SideBySide>() {
     use SeatStatus::{Available, Held};
     let stage = Stage::<F>::with_seats(2).await;
-    let mut server = Server::begin(stage.fixture.repository(), stage.performance).await;
+    let mut server = Server::begin(stage.fixture.events(), stage.performance).await;
 
     let open = stage.fixture.hold_open(stage.performance, &seat("A-1-1")).await;
     stage.held(&stage.wish(2, &["A-1-2"])).await;

@@ -44,7 +44,7 @@ pub async fn commands_of_one_call_are_judged_one_after_the_other<F: Fixture>() {
     let commands =
         [first, twin, other_body, same_seat, after_a_refusal, same_pass, over_the_limit, just_within].to_vec();
 
-    let outcomes = stage.repository.hold(&commands).await.unwrap();
+    let outcomes = stage.repository.hold(&commands, NOW).await.unwrap();
 
     let [first, twin, other_body, same_seat, after_a_refusal, same_pass, over_the_limit, just_within] =
         <[HoldOutcome; 8]>::try_from(outcomes).unwrap();
@@ -55,7 +55,7 @@ pub async fn commands_of_one_call_are_judged_one_after_the_other<F: Fixture>() {
     assert_eq!(same_pass, HoldOutcome::PassBusy);
     assert_eq!(over_the_limit, HoldOutcome::LimitReached);
     assert_eq!(held(just_within).seats[0].seat, seat("A-1-3"));
-    assert_eq!(stage.repository.hold(&[]).await.unwrap(), []);
+    assert_eq!(stage.repository.hold(&[], NOW).await.unwrap(), []);
     stage.close().await;
 }
 
@@ -68,7 +68,7 @@ pub async fn a_batch_spans_performances<F: Fixture>() {
     let there = HoldCommand { performance: other, ..stage.wish(2, &["A-1-1", "A-1-2"]) };
     let nowhere = HoldCommand { performance: PerformanceId::from_bytes(id(3)), ..stage.wish(3, &["A-1-1"]) };
 
-    let outcomes = stage.repository.hold(&[here, there, nowhere]).await.unwrap();
+    let outcomes = stage.repository.hold(&[here, there, nowhere], NOW).await.unwrap();
 
     let [here, there, nowhere] = <[HoldOutcome; 3]>::try_from(outcomes).unwrap();
     assert_eq!((held(here).total.amount(), held(there).total.amount()), (PRICE, 14));
@@ -76,7 +76,7 @@ pub async fn a_batch_spans_performances<F: Fixture>() {
     let counts = stage.repository.seat_counts(&[other, stage.performance], NOW).await.unwrap();
     assert_eq!(counts[0], SeatCounts { total: 2, held: 2, ..SeatCounts::default() });
     assert_eq!(counts[1], SeatCounts { total: 2, available: 1, held: 1, sold: 0 });
-    assert!(audit::check(&stage.repository.history(other).await.unwrap()).contradictions.is_empty());
+    assert!(audit::check(&stage.history_of(other).await).contradictions.is_empty());
     stage.close().await;
 }
 
@@ -122,7 +122,7 @@ pub async fn a_lapsed_hold_reads_as_expired_and_keeps_nobody_from_its_seats<F: F
 
     assert_eq!(stage.state(1, just_before).await, State::Held);
     assert_eq!(stage.counts(just_before).await.held, 2);
-    let too_early = stage.hold(&stage.wish_at(just_before, 2, &["A-1-1"])).await;
+    let too_early = stage.hold_at(just_before, &stage.wish(2, &["A-1-1"])).await;
     assert_eq!(too_early, HoldOutcome::Taken(vec![seat("A-1-1")]));
 
     assert_eq!(stage.state(1, lapse).await, State::Expired);
@@ -130,7 +130,7 @@ pub async fn a_lapsed_hold_reads_as_expired_and_keeps_nobody_from_its_seats<F: F
     assert_eq!(stage.seat("A-1-1", lapse).await, (SeatStatus::Available, 2));
     let filter = SeatFilter { status: Some(SeatStatus::Available), limit: 201, ..SeatFilter::default() };
     assert_eq!(stage.repository.seats(stage.performance, &filter, lapse).await.unwrap().len(), 2);
-    stage.held(&stage.wish_at(lapse, 2, &["A-1-1"])).await;
+    stage.held_at(lapse, &stage.wish(2, &["A-1-1"])).await;
 
     let history = stage.history().await;
     let takeover = history.events.last().unwrap();

@@ -22,30 +22,30 @@ pub async fn a_buyer_never_has_more_seats_than_the_limit<F: Fixture>() {
 /// 6: what counts is what is owned, being paid, or held and live.
 pub async fn seats_given_back_or_lapsed_do_not_count_against_the_limit<F: Fixture>() {
     let stage = Stage::<F>::with_seats(8).await;
-    let wish = |now, n: u32, seats: &[&str]| HoldCommand {
+    let wish = |n: u32, seats: &[&str]| HoldCommand {
         account: account(1),
         claim: claim(1, &format!("key-{n}"), n),
         seat_limit: 3,
-        ..stage.wish_at(now, n, seats)
+        ..stage.wish(n, seats)
     };
     stage.sold(1, &["A-1-1"]).await;
-    stage.held(&wish(NOW, 2, &["A-1-2"])).await;
-    let pay = PayCommand { account: account(1), claim: claim(1, "pay-2", 2), ..stage.payment(2, NOW) };
+    stage.held(&wish(2, &["A-1-2"])).await;
+    let pay = PayCommand { account: account(1), claim: claim(1, "pay-2", 2), ..stage.payment(2) };
     stage.begun(&pay).await;
-    stage.held(&wish(NOW, 3, &["A-1-3"])).await;
+    stage.held(&wish(3, &["A-1-3"])).await;
 
     // One sold, one being paid, one held.
-    assert_eq!(stage.hold(&wish(NOW, 4, &["A-1-4"])).await, HoldOutcome::LimitReached);
+    assert_eq!(stage.hold(&wish(4, &["A-1-4"])).await, HoldOutcome::LimitReached);
 
     let third = ReservationId::from_bytes(id(3));
     assert!(matches!(stage.repository.release(third, account(1), NOW).await.unwrap(), ReleaseOutcome::Released(_)));
-    stage.held(&wish(NOW, 4, &["A-1-4"])).await;
-    assert_eq!(stage.hold(&wish(NOW, 5, &["A-1-5"])).await, HoldOutcome::LimitReached);
+    stage.held(&wish(4, &["A-1-4"])).await;
+    assert_eq!(stage.hold(&wish(5, &["A-1-5"])).await, HoldOutcome::LimitReached);
 
     // The fourth lapses; nobody has to write that down first. What is being paid counts on.
     let lapse = NOW.plus(HOLD_TTL);
-    stage.held(&wish(lapse, 5, &["A-1-5"])).await;
-    assert_eq!(stage.hold(&wish(lapse, 6, &["A-1-6"])).await, HoldOutcome::LimitReached);
+    stage.held_at(lapse, &wish(5, &["A-1-5"])).await;
+    assert_eq!(stage.hold_at(lapse, &wish(6, &["A-1-6"])).await, HoldOutcome::LimitReached);
     stage.close().await;
 }
 
@@ -53,25 +53,25 @@ pub async fn seats_given_back_or_lapsed_do_not_count_against_the_limit<F: Fixtur
 pub async fn a_pass_carries_one_live_reservation<F: Fixture>() {
     let stage = Stage::<F>::with_seats(4).await;
     stage.held(&stage.wish(1, &["A-1-1"])).await;
-    let second = |now, n| HoldCommand {
+    let second = |n| HoldCommand {
         account: account(1),
         pass: PassNumber(1),
         claim: claim(1, &format!("key-{n}"), n),
-        ..stage.wish_at(now, n, &["A-1-2"])
+        ..stage.wish(n, &["A-1-2"])
     };
 
-    assert_eq!(stage.hold(&second(NOW, 2)).await, HoldOutcome::PassBusy);
+    assert_eq!(stage.hold(&second(2)).await, HoldOutcome::PassBusy);
     assert!(matches!(stage.release(1, NOW).await, ReleaseOutcome::Released(_)));
-    stage.held(&second(NOW, 2)).await;
+    stage.held(&second(2)).await;
     // It lapses, and the pass is free again, whether or not anybody wrote that down.
     let lapse = NOW.plus(HOLD_TTL);
-    assert_eq!(stage.hold(&second(lapse.minus(MS), 3)).await, HoldOutcome::PassBusy);
-    stage.held(&second(lapse, 3)).await;
+    assert_eq!(stage.hold_at(lapse.minus(MS), &second(3)).await, HoldOutcome::PassBusy);
+    stage.held_at(lapse, &second(3)).await;
     // What is being paid is live, whatever the time.
-    let pay = PayCommand { account: account(1), claim: claim(1, "pay", 3), ..stage.payment(3, lapse) };
-    stage.begun(&pay).await;
+    let pay = PayCommand { account: account(1), claim: claim(1, "pay", 3), ..stage.payment(3) };
+    stage.begun_at(lapse, &pay).await;
     let much_later = lapse.plus(2 * HOLD_TTL);
-    assert_eq!(stage.hold(&second(much_later, 4)).await, HoldOutcome::PassBusy);
+    assert_eq!(stage.hold_at(much_later, &second(4)).await, HoldOutcome::PassBusy);
     stage.close().await;
 }
 
@@ -113,7 +113,7 @@ pub async fn a_pass_that_ended_carries_none<F: Fixture>() {
     // Who leaves in the middle of a purchase can still pay.
     stage.held(&stage.wish(4, &["A-1-3"])).await;
     stage.fixture.leave(stage.performance, PassNumber(4), NOW).await;
-    stage.begun(&stage.payment(4, NOW)).await;
+    stage.begun(&stage.payment(4)).await;
     assert!(matches!(stage.settle(4, &captured(4, 1), NOW).await, Some(Settled::Confirmed(_))));
     stage.close().await;
 }

@@ -42,7 +42,7 @@ pub async fn racing_groups_that_overlap_are_held_whole_or_not_at_all<F: Fixture>
         let [one, other] = pair(n);
         // In both orders, so that locks taken in the order asked for would meet crosswise.
         let batch = [stage.wish(n + 1, &[&one, &other]), stage.wish(n + 1_001, &[&other, &one])];
-        async move { repository.hold(&batch).await.unwrap() }
+        async move { repository.hold(&batch, NOW).await.unwrap() }
     });
 
     let outcomes: Vec<_> = race_all(batches).await.into_iter().flatten().collect();

@@ -7,7 +7,7 @@ pub async fn what_belongs_to_another_account_is_not_found<F: Fixture>() {
     let stage = Stage::<F>::with_seats(1).await;
     let mine = stage.held(&stage.wish(1, &["A-1-1"])).await;
     let other = account(2);
-    let pay = PayCommand { account: other, claim: claim(2, "confirm", 1), ..stage.payment(1, NOW) };
+    let pay = PayCommand { account: other, claim: claim(2, "confirm", 1), ..stage.payment(1) };
 
     assert_eq!(stage.repository.find(mine.id, other, NOW).await.unwrap(), None);
     assert_eq!(stage.repository.list(other, None, 10, NOW).await.unwrap(), []);
@@ -51,8 +51,7 @@ pub async fn seats_are_listed_counted_and_drawn_as_they_are<F: Fixture>() {
     let performance = PerformanceId::from_bytes(id(1));
     let map = SeatMap::from_sections(&[section("B", 3, "VIP", 9), section("A", 2, "R", 5)]).unwrap();
     fixture.seed(performance, &map).await;
-    let repository = fixture.repository();
-    let stage = Stage { fixture, repository, performance };
+    let stage = Stage::new(fixture, performance);
     stage.sold(1, &["B-1-3"]).await;
     stage.held(&stage.wish(2, &["A-1-1"])).await;
     let list = async |filter: SeatFilter, now| -> Vec<String> {
@@ -81,7 +80,7 @@ pub async fn seats_are_listed_counted_and_drawn_as_they_are<F: Fixture>() {
     assert_eq!(nothing, [SeatCounts::default()]);
 
     use SeatStatus::{Available, Held, Sold};
-    let drawn = stored_statuses(&stage.repository, performance).await;
+    let drawn = stored_statuses(&*stage.events, performance).await;
     assert_eq!(drawn, [Available, Available, Sold, Held, Available]);
     stage.close().await;
 }
