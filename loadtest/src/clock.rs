@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use usher_app::ids::SystemClock;
+use usher_app::runtime::ids::SystemClock;
 use usher_kernel::{Clock as _, Timestamp};
 
 /// How often a condition is looked at.

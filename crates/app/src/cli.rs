@@ -20,11 +20,11 @@ use crate::composition::{Application, StartError};
 use crate::config::{ConfigError, Secret, Settings};
 use crate::demo;
 use crate::http::openapi::Document;
-use crate::identity::{Bearer, Identity, SigningError};
-use crate::ids::{RandomIds, SystemClock};
-use crate::password::Argon2Hasher;
-use crate::schema::{self, SchemaError};
-use crate::telemetry;
+use crate::identity::access_tokens::{Bearer, Identity, SigningError};
+use crate::identity::password::Argon2Hasher;
+use crate::runtime::ids::{RandomIds, SystemClock};
+use crate::runtime::schema::{self, SchemaError};
+use crate::runtime::telemetry;
 
 /// A waiting room and seats for concerts.
 #[derive(Debug, Parser)]

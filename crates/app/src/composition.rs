@@ -21,23 +21,23 @@ use usher_queue::ports::{LineLedger, LineStore, PolicyRepository};
 use usher_queue::{TokenKeys, pace};
 use usher_reservation::ports::ReservationRepository;
 
-use crate::background::Background;
-use crate::batched_line::{BatchedLineLedger, BatchedLineStore};
-use crate::boards::{Boards, FOLLOW_INTERVAL};
 use crate::bridge::{CatalogueCalendar, CatalogueDesk, LineGate};
 use crate::config::{self, ConfigError, LineBackend, Secret, Settings};
+use crate::decorators::batched_line::{BatchedLineLedger, BatchedLineStore};
+use crate::decorators::group_commit::GroupCommit;
+use crate::decorators::observed::Observed;
+use crate::decorators::recorded::Recorded;
 use crate::demo::{self, Demo, DemoError};
-use crate::group_commit::GroupCommit;
-use crate::http::system::Readiness;
+use crate::http::api::system::Readiness;
 use crate::http::{self, Detached, Edge, Geometries, MetricsRoute, Services};
-use crate::identity::Identity;
-use crate::ids::{RandomIds, SystemClock};
-use crate::metrics::Metrics;
-use crate::observed::Observed;
-use crate::password::Argon2Hasher;
-use crate::recorded::Recorded;
-use crate::schema::{self, SchemaError};
-use crate::streams::Streams;
+use crate::identity::access_tokens::Identity;
+use crate::identity::password::Argon2Hasher;
+use crate::live::boards::{Boards, FOLLOW_INTERVAL};
+use crate::live::streams::Streams;
+use crate::runtime::background::Background;
+use crate::runtime::ids::{RandomIds, SystemClock};
+use crate::runtime::metrics::Metrics;
+use crate::runtime::schema::{self, SchemaError};
 
 /// How often lapsed holds are freed and unanswered payments looked after.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlReservationRepository};
-use usher_app::background::Background;
-use usher_app::group_commit::GroupCommit;
-use usher_app::schema;
+use usher_app::decorators::group_commit::GroupCommit;
+use usher_app::runtime::background::Background;
+use usher_app::runtime::schema;
 use usher_concert::{SeatMap, SectionPlan};
 use usher_contract_tests::mysql_server::{self, Durability, Server};
 use usher_contract_tests::reservation_repository::seed_through;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use usher_app::recorded;
+use usher_app::decorators::recorded;
 use usher_contract_tests::redis_server;
 use usher_kernel::Timestamp;
 use usher_queue::audit::{self, Answer, History, Loss, ServerLife, Terms};

@@ -92,7 +92,7 @@ impl<T: Serialize> Responder for Cacheable<T> {
                     let tag = quoted(&digest(&json));
                     (json.into(), None, tag)
                 }
-                Err(error) => return HttpResponse::from_error(crate::problem::Problem::internal(&error)),
+                Err(error) => return HttpResponse::from_error(crate::http::problem::Problem::internal(&error)),
             },
         };
         let is_known = tag.to_str().is_ok_and(|tag| has_already(request, tag));

@@ -9,8 +9,8 @@ use paperclip::actix::Apiv2Security;
 use usher_account::Role;
 
 use super::Services;
-use crate::identity::Bearer;
-use crate::problem::{Problem, ProblemCode};
+use super::problem::{Problem, ProblemCode};
+use crate::identity::access_tokens::Bearer;
 
 /// Anyone with a valid access token.
 #[derive(Clone, Copy, Debug, Apiv2Security)]

@@ -5,7 +5,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use crate::problem::Problem;
+use super::problem::Problem;
 
 /// Runs changes to their end, whatever becomes of the client, on a runtime that outlives the HTTP server.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ mod tests {
     use tokio::sync::{Notify, oneshot};
 
     use super::*;
-    use crate::problem::ProblemCode;
+    use crate::http::problem::ProblemCode;
 
     fn detached() -> (TaskTracker, Detached) {
         let tasks = TaskTracker::new();

@@ -28,11 +28,11 @@ use tracing::Instrument as _;
 use usher_kernel::AccountId;
 
 use super::Services;
+use super::problem::{Occurrence, Problem, ProblemCode};
 use super::reading::Unread;
 use super::throttle::{PerKey, PerPlace, network_of};
 use crate::config;
-use crate::metrics::Metrics;
-use crate::problem::{Occurrence, Problem, ProblemCode};
+use crate::runtime::metrics::Metrics;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_LEN_MAX: usize = 128;

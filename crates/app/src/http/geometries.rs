@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use usher_kernel::PerformanceId;
 
 use super::answers::Prepared;
-use crate::problem::Problem;
+use super::problem::Problem;
 
 /// How many bytes are kept: ten stadiums, or some hundred theatres.
 const LEN_MAX: usize = 64 * 1024 * 1024;

@@ -1,23 +1,17 @@
-//! The HTTP API: one file per resource, which turns requests into commands and domain values into JSON. What an answer
-//! costs or means is decided elsewhere.
+//! The HTTP server: its edge, how requests are read and answers are written, and below that the API. What an answer costs
+//! or means is decided elsewhere.
 
-mod accounts;
 mod answers;
-mod availability;
+pub mod api;
 mod bearer;
-mod catalogue;
 mod detached;
 mod edge;
-mod events;
 mod geometries;
-mod line;
 pub mod openapi;
-mod operator;
 mod paging;
+pub mod problem;
 mod reading;
-mod reservations;
-mod stream;
-pub mod system;
+mod sse;
 mod throttle;
 pub(crate) mod values;
 
@@ -29,21 +23,20 @@ use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App, Error};
 use paperclip::actix::OpenApiExt as _;
-use paperclip::actix::web::{ServiceConfig, scope};
 use usher_concert::SaleDefaults;
 use usher_kernel::{Clock, IdGenerator};
 
 pub use self::answers::Prepared;
+use self::api::system::{self, Readiness};
 pub use self::detached::Detached;
 pub use self::edge::{Edge, bound_sending};
 pub use self::geometries::Geometries;
 use self::openapi::Document;
-use self::system::Readiness;
-use crate::boards::Boards;
-use crate::identity::Identity;
-use crate::metrics::Metrics;
-use crate::problem::{Problem, ProblemCode};
-use crate::streams::Streams;
+use self::problem::{Problem, ProblemCode};
+use crate::identity::access_tokens::Identity;
+use crate::live::boards::Boards;
+use crate::live::streams::Streams;
+use crate::runtime::metrics::Metrics;
 
 /// Everything that requests are answered with.
 pub struct Services {
@@ -104,39 +97,8 @@ pub enum MetricsRoute {
 /// What operations can be refused with, by operation id, beyond what shows from their parameters.
 type Refusals = &'static [(&'static str, &'static [ProblemCode])];
 
-/// The refusals of all operations.
-const REFUSALS: [Refusals; 8] = [
-    accounts::REFUSALS,
-    availability::REFUSALS,
-    catalogue::REFUSALS,
-    line::REFUSALS,
-    stream::REFUSALS,
-    reservations::REFUSALS,
-    operator::REFUSALS,
-    system::REFUSALS,
-];
-
-/// The operation that takes CSV as well as JSON.
-const CSV_UPLOAD: &str = operator::UPLOAD;
-/// The operation that answers all refusals alike.
-const GATE: &str = line::GATE;
 /// Where the API document is.
 const OPENAPI_PATH: &str = "/api/openapi.json";
-
-/// The operations of the API.
-fn api(config: &mut ServiceConfig<'_>) {
-    // Routes are tried in this order, and most requests are polls of places and seats.
-    let version_1 = scope("/api/v1")
-        .configure(line::routes)
-        .configure(availability::routes)
-        .configure(accounts::routes)
-        .configure(catalogue::routes)
-        .configure(stream::routes)
-        .configure(reservations::routes)
-        .configure(operator::routes);
-    config.service(version_1);
-    system::routes(config);
-}
 
 /// The server's application, one for each of its threads.
 pub fn app(
@@ -161,7 +123,7 @@ pub fn app(
             MetricsRoute::Elsewhere => {}
         })
         .wrap_api_with_spec(openapi::outline())
-        .configure(api)
+        .configure(api::routes)
         // Never asked, for the full document is served under the same path; but the next line needs to know the path.
         .with_json_spec_v3_at(OPENAPI_PATH)
         .with_swagger_ui_at(system::SWAGGER_UI)

@@ -7,8 +7,8 @@ use paperclip::actix::{OpenApiExt as _, OperationModifier as _};
 use paperclip::v2::models::{DefaultApiRaw, Info, License, Tag};
 use serde_json::{Map, Value, json};
 
-use super::{CSV_UPLOAD, GATE, REFUSALS, api};
-use crate::problem::{ProblemBody, ProblemCode};
+use super::api::{self, CSV_UPLOAD, GATE, REFUSALS};
+use super::problem::{ProblemBody, ProblemCode};
 
 const DESCRIPTION: &str = "\
 A waiting room and seats for concerts: join the line of a performance, wait, be admitted with a pass, hold seats, pay.
@@ -74,7 +74,7 @@ pub(crate) fn outline() -> DefaultApiRaw {
 /// What the routes' types say.
 fn of_routes() -> Value {
     let mut document = Value::Null;
-    let app = actix_web::App::new().wrap_api_with_spec(outline()).configure(api);
+    let app = actix_web::App::new().wrap_api_with_spec(outline()).configure(api::routes);
     let app = app.with_raw_json_spec_v3(|app, spec| {
         document = spec;
         app

@@ -10,7 +10,7 @@ use paperclip::v2::models::{DataType, DefaultSchemaRaw};
 use paperclip::v2::schema::{Apiv2Schema, TypedData};
 use serde::{Deserialize, Serialize};
 
-use crate::problem::Problem;
+use super::problem::Problem;
 
 const LIMIT_MAX: u64 = 200;
 const LIMIT_DEFAULT: u64 = 50;

@@ -18,8 +18,8 @@ use sha2::{Digest as _, Sha256};
 use usher_kernel::{Claim, Fingerprint, IdempotencyKey, InvalidId, Violation};
 
 use super::Services;
-use crate::identity::Bearer;
-use crate::problem::{Problem, ProblemCode};
+use super::problem::{Problem, ProblemCode};
+use crate::identity::access_tokens::Bearer;
 
 /// The longest JSON body.
 const JSON_LEN_MAX: usize = 16 * 1024;

@@ -10,7 +10,7 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use usher_kernel::Timestamp;
 
-use crate::problem::Problem;
+use super::problem::Problem;
 
 /// A limit per key (GCRA): so many at once, and so many a second.
 pub(super) struct PerKey<K: Hash + Eq + Clone> {
@@ -91,7 +91,7 @@ impl PerPlace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::problem::ProblemCode;
+    use crate::http::problem::ProblemCode;
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 

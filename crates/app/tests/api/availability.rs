@@ -12,9 +12,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::app::{Api, SaleOptions, TestApp, assert_problem, eventually, header, id_of, json_of, section};
+use crate::line_stream::{metric, wait_for_open_streams};
 use crate::sse::{Block, Blocks};
 use crate::store::tamper;
-use crate::stream::{metric, wait_for_open_streams};
 
 async fn get(app: &TestApp, path: &str) -> Value {
     json_of(app.get(path).send().await.unwrap(), 200).await

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use usher_app::problem::ProblemCode;
+use usher_app::http::problem::ProblemCode;
 
 use crate::app::{
     Admitted, SaleOptions, TestApp, assert_problem, eventually, header, id_of, json_of, new_key, section,

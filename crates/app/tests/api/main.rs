@@ -17,6 +17,8 @@ mod edges;
 #[cfg(test)]
 mod line;
 #[cfg(test)]
+mod line_stream;
+#[cfg(test)]
 mod mysql;
 #[cfg(test)]
 mod operators;
@@ -36,5 +38,3 @@ mod rush;
 mod sse;
 #[cfg(test)]
 mod store;
-#[cfg(test)]
-mod stream;

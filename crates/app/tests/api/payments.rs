@@ -10,9 +10,10 @@ use usher_account::ports::AccountRepository;
 use usher_adapter_sql::{
     Database, SqlAccountRepository, SqlCatalogueRepository, SqlReservationRepository, SqlSimulatedGateway,
 };
-use usher_app::ids::RandomIds;
-use usher_app::password::Argon2Hasher;
-use usher_app::{demo, schema};
+use usher_app::demo;
+use usher_app::identity::password::Argon2Hasher;
+use usher_app::runtime::ids::RandomIds;
+use usher_app::runtime::schema;
 use usher_concert::ports::CatalogueRepository;
 use usher_kernel::{
     AccountId, AttemptId, Claim, Clock, Fingerprint, IdGenerator, ManualClock, PerformanceId, StoreError, Timestamp,

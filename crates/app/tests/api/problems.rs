@@ -6,7 +6,7 @@ use actix_web::body::MessageBody as _;
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
-use usher_app::problem::{Occurrence, Problem, ProblemCode};
+use usher_app::http::problem::{Occurrence, Problem, ProblemCode};
 use usher_kernel::StoreError;
 
 use crate::app::{

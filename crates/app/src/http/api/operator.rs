@@ -10,12 +10,12 @@ use usher_concert::{NewConcert, NewPerformance, SaleTimes, SeatLine, SeatMap, Se
 use usher_kernel::{ConcertId, PerformanceId, Violation};
 use usher_queue::{AdmissionPolicy, LineState, PolicyPatch};
 
-use super::bearer::Operator;
 use super::catalogue::{ConcertView, PerformanceView, SeatCountsView};
-use super::reading::{IdempotencyHeader, JsonBody, PathId, Upload, parse_json};
-use super::values::{Instant, MoneyView, money};
-use super::{Refusals, Services};
-use crate::problem::{Problem, ProblemCode};
+use crate::http::bearer::Operator;
+use crate::http::problem::{Problem, ProblemCode};
+use crate::http::reading::{IdempotencyHeader, JsonBody, PathId, Upload, parse_json};
+use crate::http::values::{Instant, MoneyView, money};
+use crate::http::{Refusals, Services};
 
 pub(super) const REFUSALS: Refusals = &[
     ("operator.add_concert", &[ProblemCode::IdempotencyMismatch, ProblemCode::StoreUnavailable]),

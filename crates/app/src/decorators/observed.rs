@@ -23,7 +23,7 @@ use usher_reservation::ports::{
 };
 use usher_reservation::{BoardEvent, BoardRecord, Reservation, Seat, SeatCounts};
 
-use crate::metrics::Metrics;
+use crate::runtime::metrics::Metrics;
 
 /// A port whose methods are timed.
 pub struct Observed<Port: ?Sized> {

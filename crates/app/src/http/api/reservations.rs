@@ -9,12 +9,12 @@ use usher_reservation::ports::{PaymentToken, SeatWish};
 use usher_reservation::service::HoldRequest;
 use usher_reservation::{Reservation, ReservedSeat, State, Ticket};
 
-use super::bearer::LoggedIn;
-use super::paging::{List, PageQuery};
-use super::reading::{IdempotencyHeader, JsonBody, PassHeader, PathId, Query};
-use super::values::{Id, Instant, MoneyView};
-use super::{Refusals, Services};
-use crate::problem::{Problem, ProblemCode};
+use crate::http::bearer::LoggedIn;
+use crate::http::paging::{List, PageQuery};
+use crate::http::problem::{Problem, ProblemCode};
+use crate::http::reading::{IdempotencyHeader, JsonBody, PassHeader, PathId, Query};
+use crate::http::values::{Id, Instant, MoneyView};
+use crate::http::{Refusals, Services};
 
 pub(super) const REFUSALS: Refusals = &[
     (

@@ -14,9 +14,9 @@ use paperclip::v2::models::{DataType, DefaultOperationRaw, DefaultSchemaRaw, Eit
 use paperclip::v2::schema::Apiv2Schema;
 use usher_kernel::StoreError;
 
-use super::openapi::Document;
-use super::{Refusals, Services};
-use crate::problem::{Problem, ProblemCode};
+use crate::http::openapi::Document;
+use crate::http::problem::{Problem, ProblemCode};
+use crate::http::{Refusals, Services};
 
 /// Says whether the server can do its work.
 #[async_trait]
@@ -28,7 +28,7 @@ pub trait Readiness: Send + Sync + 'static {
 pub(super) const REFUSALS: Refusals = &[("system.healthz", &[]), ("system.readyz", &[])];
 
 /// Where the API document is shown.
-pub(super) const SWAGGER_UI: &str = "/swagger-ui";
+pub(in crate::http) const SWAGGER_UI: &str = "/swagger-ui";
 /// The files that it is shown with.
 const SWAGGER_FILES: [&str; 7] = [
     "index.html",
@@ -46,16 +46,16 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
 }
 
 /// Routes beside the API.
-pub(super) fn pages(config: &mut web::ServiceConfig) {
+pub(in crate::http) fn pages(config: &mut web::ServiceConfig) {
     config
         .service(web::resource("/problems/{code}").route(web::get().to(problem_page)))
-        .service(web::resource(super::OPENAPI_PATH).route(web::get().to(openapi)).wrap(Compress::default()))
+        .service(web::resource(crate::http::OPENAPI_PATH).route(web::get().to(openapi)).wrap(Compress::default()))
         // The library that shows the document panics when asked for a file it does not have.
         .service(web::resource("/swagger-ui/{file:.*}").guard(fn_guard(is_not_shown)).to(not_found));
 }
 
 /// The route of the metrics.
-pub(super) fn metrics_route(config: &mut web::ServiceConfig) {
+pub(in crate::http) fn metrics_route(config: &mut web::ServiceConfig) {
     config.service(web::resource("/metrics").route(web::get().to(metrics)));
 }
 

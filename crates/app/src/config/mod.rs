@@ -18,7 +18,7 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use usher_concert::{NewPerformance, SaleDefaults};
 use usher_queue::{AdmissionPolicy, LineState};
 
-const DEFAULTS: &str = include_str!("default.toml");
+const DEFAULTS: &str = include_str!("../default.toml");
 /// How long a server may take to put a line into a shared store once the ledger told it to: one command, which is given
 /// up after two seconds, but takes milliseconds. Who is slower than this costs the line a gap in its numbers.
 const OPENING_GRACE: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use usher_kernel::StoreError;
 
-use crate::background::Background;
+use crate::runtime::background::Background;
 
 type Waiting<C, O> = (C, oneshot::Sender<Result<O, StoreError>>);
 

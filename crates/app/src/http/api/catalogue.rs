@@ -11,12 +11,12 @@ use usher_kernel::{ConcertId, PerformanceId};
 use usher_reservation::ports::SeatFilter;
 use usher_reservation::{Seat, SeatCounts, SeatStatus};
 
-use super::answers::{Cacheable, Prepared};
-use super::paging::{List, PageQuery};
-use super::reading::{PathId, Query};
-use super::values::{Id, Instant, MoneyView};
-use super::{Refusals, Services};
-use crate::problem::{Problem, ProblemCode};
+use crate::http::answers::{Cacheable, Prepared};
+use crate::http::paging::{List, PageQuery};
+use crate::http::problem::{Problem, ProblemCode};
+use crate::http::reading::{PathId, Query};
+use crate::http::values::{Id, Instant, MoneyView};
+use crate::http::{Refusals, Services};
 
 /// Titles and venues hardly change.
 const CONCERT: HeaderValue = HeaderValue::from_static("public, max-age=10");
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_map_counts_its_seats_through_sections_and_rows() {
-        let price = super::super::values::money(100, "KRW", "price").unwrap();
+        let price = crate::http::values::money(100, "KRW", "price").unwrap();
         let section = |name: &str, rows, seats_per_row| SectionPlan {
             name: name.into(),
             rows,

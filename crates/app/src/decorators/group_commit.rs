@@ -14,8 +14,8 @@ use usher_reservation::ports::{
 };
 use usher_reservation::{Reservation, Seat, SeatCounts};
 
-use crate::background::Background;
-use crate::batcher::{self, Batcher, Bounds};
+use crate::decorators::batcher::{self, Batcher, Bounds};
+use crate::runtime::background::Background;
 
 /// More commands in one transaction make it longer than the lock timeout of those who wait for its seats.
 const BOUNDS: Bounds = Bounds { batch_max: 256, waiting_max: 4_096 };

@@ -6,12 +6,12 @@ use paperclip::actix::{Apiv2Schema, CreatedJson, api_v2_operation};
 use serde::{Deserialize, Serialize};
 use usher_account::{Account, Credentials, Password, Role, SignUp};
 
-use super::bearer::LoggedIn;
-use super::reading::JsonBody;
-use super::values::Id;
-use super::{Refusals, Services};
-use crate::identity::Bearer;
-use crate::problem::{Problem, ProblemCode};
+use crate::http::bearer::LoggedIn;
+use crate::http::problem::{Problem, ProblemCode};
+use crate::http::reading::JsonBody;
+use crate::http::values::Id;
+use crate::http::{Refusals, Services};
+use crate::identity::access_tokens::Bearer;
 
 pub(super) const REFUSALS: Refusals = &[
     ("accounts.sign_up", &[ProblemCode::EmailTaken, ProblemCode::StoreUnavailable]),

@@ -20,12 +20,12 @@ use tokio::time::{Instant, timeout_at};
 use usher_kernel::{Clock, PerformanceId, Timestamp};
 use usher_queue::service::{PassToken, PlaceState, PlaceStatus};
 
-use super::events::{self, Pulse};
 use super::line::{self, POLL_REFUSALS, PlaceView};
-use super::reading::{PathId, Query, StreamPlace};
-use super::{Refusals, Services};
-use crate::problem::{Problem, ProblemCode};
-use crate::streams::{Followed, Following};
+use crate::http::problem::{Problem, ProblemCode};
+use crate::http::reading::{PathId, Query, StreamPlace};
+use crate::http::sse::{self, Pulse};
+use crate::http::{Refusals, Services};
+use crate::live::streams::{Followed, Following};
 
 pub(super) const REFUSALS: Refusals = &[("line.stream", POLL_REFUSALS)];
 
@@ -80,7 +80,7 @@ impl Responder for PlaceEvents {
         let poll = async move || line.poll(performance, &place).await;
         let (follower, first) = Follower::begin(following, poll, Arc::clone(&services.clock), Pace::USUAL, status);
         let others = stream::unfold(follower, async |mut follower| Some((follower.next().await?, follower)));
-        events::streaming(answer, stream::iter([first]).chain(others))
+        sse::streaming(answer, stream::iter([first]).chain(others))
     }
 }
 
@@ -90,7 +90,7 @@ impl OperationModifier for PlaceEvents {
     fn update_response(operation: &mut DefaultOperationRaw) {
         let description = "Server-Sent Events named `place`. The data of each is a `Place`, as the poll answers it. \
              The stream ends after `done` and `expired`.";
-        events::describe(operation, description);
+        sse::describe(operation, description);
     }
 }
 
@@ -104,7 +104,7 @@ struct Pace {
 }
 
 impl Pace {
-    const USUAL: Self = Self { heartbeat: events::HEARTBEAT_AFTER, inside: Duration::from_secs(5) };
+    const USUAL: Self = Self { heartbeat: sse::HEARTBEAT_AFTER, inside: Duration::from_secs(5) };
 }
 
 /// The shortest time between two looks, whatever the clocks say of a pass that is about to run out.
@@ -203,7 +203,7 @@ impl<P> Follower<P> {
 
     /// Whether its client does not read.
     fn is_stalled(&self) -> bool {
-        events::is_stalled(self.wake_at(), self.following.room().stalled_after())
+        sse::is_stalled(self.wake_at(), self.following.room().stalled_after())
     }
 }
 
@@ -256,10 +256,10 @@ mod tests {
     use usher_queue::policy::SaleState;
     use usher_queue::{Error, PlaceNumber};
 
-    use super::events::HEARTBEAT;
     use super::*;
-    use crate::metrics::Metrics;
-    use crate::streams::Streams;
+    use crate::http::sse::HEARTBEAT;
+    use crate::live::streams::Streams;
+    use crate::runtime::metrics::Metrics;
 
     const HERE: PerformanceId = PerformanceId::from_bytes([1; 16]);
     const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);

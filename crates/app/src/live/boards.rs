@@ -19,9 +19,9 @@ use usher_reservation::board::{Applied, SeatStates};
 use usher_reservation::ports::ReservationRepository;
 use usher_reservation::{BoardEvent, BoardRecord, EventFollower, SeatBoard};
 
-use crate::background::Background;
-use crate::batcher::{self, Batcher, Bounds};
+use crate::decorators::batcher::{self, Batcher, Bounds};
 use crate::http::Prepared;
+use crate::runtime::background::Background;
 
 /// How often every server looks what changed.
 pub const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);

@@ -21,13 +21,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 use usher_kernel::PerformanceId;
 
-use super::answers::{Cacheable, Prepared};
-use super::events::{self, Pulse};
-use super::reading::{LastEventId, PathId, Query};
-use super::{Refusals, Services};
-use crate::boards::{Bell, Board, FOLLOW_INTERVAL, News, Picture};
-use crate::problem::{Problem, ProblemCode};
-use crate::streams::{Followed, Room};
+use crate::http::answers::{Cacheable, Prepared};
+use crate::http::problem::{Problem, ProblemCode};
+use crate::http::reading::{LastEventId, PathId, Query};
+use crate::http::sse::{self, Pulse};
+use crate::http::{Refusals, Services};
+use crate::live::boards::{Bell, Board, FOLLOW_INTERVAL, News, Picture};
+use crate::live::streams::{Followed, Room};
 
 const OPERATION_REFUSALS: &[ProblemCode] = &[ProblemCode::StoreUnavailable];
 
@@ -132,10 +132,10 @@ impl Responder for SeatEvents {
             bell,
             position: first.position,
             quiet_until,
-            pulse: Pulse::new(events::HEARTBEAT_AFTER),
+            pulse: Pulse::new(sse::HEARTBEAT_AFTER),
         };
         let others = stream::unfold(follower, async |mut follower| Some((follower.next().await?, follower)));
-        events::streaming(HttpResponse::Ok(), futures_util::StreamExt::chain(stream::iter(first.bytes), others))
+        sse::streaming(HttpResponse::Ok(), futures_util::StreamExt::chain(stream::iter(first.bytes), others))
     }
 }
 
@@ -145,7 +145,7 @@ impl OperationModifier for SeatEvents {
     fn update_response(operation: &mut DefaultOperationRaw) {
         let description = "Server-Sent Events whose id is the sequence. The data of `seats` is `[[index, state], ...]`, \
              with the states of the availability; after `reset` the client has to read the availability again.";
-        events::describe(operation, description);
+        sse::describe(operation, description);
     }
 }
 
@@ -190,7 +190,7 @@ impl Follower {
 
     /// Whether its client does not read.
     fn is_stalled(&self) -> bool {
-        events::is_stalled(self.pulse.beat_at(), self.room.stalled_after())
+        sse::is_stalled(self.pulse.beat_at(), self.room.stalled_after())
     }
 }
 

@@ -15,11 +15,11 @@ use usher_kernel::{PerformanceId, Timestamp};
 use usher_queue::Error;
 use usher_queue::service::{PassToken, PlaceStatus};
 
-use super::bearer::LoggedIn;
-use super::reading::{GatePass, PathId, PlaceHeader};
-use super::values::Instant;
-use super::{Refusals, Services};
-use crate::problem::{Problem, ProblemCode};
+use crate::http::bearer::LoggedIn;
+use crate::http::problem::{Problem, ProblemCode};
+use crate::http::reading::{GatePass, PathId, PlaceHeader};
+use crate::http::values::Instant;
+use crate::http::{Refusals, Services};
 
 /// What a look at a place can be refused with, once or as a stream.
 pub(super) const POLL_REFUSALS: &[ProblemCode] = &[

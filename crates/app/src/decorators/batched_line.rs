@@ -18,8 +18,8 @@ use usher_queue::ports::{
 };
 use usher_queue::{AccountHash, Epoch, Grant, Place, PlaceNumber};
 
-use crate::background::Background;
-use crate::batcher::{self, Batcher, Bounds};
+use crate::decorators::batcher::{self, Batcher, Bounds};
+use crate::runtime::background::Background;
 
 /// Half of what a person takes for an answer at once, so that a refusal is one too, with its way to the client.
 const ANSWER_WITHIN: Duration = Duration::from_millis(400);

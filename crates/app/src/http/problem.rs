@@ -429,9 +429,9 @@ impl From<usher_queue::Error> for Problem {
     }
 }
 
-impl From<crate::streams::Refused> for Problem {
-    fn from(refused: crate::streams::Refused) -> Self {
-        use crate::streams::Refused;
+impl From<crate::live::streams::Refused> for Problem {
+    fn from(refused: crate::live::streams::Refused) -> Self {
+        use crate::live::streams::Refused;
         match refused {
             Refused::Full => Self::overloaded(),
             Refused::PlaceFull => {
@@ -441,9 +441,9 @@ impl From<crate::streams::Refused> for Problem {
     }
 }
 
-impl From<crate::boards::Error> for Problem {
-    fn from(error: crate::boards::Error) -> Self {
-        use crate::boards::Error;
+impl From<crate::live::boards::Error> for Problem {
+    fn from(error: crate::live::boards::Error) -> Self {
+        use crate::live::boards::Error;
         match error {
             Error::NotFound => Self::of(ProblemCode::NotFound),
             Error::Full => Self::overloaded(),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use usher_kernel::PerformanceId;
 use usher_queue::PlaceNumber;
 
-use crate::metrics::Metrics;
+use crate::runtime::metrics::Metrics;
 
 /// Streams of one place at once: some tabs, and connections that broke off and are not missed yet.
 const PER_PLACE_MAX: usize = 5;

@@ -1,0 +1,4 @@
+//! Who people are: passwords and access tokens. Knows nothing of requests.
+
+pub mod access_tokens;
+pub mod password;

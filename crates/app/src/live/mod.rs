@@ -1,0 +1,4 @@
+//! What a server keeps in memory for the people who look at it now. Knows nothing of HTTP.
+
+pub mod boards;
+pub mod streams;
