@@ -8,6 +8,7 @@ use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseConnection, EntityTrait, ExprTrait, IntoActiveModel,
     QueryFilter, QueryOrder, QuerySelect,
 };
+use usher_concert::judge::{self, SEAT_VERSION_FIRST, SeatUse};
 use usher_concert::{
     AddOutcome, CatalogueRepository, Concert, Page, Performance, ReplaceSeatsOutcome, SaleTimes, SeatMap, SeatPlan,
     VersionedSeatMap,
@@ -22,9 +23,6 @@ use crate::error::{CorruptRow, Failure};
 use crate::idempotency;
 use crate::row::Row;
 use crate::statements::insert_all;
-
-/// The version of a seat that nobody has held yet.
-const SEAT_VERSION_FIRST: u32 = 1;
 
 /// The catalogue in SQL.
 #[derive(Clone, Debug)]
@@ -150,35 +148,35 @@ impl CatalogueRepository for SqlCatalogueRepository {
     ) -> Result<ReplaceSeatsOutcome, StoreError> {
         use performances::{Column, Entity};
         let replace = |tx: Transaction| async move {
-            // The time was read before the transaction, so that the sale may have opened since then.
-            if has_been_held(&*tx, performance).await? {
-                return Ok(ReplaceSeatsOutcome::Locked);
+            // Judged without a lock first: an operator who comes too late holds up no buyer.
+            let seen = find_performance(&*tx, performance).await?;
+            let early = judge::replace_seats(seen.as_ref(), seat_use(&*tx, performance).await?, now);
+            if !matches!(early, ReplaceSeatsOutcome::Replaced { .. }) {
+                return Ok(early);
             }
-            // This also locks the row: whoever replaces the seats at the same time waits here.
-            let counted = Entity::update_many()
-                .col_expr(Column::MapVersion, Expr::col(Column::MapVersion).add(1))
-                .filter(Column::Id.eq(performance.uuid()))
-                .filter(Column::SaleOpensAt.gt(now.unix_ms()))
-                .exec(&*tx)
-                .await?;
-            let Some(changed) = find_performance(&*tx, performance).await? else {
-                return Ok(ReplaceSeatsOutcome::NotFound);
-            };
-            if counted.rows_affected == 0 {
-                return Ok(ReplaceSeatsOutcome::Locked);
-            }
-            // Who holds a seat at this moment is waited for, and the seat is left. Whoever comes later waits for us.
+            // Other replacements and holds of named seats wait here, until this transaction ends.
+            let locked = Entity::find_by_id(performance.uuid()).lock_exclusive().one(&*tx).await?;
+            let locked = locked.as_ref().map(self::performance).transpose()?;
+            // Waits for holds in progress, and leaves their seats.
             let of_performance = seats::Column::PerformanceId.eq(performance.uuid());
             let untouched = seats::Column::Version.eq(i64::from(SEAT_VERSION_FIRST));
             seats::Entity::delete_many().filter(of_performance.and(untouched)).exec(&*tx).await?;
-            if has_been_held(&*tx, performance).await? {
+            let judged = judge::replace_seats(locked.as_ref(), seat_use(&*tx, performance).await?, now);
+            let ReplaceSeatsOutcome::Replaced { map_version } = judged else {
+                // A hold was quicker. Run again, the first judgement sees it.
                 return Err(Failure::Conflict { table: "seats" });
-            }
+            };
+            Entity::update_many()
+                .col_expr(Column::MapVersion, Expr::value(map_version))
+                .filter(Column::Id.eq(performance.uuid()))
+                .exec(&*tx)
+                .await?;
             let rows = (0..).zip(map.seats()).map(|(index, plan)| seat_row(performance, index, plan));
             let rows = rows.map(|row| row.map(IntoActiveModel::into_active_model));
             insert_all(&*tx, &rows.collect::<Result<Vec<_>, _>>()?).await?;
-            seat_events::Entity::insert(new_map_event(&changed, now)).exec_without_returning(&*tx).await?;
-            Ok(ReplaceSeatsOutcome::Replaced { map_version: changed.map_version })
+            let event = new_map_event(performance, map_version, now);
+            seat_events::Entity::insert(event).exec_without_returning(&*tx).await?;
+            Ok(judged)
         };
         self.database.write_within(LARGE_UNIT_MAX, "catalogue.replace_seats", replace).await
     }
@@ -211,8 +209,8 @@ async fn find_performance(db: &impl ConnectionTrait, id: PerformanceId) -> Resul
     Ok(row.as_ref().map(performance).transpose()?)
 }
 
-/// Whether anybody ever held a seat of the present map. A sale that began is not replaced, whatever the clock says.
-async fn has_been_held(db: &impl ConnectionTrait, performance: PerformanceId) -> Result<bool, Failure> {
+/// Whether a seat of the present map was ever held.
+async fn seat_use(db: &impl ConnectionTrait, performance: PerformanceId) -> Result<SeatUse, Failure> {
     let held = seats::Entity::find()
         .select_only()
         .column(seats::Column::Version)
@@ -220,7 +218,7 @@ async fn has_been_held(db: &impl ConnectionTrait, performance: PerformanceId) ->
         .filter(seats::Column::Version.ne(i64::from(SEAT_VERSION_FIRST)))
         .limit(1)
         .into_tuple::<i64>();
-    Ok(held.one(db).await?.is_some())
+    Ok(held.one(db).await?.map_or(SeatUse::Untouched, |_| SeatUse::Held))
 }
 
 fn concert(stored: concerts::Model) -> Result<Concert, CorruptRow> {
@@ -289,11 +287,11 @@ fn seat_plan(stored: seats::Model) -> Result<SeatPlan, CorruptRow> {
 }
 
 /// Tells those who follow the seats that they are others now.
-fn new_map_event(performance: &Performance, now: Timestamp) -> seat_events::ActiveModel {
+fn new_map_event(performance: PerformanceId, map_version: u32, now: Timestamp) -> seat_events::ActiveModel {
     seat_events::ActiveModel {
-        performance_id: Set(performance.id.uuid()),
+        performance_id: Set(performance.uuid()),
         seat: Set(seat_events::WHOLE_MAP.to_owned()),
-        version: Set(i64::from(performance.map_version)),
+        version: Set(i64::from(map_version)),
         status: Set(SeatStatus::Available.as_str().to_owned()),
         owner: Set(None),
         owner_before: Set(None),

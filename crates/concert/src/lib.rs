@@ -2,6 +2,7 @@
 //! waits or who buys.
 
 pub mod error;
+pub mod judge;
 pub mod model;
 pub mod ports;
 pub mod seat_map;
