@@ -48,7 +48,7 @@ impl PolicyRepository for SqlPolicyRepository {
         let change = |tx: Transaction| async move {
             // Two who find no row meet at the primary key; two who find one wait here for each other.
             let before = Entity::find_by_id(performance.uuid()).lock_exclusive().one(&*tx).await?;
-            let after = over(changes(before.as_ref())?, patch);
+            let after = changes(before.as_ref())?.then(patch);
             let policy = default.with(&after);
             if let Err(violations) = policy.validate() {
                 return Ok(Err(violations));
@@ -63,17 +63,6 @@ impl PolicyRepository for SqlPolicyRepository {
             Ok(Ok(policy))
         };
         self.database.write("policy.patch", change).await
-    }
-}
-
-/// Both changes, the later one over the earlier one.
-fn over(earlier: PolicyPatch, later: &PolicyPatch) -> PolicyPatch {
-    PolicyPatch {
-        capacity: later.capacity.or(earlier.capacity),
-        rate_per_s: later.rate_per_s.or(earlier.rate_per_s),
-        pass_ttl: later.pass_ttl.or(earlier.pass_ttl),
-        presence_window: later.presence_window.or(earlier.presence_window),
-        state: later.state.or(earlier.state),
     }
 }
 

@@ -65,6 +65,20 @@ pub struct PolicyPatch {
     pub state: Option<LineState>,
 }
 
+impl PolicyPatch {
+    /// Both changes in one: this one, then a later one over it.
+    #[must_use]
+    pub fn then(self, later: &Self) -> Self {
+        Self {
+            capacity: later.capacity.or(self.capacity),
+            rate_per_s: later.rate_per_s.or(self.rate_per_s),
+            pass_ttl: later.pass_ttl.or(self.pass_ttl),
+            presence_window: later.presence_window.or(self.presence_window),
+            state: later.state.or(self.state),
+        }
+    }
+}
+
 impl AdmissionPolicy {
     /// The largest capacity, and the largest rate.
     pub const COUNT_MAX: u32 = 1_000_000;
@@ -177,6 +191,17 @@ mod tests {
         let patch = PolicyPatch { capacity: Some(7), ..PolicyPatch::default() };
 
         assert_eq!(POLICY.with(&patch), AdmissionPolicy { capacity: 7, ..POLICY });
+    }
+
+    #[test]
+    fn of_two_patches_the_later_one_wins_where_both_name_a_value() {
+        let earlier = PolicyPatch { capacity: Some(7), rate_per_s: Some(3), ..PolicyPatch::default() };
+        let later = PolicyPatch { capacity: Some(9), state: Some(LineState::Paused), ..PolicyPatch::default() };
+
+        let both = earlier.then(&later);
+
+        assert_eq!(both, PolicyPatch { rate_per_s: Some(3), ..later });
+        assert_eq!(POLICY.with(&both), POLICY.with(&earlier).with(&later));
     }
 
     #[test]
