@@ -2,10 +2,10 @@
 
 mod account;
 mod catalogue;
+mod charge_log;
 mod database;
 mod entities;
 mod error;
-mod gateway;
 mod idempotency;
 mod ledger;
 mod policy;
@@ -15,8 +15,8 @@ mod statements;
 
 pub use account::SqlAccountRepository;
 pub use catalogue::SqlCatalogueRepository;
+pub use charge_log::SqlChargeLog;
 pub use database::{Database, Settings};
-pub use gateway::SqlSimulatedGateway;
 pub use ledger::SqlLineLedger;
 pub use policy::SqlPolicyRepository;
 pub use reservation::SqlReservationRepository;

@@ -12,13 +12,14 @@ use usher_account::ports::{AccountRepository, HashingError};
 use usher_adapter_memory::MemoryLineStore;
 use usher_adapter_redis::RedisLineStore;
 use usher_adapter_sql::{
-    Database, SqlAccountRepository, SqlCatalogueRepository, SqlLineLedger, SqlPolicyRepository,
-    SqlReservationRepository, SqlSimulatedGateway,
+    Database, SqlAccountRepository, SqlCatalogueRepository, SqlChargeLog, SqlLineLedger, SqlPolicyRepository,
+    SqlReservationRepository,
 };
 use usher_concert::ports::CatalogueRepository;
 use usher_kernel::{Clock, IdGenerator, StoreError};
 use usher_queue::ports::{LineLedger, LineStore, PolicyRepository};
 use usher_queue::{TokenKeys, pace};
+use usher_reservation::SimulatedGateway;
 use usher_reservation::ports::ReservationRepository;
 
 use crate::bridge::{CatalogueCalendar, CatalogueDesk, LineGate};
@@ -129,7 +130,7 @@ impl Application {
             LineBackend::Memory => Arc::new(MemoryLineStore::new()),
             LineBackend::Redis => Arc::new(RedisLineStore::connect(settings.line.redis_url.text()).await?),
         };
-        let payments = Arc::new(SqlSimulatedGateway::new(database.clone()));
+        let payments = Arc::new(SimulatedGateway::new(Arc::new(SqlChargeLog::new(database.clone()))));
 
         let accounts: Arc<dyn AccountRepository> = Arc::new(Observed::new(accounts, Arc::clone(&metrics)));
         let catalogue: Arc<dyn CatalogueRepository> = Arc::new(Observed::new(catalogue, Arc::clone(&metrics)));

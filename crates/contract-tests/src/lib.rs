@@ -15,3 +15,4 @@ pub mod race;
 pub mod redis_server;
 pub mod reservation_repository;
 pub mod reservation_schedules;
+pub mod simulated_gateway;

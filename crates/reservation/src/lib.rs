@@ -9,9 +9,11 @@ pub mod judge;
 pub mod model;
 pub mod ports;
 pub mod service;
+pub mod simulated;
 
 pub use board::{BoardEvent, BoardRecord, SeatBoard};
 pub use error::Error;
 pub use follower::EventFollower;
 pub use model::{Payment, Reservation, ReservedSeat, Seat, SeatCounts, SeatStatus, State, Ticket};
 pub use service::{HoldRequest, Ports, Service, Settings, Swept};
+pub use simulated::{ChargeLog, SimulatedGateway};

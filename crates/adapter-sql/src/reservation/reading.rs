@@ -19,12 +19,12 @@ use usher_reservation::{Reservation, Seat, SeatCounts, SeatStatus};
 
 use super::seats::holding;
 use super::{payment, rows};
+use crate::charge_log;
 use crate::entities::{
     ended_passes, payment_attempts, refunds, reservation_seats, reservations, seat_events, seats, simulated_charges,
     sold,
 };
 use crate::error::{CorruptRow, Failure};
-use crate::gateway;
 use crate::row::Row;
 
 /// The longest page: 200, and one more to see whether more follow.
@@ -285,7 +285,7 @@ async fn charges(tx: &DatabaseTransaction, performance: Uuid) -> Result<Vec<Char
     let charges = models.all(tx).await?.into_iter().map(|model| ChargeRecord {
         attempt: AttemptId::from_uuid(model.attempt_id),
         amount: model.amount,
-        is_captured: gateway::is_captured(&model),
+        is_captured: charge_log::is_captured(&model),
         is_refunded: model.refunded_at.is_some(),
     });
     Ok(charges.collect())
@@ -308,7 +308,7 @@ pub(super) async fn strays(tx: &DatabaseTransaction) -> Result<Vec<AttemptId>, F
         .filter(simulated_charges::Column::AttemptId.not_in_subquery(known()))
         .filter(simulated_charges::Column::RefundedAt.is_null());
     let refunds = refunds.all(tx).await?.into_iter().map(|model| model.attempt_id);
-    let charges = charges.all(tx).await?.into_iter().filter(gateway::is_captured).map(|model| model.attempt_id);
+    let charges = charges.all(tx).await?.into_iter().filter(charge_log::is_captured).map(|model| model.attempt_id);
     let strays: BTreeSet<_> = refunds.chain(charges).map(AttemptId::from_uuid).collect();
     Ok(strays.into_iter().collect())
 }

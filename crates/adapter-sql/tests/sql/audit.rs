@@ -1,14 +1,16 @@
 //! The audit, which `usher verify` runs, finds every kind of damage in a database.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, Statement};
-use usher_adapter_sql::{SqlCatalogueRepository, SqlReservationRepository, SqlSimulatedGateway};
+use usher_adapter_sql::{SqlCatalogueRepository, SqlChargeLog, SqlReservationRepository};
 use usher_concert::{SeatMap, SectionPlan};
 use usher_contract_tests::reservation_repository::seed_through;
 use usher_kernel::{
     AccountId, AttemptId, Claim, Fingerprint, Money, PerformanceId, ReservationId, TicketId, Timestamp,
 };
+use usher_reservation::SimulatedGateway;
 use usher_reservation::audit;
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
@@ -62,7 +64,7 @@ async fn capture(repository: &SqlReservationRepository, n: u8, now: Timestamp) -
 /// Who takes seats, and who takes money.
 struct Bank {
     repository: SqlReservationRepository,
-    gateway: SqlSimulatedGateway,
+    gateway: SimulatedGateway,
     file: On<Sqlite>,
 }
 
@@ -74,8 +76,8 @@ async fn a_history() -> Bank {
     let section = SectionPlan { name: "A".into(), rows: 1, seats_per_row: 4, grade: "R".into(), price };
     let map = SeatMap::from_sections(&[section]).unwrap();
     seed_through(&SqlCatalogueRepository::new(file.database.clone()), PERFORMANCE, &map).await;
-    let (repository, gateway) =
-        (SqlReservationRepository::new(file.database.clone()), SqlSimulatedGateway::new(file.database.clone()));
+    let repository = SqlReservationRepository::new(file.database.clone());
+    let gateway = SimulatedGateway::new(Arc::new(SqlChargeLog::new(file.database.clone())));
     let bank = Bank { repository, gateway, file };
     let repository = &bank.repository;
     let lapse = NOW.plus(HOLD_TTL);

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use usher_account::ports::AccountRepository;
 use usher_adapter_sql::{
-    Database, SqlAccountRepository, SqlCatalogueRepository, SqlReservationRepository, SqlSimulatedGateway,
+    Database, SqlAccountRepository, SqlCatalogueRepository, SqlChargeLog, SqlReservationRepository,
 };
 use usher_app::demo;
 use usher_app::identity::password::Argon2Hasher;
@@ -23,7 +23,7 @@ use usher_reservation::ports::{
     AdmissionGate, GateOutcome, PayCommand, PayOutcome, PaymentToken, ReservationRepository, SaleDesk, SalePhase,
     SaleTerms, SeatWish,
 };
-use usher_reservation::{Error, HoldRequest, Ports, Reservation, Service, Settings, State, audit};
+use usher_reservation::{Error, HoldRequest, Ports, Reservation, Service, Settings, SimulatedGateway, State, audit};
 
 use crate::app::{
     Admitted, Answer, Api, SaleOptions, TestApp, UsherProcess, assert_problem, eventually, id_of, json_of, new_key,
@@ -395,7 +395,7 @@ impl Machine {
         let repository: Arc<dyn ReservationRepository> = Arc::new(SqlReservationRepository::new(self.database.clone()));
         let ports = Ports {
             reservations: Arc::clone(&repository),
-            payments: Arc::new(SqlSimulatedGateway::new(self.database.clone())),
+            payments: Arc::new(SimulatedGateway::new(Arc::new(SqlChargeLog::new(self.database.clone())))),
             sales: Arc::new(OpenToAll),
             gate: Arc::new(OpenToAll),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
