@@ -1,4 +1,4 @@
-//! The memory adapter is a line store like any other.
+//! The contract of [`LineStore`].
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use usher_contract_tests::line_store::Fixture;
 use usher_contract_tests::line_store_contract;
 use usher_queue::ports::LineStore;
 
-struct Memory;
+use crate::Memory;
 
 impl Fixture for Memory {
     async fn store() -> Arc<dyn LineStore> {

@@ -1,0 +1,51 @@
+//! Admission policies in memory: what operators changed, and nothing of what they left to the default.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use usher_kernel::{PerformanceId, StoreError, Violation};
+use usher_queue::ports::PolicyRepository;
+use usher_queue::{AdmissionPolicy, PolicyPatch};
+
+use crate::Database;
+
+/// What was changed of each line's policy.
+pub(crate) type Policies = HashMap<PerformanceId, PolicyPatch>;
+
+/// Admission policies in memory.
+#[derive(Clone, Debug)]
+pub struct MemoryPolicyRepository {
+    database: Database,
+}
+
+impl MemoryPolicyRepository {
+    /// The policies of this database.
+    #[must_use]
+    pub const fn new(database: Database) -> Self {
+        Self { database }
+    }
+}
+
+#[async_trait]
+impl PolicyRepository for MemoryPolicyRepository {
+    async fn find(&self, performance: PerformanceId, default: &AdmissionPolicy) -> Result<AdmissionPolicy, StoreError> {
+        let policies = &self.database.lock("policy.find")?.policies;
+        Ok(policies.get(&performance).map_or(*default, |changed| default.with(changed)))
+    }
+
+    async fn patch(
+        &self,
+        performance: PerformanceId,
+        default: &AdmissionPolicy,
+        patch: &PolicyPatch,
+    ) -> Result<Result<AdmissionPolicy, Vec<Violation>>, StoreError> {
+        let policies = &mut self.database.lock("policy.patch")?.policies;
+        let changed = policies.get(&performance).copied().unwrap_or_default().then(patch);
+        let policy = default.with(&changed);
+        if let Err(violations) = policy.validate() {
+            return Ok(Err(violations));
+        }
+        policies.insert(performance, changed);
+        Ok(Ok(policy))
+    }
+}

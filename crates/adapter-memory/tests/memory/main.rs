@@ -1,0 +1,20 @@
+//! The memory adapters pass the suites of their ports.
+
+#![cfg(test)]
+
+mod account;
+mod charge_log;
+mod ledger;
+mod line_store;
+mod policy;
+
+use usher_adapter_memory::Database;
+
+/// An empty database of its own for each test.
+struct Memory(Database);
+
+impl Memory {
+    fn new() -> Self {
+        Self(Database::new())
+    }
+}
