@@ -2,9 +2,5 @@
 //! Sees a server as its clients do; never part of one.
 
 pub mod bench;
-pub mod clock;
-pub mod people;
 pub mod prove;
-pub mod redis;
-pub mod sale;
-pub mod server;
+pub mod world;

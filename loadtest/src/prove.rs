@@ -1,11 +1,8 @@
 //! The proofs: what a line keeps whatever happens to its servers and its Redis, under crowds, each run held against the
 //! history that was recorded of it; and what the seats keep, whatever happens to their database.
 
-mod disturbed;
-mod quiet;
+mod line;
 mod seats;
-mod stage;
-mod undisturbed;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
@@ -15,9 +12,9 @@ use std::{fmt, fs};
 
 use serde_json::{Value, json};
 
-use crate::clock::Stopwatch;
-use crate::sale::SaleError;
-use crate::server::ServerError;
+use crate::world::clock::Stopwatch;
+use crate::world::sale::SaleError;
+use crate::world::servers::ServerError;
 
 /// How large a proof is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,42 +107,42 @@ pub const PROOFS: &[Proof] = &[
     Proof {
         name: "four-servers",
         about: "four servers on one Redis admit a crowd in order, within capacity and rate, everybody once",
-        run: |context| Box::pin(undisturbed::four_servers(context)),
+        run: |context| Box::pin(line::four_servers(context)),
     },
     Proof {
         name: "killed-servers",
         about: "the same while servers are killed and come back",
-        run: |context| Box::pin(disturbed::killed_servers(context)),
+        run: |context| Box::pin(line::killed_servers(context)),
     },
     Proof {
         name: "flushed",
         about: "the same while Redis is emptied under them",
-        run: |context| Box::pin(disturbed::flushed(context)),
+        run: |context| Box::pin(line::flushed(context)),
     },
     Proof {
         name: "redis-killed",
         about: "the same while Redis is killed and comes back empty",
-        run: |context| Box::pin(disturbed::redis_killed(context)),
+        run: |context| Box::pin(line::redis_killed(context)),
     },
     Proof {
         name: "failover",
         about: "the same while an old copy takes Redis' place",
-        run: |context| Box::pin(disturbed::failover(context)),
+        run: |context| Box::pin(line::failover(context)),
     },
     Proof {
         name: "redis-stopped",
         about: "polls are answered and joins refused at once while Redis answers nobody; then all goes on by itself",
-        run: |context| Box::pin(disturbed::redis_stopped(context)),
+        run: |context| Box::pin(line::redis_stopped(context)),
     },
     Proof {
         name: "monitor",
         about: "no command grows with the line, and no script holds Redis up",
-        run: |context| Box::pin(undisturbed::monitor(context)),
+        run: |context| Box::pin(line::monitor(context)),
     },
     Proof {
         name: "quiet-polls",
         about: "people who wait and poll cost Redis nothing, however many they are",
-        run: |context| Box::pin(quiet::quiet_polls(context)),
+        run: |context| Box::pin(line::quiet_polls(context)),
     },
     Proof {
         name: "seat-rush",

@@ -12,7 +12,7 @@ use usher_queue::service::EXAMINE_MAX;
 use super::crowd::{Crowd, account, current};
 use super::report::{Figure, Goal, median, percentile};
 use super::{Outcome, RUNS, Scale, progress, redis_side};
-use crate::clock::Stopwatch;
+use crate::world::clock::Stopwatch;
 
 /// As many to a pipeline as the script examines.
 const PIPELINED: isize = 1_000;

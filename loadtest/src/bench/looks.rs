@@ -18,7 +18,7 @@ use super::seats::{ROW_SEATS, SECTION_ROWS, SECTION_SEATS, seat};
 use super::stage::{Buyer, Stage, done, site};
 use super::wrk::{Answered, Asked, CONNECTIONS, Values};
 use super::{CONTROL, Outcome, OverHttp, RUNS, progress};
-use crate::clock::eventually;
+use crate::world::clock::eventually;
 
 /// The hall that is looked at, and who has four seats each in it: every second one has paid.
 const N_SEATS: u64 = 50_000;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::Connection;
 
 use super::Outcome;
-use crate::clock::Stopwatch;
+use crate::world::clock::Stopwatch;
 
 /// How long one wait for the next command of a monitored server may take.
 const MONITOR_PATIENCE: Duration = Duration::from_millis(100);

@@ -28,7 +28,7 @@ use usher_reservation::ports::{
 use super::report::{Figure, Goal, median, percentile};
 use super::wrk::Wrk;
 use super::{Outcome, OverHttp, RUNS, Scale, progress};
-use crate::clock::Stopwatch;
+use crate::world::clock::Stopwatch;
 
 /// How many buyers ask at once.
 pub(super) const IN_FLIGHT: usize = 256;

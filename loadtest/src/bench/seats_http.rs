@@ -24,7 +24,7 @@ use super::seats::{
 use super::stage::{Buyer, Stage, done, site};
 use super::wrk::{Answered, Asked, BODY, Values};
 use super::{Outcome, OverHttp, RUNS, progress};
-use crate::clock::eventually;
+use crate::world::clock::eventually;
 
 /// More holds than there can be in a second; three runs of two seconds have to fit into the largest hall there may be.
 const N_HOLDS_PER_S: u64 = 19_950;

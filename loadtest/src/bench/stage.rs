@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use usher_queue::{Grant, PlaceNumber, TokenKeys};
 
 use super::Outcome;
-use crate::clock::{self, eventually};
-use crate::people::account_of;
-use crate::sale::{HOLD_TTL_S, Offer, Sale};
-use crate::server::{Server, Site};
+use crate::world::clock::{self, eventually};
+use crate::world::people::account_of;
+use crate::world::sale::{HOLD_TTL_S, Offer, Sale};
+use crate::world::servers::{Server, Site};
 
 /// Known to the driver, so that it can sign the places and passes of people whom it made up itself.
 pub const SECRET: &str = "of servers on loopback that live for minutes";

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::super::stage::count_f64;
+use super::super::line::stage::count_f64;
 use super::super::{Context, ProofError, Verdict};
 use super::shop::{SECTION, Shop};
 use super::stage::{GIVE_UP_AFTER, Setting, Stage, seat, section};

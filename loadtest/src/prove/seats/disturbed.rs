@@ -6,11 +6,11 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use serde_json::json;
 
-use super::super::stage::count_f64;
+use super::super::line::stage::count_f64;
 use super::super::{Context, ProofError, Size, Verdict};
 use super::shop::{SECTION, Shop};
 use super::stage::{GIVE_UP_AFTER, Setting, Stage, section};
-use crate::clock::{self, Stopwatch, eventually, pass};
+use crate::world::clock::{self, Stopwatch, eventually, pass};
 
 /// How long a database stands still that is frozen.
 const FROZEN_FOR: Duration = Duration::from_secs(10);

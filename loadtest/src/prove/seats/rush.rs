@@ -9,10 +9,10 @@ use rand::{Rng as _, SeedableRng as _};
 use reqwest::StatusCode;
 use serde_json::json;
 
-use super::super::stage::count_f64;
+use super::super::line::stage::count_f64;
 use super::super::{Context, ProofError, Verdict};
 use super::stage::{Setting, Stage, answer, seat, section};
-use crate::clock::Stopwatch;
+use crate::world::clock::Stopwatch;
 
 /// Everybody wants one seat; everybody wants a seat of their own; and a crowd takes the best there are until all are gone.
 pub(in crate::prove) async fn seat_rush(context: Context) -> Result<Verdict, ProofError> {

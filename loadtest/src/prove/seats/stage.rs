@@ -18,10 +18,10 @@ use usher_kernel::Timestamp;
 use usher_queue::{Grant, PlaceNumber, TokenKeys};
 
 use super::super::{Context, ProofError, Verdict};
-use crate::clock::{self, Stopwatch, pass};
-use crate::people::account_of;
-use crate::sale::{HOLD_TTL_S, Offer, Sale};
-use crate::server::{Server, ServerError, Site};
+use crate::world::clock::{self, Stopwatch, pass};
+use crate::world::people::account_of;
+use crate::world::sale::{HOLD_TTL_S, Offer, Sale};
+use crate::world::servers::{Server, ServerError, Site};
 
 const SECRET: &str = "of servers on loopback that share a database";
 pub(super) const N_SERVERS: usize = 2;

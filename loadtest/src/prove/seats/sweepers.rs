@@ -14,10 +14,10 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 use usher_kernel::Timestamp;
 
-use super::super::stage::count_f64;
+use super::super::line::stage::count_f64;
 use super::super::{Context, ProofError, Verdict};
 use super::stage::{Answer, Buyer, GIVE_UP_AFTER, Setting, Stage, answer, seat, section};
-use crate::clock::{self, Stopwatch, pass};
+use crate::world::clock::{self, Stopwatch, pass};
 
 const SECTION: &str = "A";
 const N_WRITERS: usize = 8;

@@ -23,8 +23,8 @@ use usher_kernel::{AccountId, PerformanceId, Timestamp};
 use usher_queue::audit::{Person, ServerLife, Told};
 use usher_queue::{AccountHash, PlaceNumber, PlaceState};
 
-use crate::clock::{Stopwatch, now, pass};
-use crate::server::Server;
+use crate::world::clock::{Stopwatch, now, pass};
+use crate::world::servers::Server;
 
 /// Who waits longer than this for an answer asks elsewhere.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(15);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::clock::Stopwatch;
+use crate::world::clock::Stopwatch;
 
 /// A value as Redis answers it (RESP2).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,11 +9,11 @@ use reqwest::StatusCode;
 use usher_contract_tests::redis_server;
 use usher_kernel::Timestamp;
 
+use super::super::{Context, ProofError, Size, Verdict};
 use super::stage::{Done, Setup, Stage, between, count_f64};
 use super::undisturbed::{habits, over_within, rush};
-use super::{Context, ProofError, Size, Verdict};
-use crate::clock::{self, eventually};
-use crate::people::{Call, Habits, Wish};
+use crate::world::clock::{self, eventually};
+use crate::world::people::{Call, Habits, Wish};
 
 /// How long Redis stands still.
 const STOPPED_FOR: Duration = Duration::from_secs(5);
@@ -22,7 +22,7 @@ const REFUSED_WITHIN: Duration = Duration::from_millis(500);
 /// What a stale copy misses.
 const LAG: Duration = Duration::from_secs(1);
 
-pub(super) async fn killed_servers(context: Context) -> Result<Verdict, ProofError> {
+pub(in crate::prove) async fn killed_servers(context: Context) -> Result<Verdict, ProofError> {
     let mut stage = Stage::set(&context, rush(&context)).await?;
     let n_kills = context.sized(50, 3);
     stage.parameter("kills", n_kills);
@@ -41,15 +41,15 @@ pub(super) async fn killed_servers(context: Context) -> Result<Verdict, ProofErr
     Ok(stage.judge(vec![crowd], Done::Everybody).await?.0)
 }
 
-pub(super) async fn flushed(context: Context) -> Result<Verdict, ProofError> {
+pub(in crate::prove) async fn flushed(context: Context) -> Result<Verdict, ProofError> {
     lossy(context, Disaster::Flush, 10).await
 }
 
-pub(super) async fn redis_killed(context: Context) -> Result<Verdict, ProofError> {
+pub(in crate::prove) async fn redis_killed(context: Context) -> Result<Verdict, ProofError> {
     lossy(context, Disaster::Kill, 5).await
 }
 
-pub(super) async fn failover(context: Context) -> Result<Verdict, ProofError> {
+pub(in crate::prove) async fn failover(context: Context) -> Result<Verdict, ProofError> {
     lossy(context, Disaster::Failover, 5).await
 }
 
@@ -109,7 +109,7 @@ async fn lossy(context: Context, disaster: Disaster, n_losses: u32) -> Result<Ve
     Ok(stage.judge(vec![crowd], Done::WhoeverIs).await?.0)
 }
 
-pub(super) async fn redis_stopped(context: Context) -> Result<Verdict, ProofError> {
+pub(in crate::prove) async fn redis_stopped(context: Context) -> Result<Verdict, ProofError> {
     let setup = Setup { capacity: context.sized(200, 30), ..rush(&context) };
     let mut stage = Stage::set(&context, setup).await?;
     // Nobody goes away, so that whoever is found away was forgotten.

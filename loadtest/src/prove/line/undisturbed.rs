@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::super::{Context, ProofError, Size, Verdict};
 use super::stage::{Done, Setup, Stage, between, count_f64};
-use super::{Context, ProofError, Size, Verdict};
-use crate::people::Habits;
-use crate::redis::{self, Script};
+use crate::world::people::Habits;
+use crate::world::redis::{self, Script};
 
 /// What 99 of 100 calls keep to. All processes of a proof share the machine's cores, and Redis' clock goes on while it waits
 /// for one; so the slowest call of all is told, and not judged.
@@ -46,14 +46,14 @@ pub(super) fn over_within(context: &Context) -> Duration {
     Duration::from_secs(context.sized(420, 90))
 }
 
-pub(super) async fn four_servers(context: Context) -> Result<Verdict, ProofError> {
+pub(in crate::prove) async fn four_servers(context: Context) -> Result<Verdict, ProofError> {
     let mut stage = Stage::set(&context, rush(&context)).await?;
     let crowd = stage.gather(context.sized(20_000, 200), &habits(&context))?;
     stage.until_over(&crowd, over_within(&context)).await;
     Ok(stage.judge(vec![crowd], Done::Everybody).await?.0)
 }
 
-pub(super) async fn monitor(context: Context) -> Result<Verdict, ProofError> {
+pub(in crate::prove) async fn monitor(context: Context) -> Result<Verdict, ProofError> {
     let mut stage = Stage::set(&context, rush(&context)).await?;
     let port = stage.redis().port();
     let crowd = stage.gather(context.sized(10_000, 200), &habits(&context))?;

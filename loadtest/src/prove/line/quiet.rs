@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use super::super::{Context, ProofError, Verdict};
 use super::stage::{Done, Setup, Stage, between};
-use super::{Context, ProofError, Verdict};
-use crate::clock::eventually;
-use crate::people::{Crowd, Habits, Progress};
-use crate::redis;
+use crate::world::clock::eventually;
+use crate::world::people::{Crowd, Habits, Progress};
+use crate::world::redis;
 
 /// Commands a second that Redis is sent by one server.
 const PER_SERVER_MAX: f64 = 100.0;
@@ -16,7 +16,7 @@ const AT_REST_PER_S: f64 = 9.0;
 /// What spans of one number of ticks differ by.
 const NOISE: f64 = 1.2;
 
-pub(super) async fn quiet_polls(context: Context) -> Result<Verdict, ProofError> {
+pub(in crate::prove) async fn quiet_polls(context: Context) -> Result<Verdict, ProofError> {
     let n_servers = 4;
     let setup = Setup {
         n_servers,

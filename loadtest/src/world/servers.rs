@@ -11,7 +11,7 @@ use std::{env, fs};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::clock::eventually;
+use crate::world::clock::eventually;
 
 /// How long a server may take to listen, on a busy machine.
 const START_WITHIN: Duration = Duration::from_secs(60);

@@ -12,11 +12,11 @@ use usher_contract_tests::redis_server;
 use usher_kernel::Timestamp;
 use usher_queue::audit::{self, Answer, History, Loss, ServerLife, Terms};
 
-use super::{Context, ProofError, Size, Verdict};
-use crate::clock::{self, Stopwatch, eventually, pass};
-use crate::people::{Crowd, Directory, Habits, Progress, Visit};
-use crate::sale::Sale;
-use crate::server::{Server, Site};
+use super::super::{Context, ProofError, Size, Verdict};
+use crate::world::clock::{self, Stopwatch, eventually, pass};
+use crate::world::people::{Crowd, Directory, Habits, Progress, Visit};
+use crate::world::sale::Sale;
+use crate::world::servers::{Server, Site};
 
 /// How often whoever waits is told how far a proof is.
 const SAY_EVERY: Duration = Duration::from_secs(5);
@@ -285,7 +285,7 @@ fn tell(findings: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
 }
 
 /// A count as a figure.
-pub(super) fn count_f64(count: usize) -> f64 {
+pub(in crate::prove) fn count_f64(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 

@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use usher_kernel::{PerformanceId, Timestamp};
 
-use crate::clock::{self, eventually};
-use crate::server::{Server, ServerError, Site};
+use crate::world::clock::{self, eventually};
+use crate::world::servers::{Server, ServerError, Site};
 
 const EMAIL: &str = "operator@example.com";
 const PASSWORD: &str = "correct horse battery staple";

@@ -1,0 +1,11 @@
+//! Proofs about the line: servers that share a Redis admit a crowd in order and within its limits, whatever happens to them
+//! and to Redis.
+
+mod disturbed;
+mod quiet;
+pub(super) mod stage;
+mod undisturbed;
+
+pub(super) use disturbed::{failover, flushed, killed_servers, redis_killed, redis_stopped};
+pub(super) use quiet::quiet_polls;
+pub(super) use undisturbed::{four_servers, monitor};

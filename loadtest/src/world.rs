@@ -1,0 +1,7 @@
+//! What benchmarks and proofs are made of: servers, a Redis, a sale, people, and the time.
+
+pub mod clock;
+pub mod people;
+pub mod redis;
+pub mod sale;
+pub mod servers;
