@@ -9,13 +9,14 @@ use reqwest::StatusCode;
 use usher_contract_tests::redis_server::Server as RedisServer;
 use usher_kernel::Timestamp;
 use usher_queue::ports::At;
-use usher_queue::{Epoch, Place, PlaceNumber, TokenKeys};
+use usher_queue::{Epoch, PlaceNumber};
 
 use super::crowd::{Crowd, account};
 use super::report::{Figure, Goal, median};
-use super::stage::{SECRET, Stage, site};
+use super::stage::{Stage, site};
 use super::wrk::{Answered, Asked, CONNECTIONS, Values, Wrk};
 use super::{CONTROL, Outcome, RUNS, Scale, progress, redis_side};
+use crate::world::passes::Signer;
 
 const PLACE: &str = "Usher-Place";
 const AUTHORIZATION: &str = "Authorization";
@@ -48,7 +49,7 @@ pub struct Bench<'a> {
 struct Filled {
     stage: Stage,
     crowd: Crowd,
-    keys: TokenKeys,
+    signer: Signer,
 }
 
 impl Filled {
@@ -63,7 +64,7 @@ impl Filled {
         let (seconds, _): (i64, i64) = redis::cmd("TIME").query(&mut connection)?;
         let now = Timestamp::from_unix_ms(seconds * 1_000);
         let crowd = Crowd::attach(&url, At { performance, epoch: Epoch::new(epoch), now }).await?;
-        Ok(Self { stage, crowd, keys: TokenKeys::new(SECRET.as_bytes(), None) })
+        Ok(Self { signer: stage.signer(), stage, crowd })
     }
 
     /// Lets more people join, until so many wait and the server knows it.
@@ -76,11 +77,7 @@ impl Filled {
     fn places(&self, count: u64) -> Vec<String> {
         let every = (self.crowd.n_joined / count).max(1);
         let numbers = (1..=self.crowd.n_joined).step_by(usize::try_from(every).unwrap_or(1));
-        let sign = |n| {
-            let (performance, number) = (self.stage.sale.performance(), PlaceNumber::new(n));
-            self.keys.sign_place(Place { performance, number, account: account(n) })
-        };
-        numbers.map(sign).collect()
+        numbers.map(|n| self.signer.place(PlaceNumber::new(n), account(n))).collect()
     }
 }
 

@@ -14,11 +14,12 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 
 use super::report::{Figure, Goal, median};
-use super::seats::{ROW_SEATS, SECTION_ROWS, SECTION_SEATS, seat};
-use super::stage::{Buyer, Stage, done, site};
+use super::stage::{Stage, done, site};
 use super::wrk::{Answered, Asked, CONNECTIONS, Values};
 use super::{CONTROL, Outcome, OverHttp, RUNS, progress};
 use crate::world::clock::eventually;
+use crate::world::hall::{seat, sections};
+use crate::world::passes::Credentials;
 
 /// The hall that is looked at, and who has four seats each in it: every second one has paid.
 const N_SEATS: u64 = 50_000;
@@ -36,12 +37,13 @@ impl OverHttp<'_> {
     /// # Errors
     /// If a server fails, or an answer is not the right one.
     pub(super) async fn looks(&self, figures: &mut Vec<Figure>) -> Outcome<()> {
-        let (n_seats, n_owners) = (self.scale.people(N_SEATS), self.scale.people(N_OWNERS));
+        let n_seats = usize::try_from(self.scale.people(N_SEATS))?;
+        let n_owners = usize::try_from(self.scale.people(N_OWNERS))?;
         progress(&format!("a server with a hall of {n_seats} seats; {n_owners} people have {SEATS_EACH} each"));
         let stage = Stage::with_seats(site(&self.folder.join("looks"))?, &sections(n_seats)).await?;
         own_seats(&stage, n_seats, n_owners).await?;
         let path = format!("/api/v1/performances/{}/availability", stage.sale.performance());
-        let n_held = n_owners / 2 * SEATS_EACH as u64;
+        let n_held = n_owners / 2 * SEATS_EACH;
         let [(plain, _), (gzip, tag)] = knows_owned(&stage, &path, n_held).await?;
         let size = Figure::duration("the same compressed (control: as it is)", size(&gzip), "B", size(&plain));
         let whole = format!("availability of {n_seats} seats, {n_held} held and {n_held} sold");
@@ -83,30 +85,17 @@ impl OverHttp<'_> {
     }
 }
 
-/// Sections of a hall of at least so many seats, as the operator's PUT names them; all alike.
-pub(super) fn sections(n_seats: u64) -> Value {
-    let section = |n| {
-        let price = json!({"amount": 1_000, "currency": "KRW"});
-        json!({"name": format!("S{n}"), "rows": SECTION_ROWS, "seats_per_row": ROW_SEATS, "grade": "R", "price": price})
-    };
-    (0..n_seats.div_ceil(SECTION_SEATS)).map(section).collect()
-}
-
 /// Lets people hold four seats each, here and there in the hall, and every second of them pay.
-async fn own_seats(stage: &Stage, n_seats: u64, n_owners: u64) -> Outcome<()> {
-    let mut seats = (1..=n_seats).map(|n| Ok(seat(n)?.to_string())).collect::<Outcome<Vec<_>>>()?;
+async fn own_seats(stage: &Stage, n_seats: usize, n_owners: usize) -> Outcome<()> {
+    let mut seats: Vec<_> = (0..n_seats).map(seat).collect();
     seats.shuffle(&mut StdRng::seed_from_u64(1));
     let client = Client::new();
-    let ask = |buyer: &Buyer, path: &str, body: &Value| {
+    let ask = |buyer: &Credentials, path: &str, body: &Value| {
         let request = client.post(format!("{}{path}", stage.url()));
-        request
-            .header("Authorization", &buyer.bearer)
-            .header("Usher-Pass", &buyer.pass)
-            .header("Idempotency-Key", path)
-            .json(body)
+        request.bearer_auth(&buyer.token).header("Usher-Pass", &buyer.pass).header("Idempotency-Key", path).json(body)
     };
     let (ask, path) = (&ask, &stage.reservations());
-    let owners = stage.buyers(n_owners)?.into_iter().enumerate().zip(seats.chunks_exact(SEATS_EACH));
+    let owners = stage.buyers(n_owners as u64)?.into_iter().enumerate().zip(seats.chunks_exact(SEATS_EACH));
     let owning = owners.map(|((n, buyer), seats)| async move {
         let held = done(ask(&buyer, path, &json!({"seats": seats}))).await?;
         if n % 2 == 1 {
@@ -121,7 +110,7 @@ async fn own_seats(stage: &Stage, n_seats: u64, n_owners: u64) -> Outcome<()> {
 
 /// Waits until the server shows so many seats as held, and as many as sold. Answers with what it says as it is and
 /// compressed, each with its tag.
-async fn knows_owned(stage: &Stage, path: &str, n_each: u64) -> Outcome<[(Vec<u8>, String); 2]> {
+async fn knows_owned(stage: &Stage, path: &str, n_each: usize) -> Outcome<[(Vec<u8>, String); 2]> {
     let (client, url) = (Client::new(), format!("{}{path}", stage.url()));
     let look = async |accepted: &str| {
         let answer = client.get(&url).header("Accept-Encoding", accepted).send().await?.error_for_status()?;
@@ -141,7 +130,7 @@ async fn knows_owned(stage: &Stage, path: &str, n_each: u64) -> Outcome<[(Vec<u8
         for state in states.iter().flat_map(|byte| [0, 2, 4, 6].map(|shift| byte >> shift & 0b11)) {
             *counts.entry(state).or_default() += 1;
         }
-        let owned: [u64; 2] = [1, 2].map(|state| counts.get(&state).copied().unwrap_or_default());
+        let owned: [usize; 2] = [1, 2].map(|state| counts.get(&state).copied().unwrap_or_default());
         (owned == [n_each; 2]).then_some(plain)
     });
     let plain = shown.await.ok_or("the server was to show the seats that are held and sold")?;

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlReservationRepository};
-use usher_app::decorators::group_commit::GroupCommit;
 use usher_app::runtime::background::Background;
+use usher_app::decorators::group_commit::GroupCommit;
 use usher_app::runtime::schema;
-use usher_concert::{SeatMap, SectionPlan};
+use usher_concert::SeatMap;
 use usher_contract_tests::mysql_server::{self, Durability, Server};
 use usher_contract_tests::reservation_repository::seed_through;
 use usher_kernel::{
-    AccountId, AttemptId, Claim, Fingerprint, Money, PerformanceId, ReservationId, SeatId, TicketId, Timestamp,
+    AccountId, AttemptId, Claim, Fingerprint, PerformanceId, ReservationId, SeatId, TicketId, Timestamp,
 };
 use usher_reservation::audit;
 use usher_reservation::model::PassNumber;
@@ -29,6 +29,7 @@ use super::report::{Figure, Goal, median, percentile};
 use super::wrk::Wrk;
 use super::{Outcome, OverHttp, RUNS, Scale, progress};
 use crate::world::clock::Stopwatch;
+use crate::world::hall;
 
 /// How many buyers ask at once.
 pub(super) const IN_FLIGHT: usize = 256;
@@ -46,10 +47,6 @@ const MYSQL_IMAGE: &str = "mysql:9";
 pub(super) const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
 const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 const HOLD_TTL: Duration = Duration::from_secs(3_600);
-/// A hall of sections alike.
-pub(super) const SECTION_ROWS: u16 = 100;
-pub(super) const ROW_SEATS: u16 = 50;
-pub(super) const SECTION_SEATS: u64 = SECTION_ROWS as u64 * ROW_SEATS as u64;
 
 /// A database, and what is asked of it.
 pub(super) struct Engine {
@@ -104,7 +101,7 @@ impl Engine {
         let shared = self.open(POOL_OF_SHARED).await?;
         schema::up(&shared).await?;
         let catalogue = SqlCatalogueRepository::new(shared.clone());
-        seed_through(&catalogue, PERFORMANCE, &hall(n_seats)?).await;
+        seed_through(&catalogue, PERFORMANCE, &seat_map(n_seats)?).await;
         let background = Background::default();
         let stored = Arc::new(SqlReservationRepository::new(shared.clone()));
         let together: Arc<dyn ReservationRepository> = Arc::new(GroupCommit::new(stored, &background));
@@ -178,21 +175,9 @@ pub(super) async fn open(url: &str, max_connections: u32) -> Outcome<Database> {
     Ok(Database::open(&settings).await?)
 }
 
-fn price() -> Outcome<Money> {
-    Ok(Money::new(1_000, "KRW".parse()?)?)
-}
-
 /// At least so many seats.
-pub(super) fn hall(n_seats: u64) -> Outcome<SeatMap> {
-    let price = price()?;
-    let section = |n| SectionPlan {
-        name: format!("S{n}"),
-        rows: SECTION_ROWS,
-        seats_per_row: ROW_SEATS,
-        grade: "R".into(),
-        price,
-    };
-    let sections: Vec<_> = (0..n_seats.div_ceil(SECTION_SEATS)).map(section).collect();
+pub(super) fn seat_map(n_seats: u64) -> Outcome<SeatMap> {
+    let sections = hall::sections(usize::try_from(n_seats)?);
     SeatMap::from_sections(&sections).map_err(|violations| format!("{violations:?}").into())
 }
 
@@ -221,10 +206,7 @@ fn id(n: u64) -> [u8; 16] {
 
 /// The seat of a buyer, from 1.
 pub(super) fn seat(buyer: u64) -> Outcome<SeatId> {
-    let index = buyer - 1;
-    let (section, rest) = (index / SECTION_SEATS, index % SECTION_SEATS);
-    let (row, number) = (rest / u64::from(ROW_SEATS) + 1, rest % u64::from(ROW_SEATS) + 1);
-    Ok(format!("S{section}-{row}-{number}").parse()?)
+    Ok(hall::seat(usize::try_from(buyer - 1)?).parse()?)
 }
 
 fn claim(buyer: u64, key: &str) -> Outcome<Claim> {

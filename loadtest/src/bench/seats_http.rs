@@ -15,16 +15,17 @@ use usher_contract_tests::reservation_repository::seed_through;
 use usher_kernel::SeatId;
 
 use super::cpu::Cpu;
-use super::looks::sections;
 use super::report::{Figure, median, percentile};
 use super::seats::{
-    AT_ONE_SEAT, Buyers, Engine, IN_FLIGHT, PERFORMANCE, POOL_OF_SHARED, Repository, hall, hold, hold_all, open, rate,
-    refusals_ms, seat,
+    AT_ONE_SEAT, Buyers, Engine, IN_FLIGHT, PERFORMANCE, POOL_OF_SHARED, Repository, hold, hold_all, open, rate,
+    refusals_ms, seat, seat_map,
 };
-use super::stage::{Buyer, Stage, done, site};
+use super::stage::{Stage, done, site};
 use super::wrk::{Answered, Asked, BODY, Values};
 use super::{Outcome, OverHttp, RUNS, progress};
 use crate::world::clock::eventually;
+use crate::world::hall::sections;
+use crate::world::passes::Credentials;
 
 /// More holds than there can be in a second; three runs of two seconds have to fit into the largest hall there may be.
 const N_HOLDS_PER_S: u64 = 19_950;
@@ -64,7 +65,7 @@ impl Port {
         let database = open(url, POOL_OF_SHARED).await?;
         schema::up(&database).await?;
         let catalogue = SqlCatalogueRepository::new(database.clone());
-        seed_through(&catalogue, PERFORMANCE, &hall(n_seats)?).await;
+        seed_through(&catalogue, PERFORMANCE, &seat_map(n_seats)?).await;
         let background = Background::default();
         let stored = Arc::new(SqlReservationRepository::new(database));
         let repository: Repository = Arc::new(GroupCommit::new(stored, &background));
@@ -91,7 +92,7 @@ impl OverHttp<'_> {
             site.run(&["migrate", "up"], "")?;
             port_url = mysql_server::create_database(&server.url(), "port").await;
         }
-        let stage = Stage::with_seats(site, &sections(n_seats)).await?;
+        let stage = Stage::with_seats(site, &sections(usize::try_from(n_seats)?)).await?;
         let mut port = Port::open(&port_url, runs * each_at_port + 1).await?;
         let wishes = self.wishes(&stage, runs * each, "own-seats", seat)?;
 
@@ -175,8 +176,13 @@ impl OverHttp<'_> {
     ) -> Outcome<Values> {
         let columns = ["Authorization", "Usher-Pass", "Idempotency-Key", BODY];
         let buyers = stage.buyers(count)?;
-        let rows = (1..).zip(buyers).map(|(n, Buyer { bearer, pass })| {
-            Ok([bearer, pass, "hold".to_owned(), json!({"seats": [wanted(n)?.to_string()]}).to_string()])
+        let rows = (1..).zip(buyers).map(|(n, Credentials { token, pass })| {
+            Ok([
+                format!("Bearer {token}"),
+                pass,
+                "hold".to_owned(),
+                json!({"seats": [wanted(n)?.to_string()]}).to_string(),
+            ])
         });
         self.wrk.rows(name, columns, rows.collect::<Outcome<Vec<_>>>()?)
     }
@@ -224,7 +230,7 @@ async fn is_taken(stage: &Stage, seat: &SeatId) -> Outcome<()> {
     let url = format!("{}{}", stage.url(), stage.reservations());
     let mut answers = Vec::new();
     for buyer in stage.buyers(2)? {
-        let request = client.post(&url).header("Authorization", buyer.bearer).header("Usher-Pass", buyer.pass);
+        let request = client.post(&url).bearer_auth(buyer.token).header("Usher-Pass", buyer.pass);
         let request = request.header("Idempotency-Key", "hold").json(&json!({"seats": [seat.to_string()]}));
         answers.push(request.send().await?.json::<Value>().await?);
     }

@@ -8,32 +8,20 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use usher_queue::{Grant, PlaceNumber, TokenKeys};
+use usher_concert::SectionPlan;
 
 use super::Outcome;
-use crate::world::clock::{self, eventually};
-use crate::world::people::account_of;
+use crate::world::clock::eventually;
+use crate::world::passes::{Credentials, Signer};
 use crate::world::sale::{HOLD_TTL_S, Offer, Sale};
 use crate::world::servers::{Server, Site};
 
-/// Known to the driver, so that it can sign the places and passes of people whom it made up itself.
-pub const SECRET: &str = "of servers on loopback that live for minutes";
 /// How long the server may take to see what others did.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Everybody shows a pass that is good for longer than a run.
-const PASS_LASTS: Duration = Duration::from_secs(3_600);
 /// How many people join at once.
 const AT_ONCE: usize = 64;
 /// Answers by route pattern, in the server's own count.
 const COUNTED: &str = "usher_http_request_duration_seconds_count";
-
-/// What somebody shows to the server.
-pub struct Buyer {
-    /// An access token, as `Authorization` names it.
-    pub bearer: String,
-    /// A pass.
-    pub pass: String,
-}
 
 /// A server, and its sale.
 pub struct Stage {
@@ -45,13 +33,13 @@ pub struct Stage {
     pub sale: Sale,
 }
 
-/// A site in a new folder, with the secret that the driver knows.
+/// A site in a new folder.
 ///
 /// # Errors
 /// If the folder is there, or there is no `usher`.
 pub fn site(folder: &Path) -> Outcome<Site> {
     std::fs::create_dir(folder)?;
-    Ok(Site::new(folder)?.with("auth.secret", SECRET))
+    Ok(Site::new(folder)?)
 }
 
 impl Stage {
@@ -65,11 +53,11 @@ impl Stage {
         Ok(Self { site, server, client: Client::new(), sale })
     }
 
-    /// Starts a server with a hall of these sections, as the operator's PUT names them.
+    /// Starts a server with a hall of these sections.
     ///
     /// # Errors
     /// If the server does not start, or refuses.
-    pub async fn with_seats(site: Site, sections: &Value) -> Outcome<Self> {
+    pub async fn with_seats(site: Site, sections: &[SectionPlan]) -> Outcome<Self> {
         let server = site.start("usher").await?;
         let offer = Offer { admission: &json!({"state": "open"}), sections, hold_ttl_s: HOLD_TTL_S };
         let sale = Sale::open_with(&site, slice::from_ref(&server), offer).await?;
@@ -105,21 +93,18 @@ impl Stage {
         format!("/api/v1/performances/{}/reservations", self.sale.performance())
     }
 
+    /// Signs places and passes of its line.
+    #[must_use]
+    pub fn signer(&self) -> Signer {
+        Signer::of(&self.site, self.sale.performance())
+    }
+
     /// New buyers, each with a pass.
     ///
     /// # Errors
     /// If `usher token mint` fails.
-    pub fn buyers(&self, count: u64) -> Outcome<Vec<Buyer>> {
-        let keys = TokenKeys::new(SECRET.as_bytes(), None);
-        let expires_at = clock::now().plus(PASS_LASTS);
-        let buyer = |(number, bearer): (u64, String)| {
-            let account = account_of(&bearer).ok_or("a token names an account")?;
-            let grant = Grant { number: PlaceNumber::new(number), account, expires_at };
-            Ok(Buyer { pass: keys.sign_pass(self.sale.performance(), grant), bearer })
-        };
-        // Whoever else comes to this stage has passes of their own.
-        let first = u64::from(rand::random::<u32>()) << 20;
-        (first..).zip(self.mint(usize::try_from(count)?)?).map(buyer).collect()
+    pub fn buyers(&self, count: u64) -> Outcome<Vec<Credentials>> {
+        Ok(self.signer().buyers(&self.site, usize::try_from(count)?)?)
     }
 
     /// Access tokens of new buyers, as `Authorization` names them.

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use reqwest::{RequestBuilder, StatusCode};
@@ -19,11 +17,12 @@ use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use usher_kernel::{AccountId, PerformanceId, Timestamp};
+use usher_kernel::{PerformanceId, Timestamp};
 use usher_queue::audit::{Person, ServerLife, Told};
 use usher_queue::{AccountHash, PlaceNumber, PlaceState};
 
 use crate::world::clock::{Stopwatch, now, pass};
+use crate::world::passes::account_of;
 use crate::world::servers::Server;
 
 /// Who waits longer than this for an answer asks elsewhere.
@@ -221,18 +220,6 @@ struct PlaceBody {
 #[derive(Deserialize)]
 struct PassBody {
     expires_at: String,
-}
-
-#[derive(Deserialize)]
-struct Claims {
-    sub: String,
-}
-
-/// Whose token it is.
-pub(crate) fn account_of(token: &str) -> Option<AccountHash> {
-    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    let claims: Claims = serde_json::from_slice(&claims).ok()?;
-    Some(AccountHash::of(claims.sub.parse::<AccountId>().ok()?))
 }
 
 fn state_of(name: &str) -> Option<PlaceState> {

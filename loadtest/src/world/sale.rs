@@ -6,15 +6,19 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use usher_concert::SectionPlan;
 use usher_kernel::{PerformanceId, Timestamp};
 
 use crate::world::clock::{self, eventually};
+use crate::world::hall::{self, section};
 use crate::world::servers::{Server, ServerError, Site};
 
 const EMAIL: &str = "operator@example.com";
 const PASSWORD: &str = "correct horse battery staple";
 /// How far ahead the sale opens: seats can only be put before.
 const OPENS_IN: Duration = Duration::from_secs(2);
+/// How many seats there are where nobody looks at them.
+const FEW_SEATS: usize = 100;
 const LASTS: Duration = Duration::from_secs(6 * 3_600);
 /// How long a hold lasts, in seconds, where nobody wants it otherwise: longer than anything that is measured or proved.
 pub const HOLD_TTL_S: u32 = 300;
@@ -53,8 +57,8 @@ pub enum SaleError {
 pub struct Offer<'a> {
     /// How the line admits: the body of the PATCH.
     pub admission: &'a Value,
-    /// The sections, as the PUT names them.
-    pub sections: &'a Value,
+    /// The sections.
+    pub sections: &'a [SectionPlan],
     /// How long a hold lasts, in seconds: 1 to 3,600.
     pub hold_ttl_s: u32,
 }
@@ -75,8 +79,7 @@ impl Sale {
     /// # Errors
     /// See [`SaleError`].
     pub async fn open(site: &Site, servers: &[Server], admission: &Value) -> Result<Self, SaleError> {
-        let price = json!({"amount": 100, "currency": "KRW"});
-        let sections = json!([{"name": "A", "rows": 10, "seats_per_row": 10, "grade": "R", "price": price}]);
+        let sections = [section("A", FEW_SEATS, "R")];
         Self::open_with(site, servers, Offer { admission, sections: &sections, hold_ttl_s: HOLD_TTL_S }).await
     }
 
@@ -107,9 +110,8 @@ impl Sale {
         let performance = answer("performance", sale.ask(Method::POST, &performances).json(&body)).await?;
         let performance = text(&performance, "id")?;
         sale.performance = performance.parse().map_err(|_| SaleError::Odd("performance"))?;
-        let seats = json!({"sections": sections});
         let put = sale.ask(Method::PUT, &format!("operator/performances/{performance}/seats"));
-        answer("seats", put.json(&seats)).await?;
+        answer("seats", put.json(&hall::as_put(sections))).await?;
         sale.patch(admission).await?;
         for server in servers {
             sale.wait_until_begun(server).await?;

@@ -66,6 +66,7 @@ fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
 pub struct Site {
     folder: PathBuf,
     program: PathBuf,
+    secret: String,
     environment: BTreeMap<String, String>,
     records: bool,
 }
@@ -80,7 +81,8 @@ impl Site {
         let secret: [u8; 32] = rand::random();
         let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
         let (program, environment) = (usher_binary()?, BTreeMap::new());
-        let site = Self { folder: folder.to_owned(), program, environment, records: false };
+        let site = Self { folder: folder.to_owned(), program, secret, environment, records: false };
+        let secret = site.secret.clone();
         Ok(site
             .with("data.dir", &folder.display())
             .with("store.url", &format!("sqlite://{}", folder.join("usher.db").display()))
@@ -107,6 +109,12 @@ impl Site {
     pub const fn recording(mut self) -> Self {
         self.records = true;
         self
+    }
+
+    /// What its servers sign places, passes and access tokens with.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.secret
     }
 
     /// Where its files are.

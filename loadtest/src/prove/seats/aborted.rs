@@ -17,7 +17,8 @@ use tokio::net::TcpStream;
 use super::super::line::stage::count_f64;
 use super::super::{Context, ProofError, Verdict};
 use super::shop::{SECTION, Shop};
-use super::stage::{GIVE_UP_AFTER, Setting, Stage, seat, section};
+use super::stage::{GIVE_UP_AFTER, Setting, Stage};
+use crate::world::hall::{seat_of, section};
 
 /// A round trip to the database takes twice as long.
 const DELAY: Duration = Duration::from_millis(10);
@@ -37,7 +38,7 @@ pub(in crate::prove) async fn aborted_holds(context: Context) -> Result<Verdict,
         delay: DELAY,
         // Those who share a transaction share what becomes of it. Where nobody does, each has one to leave open.
         group_commit: [true, false],
-        ..Setting::of(json!([section(SECTION, n_honest + n_aborted, "A")]), n_honest + n_aborted)
+        ..Setting::of(vec![section(SECTION, n_honest + n_aborted, "A")], n_honest + n_aborted)
     };
     let (stage, _database) = Stage::set(&context, setting).await?;
 
@@ -46,7 +47,7 @@ pub(in crate::prove) async fn aborted_holds(context: Context) -> Result<Verdict,
     let aborted = iter(0..n_aborted).map(async |n| {
         let buyer = stage.buyer()?;
         let mut rng = StdRng::seed_from_u64(context.seed.wrapping_add(n as u64));
-        let wish = json!({"seats": [seat(SECTION, n_honest + n)]});
+        let wish = json!({"seats": [seat_of(SECTION, n_honest + n)]});
         let requests = [stage.hold(&buyer, "hold", &wish), stage.list(&buyer)];
         for (request, at_most) in requests.into_iter().zip(HANGS_UP_WITHIN) {
             if hang_up(request, rng.random_range(Duration::ZERO..at_most)).await? {

@@ -9,8 +9,9 @@ use serde_json::json;
 use super::super::line::stage::count_f64;
 use super::super::{Context, ProofError, Size, Verdict};
 use super::shop::{SECTION, Shop};
-use super::stage::{GIVE_UP_AFTER, Setting, Stage, section};
+use super::stage::{GIVE_UP_AFTER, Setting, Stage};
 use crate::world::clock::{self, Stopwatch, eventually, pass};
+use crate::world::hall::section;
 
 /// How long a database stands still that is frozen.
 const FROZEN_FOR: Duration = Duration::from_secs(10);
@@ -40,7 +41,7 @@ pub(in crate::prove) async fn database_killed(context: Context) -> Result<Verdic
     let (n_kills, n_at_once, n_seats) = context.sized((20, 32, 10_000), (1, 8, 2_000));
     let parameters = json!({"kills": n_kills, "at_once": n_at_once});
     let mut verdict = Verdict { parameters, ..Verdict::default() };
-    let setting = Setting::of(json!([section(SECTION, n_seats, "A")]), n_seats);
+    let setting = Setting::of(vec![section(SECTION, n_seats, "A")], n_seats);
     let (stage, mut database) = Stage::set(&context, setting).await?;
     let shop = Shop::open(stage, n_at_once, n_seats);
 
@@ -79,7 +80,7 @@ pub(in crate::prove) async fn database_frozen(context: Context) -> Result<Verdic
     let (n_freezes, n_at_once, n_seats) = context.sized((3, 32, 20_000), (1, 8, 4_000));
     let parameters = json!({"freezes": n_freezes, "at_once": n_at_once, "frozen_s": FROZEN_FOR.as_secs()});
     let mut verdict = Verdict { parameters, ..Verdict::default() };
-    let setting = Setting::of(json!([section(SECTION, n_seats, "A")]), n_seats);
+    let setting = Setting::of(vec![section(SECTION, n_seats, "A")], n_seats);
     let (stage, database) = Stage::set(&context, setting).await?;
     let shop = Shop::open(stage, n_at_once, n_seats);
     let n_refused = || shop.stage.n_refused.load(Ordering::SeqCst);

@@ -11,14 +11,15 @@ use serde_json::json;
 
 use super::super::line::stage::count_f64;
 use super::super::{Context, ProofError, Verdict};
-use super::stage::{Setting, Stage, answer, seat, section};
+use super::stage::{Setting, Stage, answer};
 use crate::world::clock::Stopwatch;
+use crate::world::hall::{seat_of, section};
 
 /// Everybody wants one seat; everybody wants a seat of their own; and a crowd takes the best there are until all are gone.
 pub(in crate::prove) async fn seat_rush(context: Context) -> Result<Verdict, ProofError> {
     let n = context.sized(1_000, 100);
     let (n_at_once, n_best) = context.sized((160, 8_000), (16, 200));
-    let sections = json!([section("H", 1, "H"), section("A", n, "A"), section("B", n_best, "B")]);
+    let sections = vec![section("H", 1, "H"), section("A", n, "A"), section("B", n_best, "B")];
     // Of those who buy blocks, each gets a seat at least, or ends.
     let setting = Setting::of(sections, 2 * n + n_best + 4 * n_at_once);
     let (stage, _database) = Stage::set(&context, setting).await?;
@@ -46,8 +47,10 @@ pub(in crate::prove) async fn seat_rush(context: Context) -> Result<Verdict, Pro
     context.say(format_args!("{n} buyers want a seat each"));
     let own = stage.buyers(n)?;
     let took = Stopwatch::start();
-    let holds =
-        own.iter().enumerate().map(|(i, buyer)| answer(stage.hold(buyer, "hold", &json!({"seats": [seat("A", i)]}))));
+    let holds = own
+        .iter()
+        .enumerate()
+        .map(|(i, buyer)| answer(stage.hold(buyer, "hold", &json!({"seats": [seat_of("A", i)]}))));
     let answers = join_all(holds).await;
     verdict.figure("own_seats_s", took.elapsed().as_secs_f64());
     for answer in answers {

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use usher_kernel::Timestamp;
 
 use super::super::ProofError;
-use super::stage::{Answer, Buyer, Stage, seat};
+use super::stage::{Answer, Buyer, Stage};
+use crate::world::hall::seat_of;
 
 /// The section that is sold.
 pub(super) const SECTION: &str = "A";
@@ -71,7 +72,7 @@ impl Shop {
     /// Holds the n-th seat, and pays for it.
     pub(super) async fn buy(&self, person: usize, n: usize) -> Result<(), ProofError> {
         let buyer = self.stage.buyer()?;
-        let wish = json!({"seats": [seat(SECTION, n)]});
+        let wish = json!({"seats": [seat_of(SECTION, n)]});
         let held = self.until_served(person, || self.stage.hold(&buyer, "hold", &wish), StatusCode::CREATED).await;
         let Some(held) = held else { return Ok(()) };
         let reservation = held.body["id"].as_str().unwrap_or_default().to_owned();

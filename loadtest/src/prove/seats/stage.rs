@@ -2,7 +2,7 @@
 //! own, and what they ask.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,25 +10,22 @@ use futures_util::future::join_all;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+use usher_concert::SectionPlan;
 use usher_contract_tests::mysql_server::{self, Durability};
 use usher_contract_tests::mysql_watcher::Watcher;
 use usher_contract_tests::network::Network;
 use usher_contract_tests::redis_server;
 use usher_kernel::Timestamp;
-use usher_queue::{Grant, PlaceNumber, TokenKeys};
 
 use super::super::{Context, ProofError, Verdict};
 use crate::world::clock::{self, Stopwatch, pass};
-use crate::world::people::account_of;
+use crate::world::passes::{Credentials, Signer};
 use crate::world::sale::{HOLD_TTL_S, Offer, Sale};
 use crate::world::servers::{Server, ServerError, Site};
 
-const SECRET: &str = "of servers on loopback that share a database";
 pub(super) const N_SERVERS: usize = 2;
 /// How many connections each server has to the database.
 const POOL: usize = 16;
-/// Everybody shows a pass of their own that is good for longer than a proof.
-const PASS_LASTS: Duration = Duration::from_secs(3_600);
 /// A request that nobody answers in this time was lost with its server.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long a buyer pauses who is told to come again.
@@ -37,7 +34,6 @@ pub(super) const COME_AGAIN: Duration = Duration::from_millis(50);
 pub(super) const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 /// At most so many findings are told.
 const FINDINGS_MAX: usize = 20;
-const ROW_SEATS: usize = 50;
 /// How long reads may take to pile up on all connections. Shorter than the 5 s after which a server gives a read up: that
 /// would wait on in the database, and count for a connection that is lost.
 const PILE_UP_WITHIN: Duration = Duration::from_secs(4);
@@ -48,8 +44,8 @@ const PILE_UPS_MAX: usize = 5;
 
 /// How a stage is set.
 pub(super) struct Setting {
-    /// What is sold, as the operator's PUT names it.
-    pub(super) sections: Value,
+    /// What is sold.
+    pub(super) sections: Vec<SectionPlan>,
     /// How many may be asked for by [`Stage::buyer`].
     pub(super) n_buyers: usize,
     pub(super) hold_ttl_s: u32,
@@ -61,7 +57,7 @@ pub(super) struct Setting {
 
 impl Setting {
     /// Nothing special.
-    pub(super) const fn of(sections: Value, n_buyers: usize) -> Self {
+    pub(super) const fn of(sections: Vec<SectionPlan>, n_buyers: usize) -> Self {
         Self { sections, n_buyers, hold_ttl_s: HOLD_TTL_S, delay: Duration::ZERO, group_commit: [true; N_SERVERS] }
     }
 }
@@ -75,9 +71,7 @@ pub(super) struct Stage {
     sale: Sale,
     site: Site,
     client: Client,
-    keys: TokenKeys,
-    next_pass: AtomicU64,
-    tokens: Mutex<Vec<String>>,
+    buyers: Mutex<Vec<Buyer>>,
     findings: Mutex<Vec<String>>,
     pub(super) n_refused: AtomicUsize,
     pub(super) n_asked_again: AtomicUsize,
@@ -86,11 +80,10 @@ pub(super) struct Stage {
     _redis: redis_server::Server,
 }
 
-/// Somebody with an access token and a pass.
+/// Somebody who can buy.
 #[derive(Clone)]
 pub(super) struct Buyer {
-    token: String,
-    pass: String,
+    shows: Credentials,
     /// Which server they ask.
     server: usize,
 }
@@ -126,7 +119,7 @@ impl Stage {
         let url = mysql_server::create_database(&database.url(), "usher").await;
         let redis = redis_server::Server::start(&[]);
         let site = Site::new(&context.folder)?.on_redis(&redis.url());
-        let site = site.with("store.url", &url).with("auth.secret", SECRET);
+        let site = site.with("store.url", &url);
         site.run(&["migrate", "up"], "")?;
         let mut servers = Vec::with_capacity(N_SERVERS);
         for (n, group_commit) in (1..).zip(group_commit) {
@@ -137,13 +130,13 @@ impl Stage {
         }
         let offer = Offer { admission: &json!({"state": "open"}), sections: &sections, hold_ttl_s };
         let sale = Sale::open_with(&site, &servers, offer).await?;
+        let buyers = Signer::of(&site, sale.performance()).buyers(&site, n_buyers + N_READERS)?;
+        let buyers = buyers.into_iter().enumerate().map(|(n, shows)| Buyer { shows, server: n % N_SERVERS });
         let stage = Self {
             context: context.clone(),
             url,
-            tokens: Mutex::new(site.mint(n_buyers + N_READERS)?),
+            buyers: Mutex::new(buyers.collect()),
             client: Client::builder().no_proxy().timeout(ANSWER_WITHIN).build()?,
-            keys: TokenKeys::new(SECRET.as_bytes(), None),
-            next_pass: AtomicU64::new(1),
             servers,
             sale,
             site,
@@ -158,14 +151,8 @@ impl Stage {
 
     /// A new buyer. As many as were asked for when the stage was set.
     pub(super) fn buyer(&self) -> Result<Buyer, ProofError> {
-        let token = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let account = token.as_deref().and_then(account_of);
-        let (token, account) = token.zip(account).ok_or(ProofError::NotReached("there are buyers enough", 0))?;
-        let number = self.next_pass.fetch_add(1, Ordering::Relaxed);
-        let expires_at = clock::now().plus(PASS_LASTS);
-        let grant = Grant { number: PlaceNumber::new(number), account, expires_at };
-        let pass = self.keys.sign_pass(self.sale.performance(), grant);
-        Ok(Buyer { token, pass, server: usize::try_from(number).unwrap_or(0) % N_SERVERS })
+        let buyer = self.buyers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        buyer.ok_or(ProofError::NotReached("there are buyers enough", 0))
     }
 
     pub(super) fn buyers(&self, count: usize) -> Result<Vec<Buyer>, ProofError> {
@@ -174,8 +161,8 @@ impl Stage {
 
     pub(super) fn ask(&self, buyer: &Buyer, method: Method, path: &str, key: &str) -> RequestBuilder {
         let url = format!("http://{}/api/v1/{path}", self.servers[buyer.server].address());
-        let request = self.client.request(method, url).bearer_auth(&buyer.token);
-        request.header("Usher-Pass", &buyer.pass).header("Idempotency-Key", key)
+        let request = self.client.request(method, url).bearer_auth(&buyer.shows.token);
+        request.header("Usher-Pass", &buyer.shows.pass).header("Idempotency-Key", key)
     }
 
     pub(super) fn hold(&self, buyer: &Buyer, key: &str, wish: &Value) -> RequestBuilder {
@@ -314,15 +301,4 @@ pub(super) async fn answer(request: RequestBuilder) -> Result<Answer, reqwest::E
     let body = if status == StatusCode::NO_CONTENT { Value::Null } else { response.json().await? };
     let says_when = says_when && body["retry_after_ms"].is_u64();
     Ok(Answer { status, body, asked_at, says_when })
-}
-
-pub(super) fn section(name: &str, n_seats: usize, grade: &str) -> Value {
-    let price = json!({"amount": 100, "currency": "KRW"});
-    json!({"name": name, "rows": n_seats.div_ceil(ROW_SEATS), "seats_per_row": ROW_SEATS.min(n_seats), "grade": grade,
-           "price": price})
-}
-
-/// The n-th seat of a section, from 0.
-pub(super) fn seat(section: &str, n: usize) -> String {
-    format!("{section}-{}-{}", n / ROW_SEATS + 1, n % ROW_SEATS + 1)
 }

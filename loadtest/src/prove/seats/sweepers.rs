@@ -16,8 +16,9 @@ use usher_kernel::Timestamp;
 
 use super::super::line::stage::count_f64;
 use super::super::{Context, ProofError, Verdict};
-use super::stage::{Answer, Buyer, GIVE_UP_AFTER, Setting, Stage, answer, seat, section};
+use super::stage::{Answer, Buyer, GIVE_UP_AFTER, Setting, Stage, answer};
 use crate::world::clock::{self, Stopwatch, pass};
+use crate::world::hall::{seat_of, section};
 
 const SECTION: &str = "A";
 const N_WRITERS: usize = 8;
@@ -44,7 +45,7 @@ pub(in crate::prove) async fn sweepers(context: Context) -> Result<Verdict, Proo
         hold_ttl_s: HOLD_TTL_S,
         // Who shares a transaction is in nobody's way.
         group_commit: [true, false],
-        ..Setting::of(json!([section(SECTION, n_seats, "A")]), n_buyers)
+        ..Setting::of(vec![section(SECTION, n_seats, "A")], n_buyers)
     };
     let (stage, _database) = Stage::set(&context, setting).await?;
     let mut watcher = stage.watcher().await;
@@ -53,7 +54,7 @@ pub(in crate::prove) async fn sweepers(context: Context) -> Result<Verdict, Proo
     context.say(format_args!("{N_WRITERS} writers meet for {span:?}"));
     let floor = Floor {
         stage: &stage,
-        unsold: Mutex::new((0..n_seats).map(|n| seat(SECTION, n)).collect()),
+        unsold: Mutex::new((0..n_seats).map(|n| seat_of(SECTION, n)).collect()),
         is_over: AtomicBool::new(false),
         seen: Seen::default(),
     };
