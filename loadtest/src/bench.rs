@@ -6,7 +6,6 @@ pub mod crowd;
 pub mod http;
 pub mod line;
 pub mod looks;
-pub mod redis_side;
 pub mod report;
 pub mod seats;
 pub mod seats_http;

@@ -34,9 +34,12 @@ pub enum ProofError {
     /// The sale could not be opened.
     #[error(transparent)]
     Sale(#[from] SaleError),
-    /// A file, or the connection to Redis, failed.
-    #[error("a file, or the connection to Redis, failed")]
+    /// A file or a connection failed.
+    #[error("a file or a connection failed")]
     Io(#[from] io::Error),
+    /// Redis could not be asked.
+    #[error("Redis could not be asked")]
+    Redis(#[from] redis::RedisError),
     /// There is no HTTP client.
     #[error("there is no HTTP client")]
     Http(#[from] reqwest::Error),

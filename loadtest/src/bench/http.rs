@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use redis::Client;
 use reqwest::StatusCode;
 use usher_contract_tests::redis_server::Server as RedisServer;
 use usher_kernel::Timestamp;
@@ -15,8 +14,9 @@ use super::crowd::{Crowd, account};
 use super::report::{Figure, Goal, median};
 use super::stage::{Stage, site};
 use super::wrk::{Answered, Asked, CONNECTIONS, Values, Wrk};
-use super::{CONTROL, Outcome, RUNS, Scale, progress, redis_side};
+use super::{CONTROL, Outcome, RUNS, Scale, progress};
 use crate::world::passes::Signer;
+use crate::world::redis::{connect, watch};
 
 const PLACE: &str = "Usher-Place";
 const AUTHORIZATION: &str = "Authorization";
@@ -57,7 +57,7 @@ impl Filled {
     async fn start(bench: &Bench<'_>, name: &str) -> Outcome<Self> {
         let url = bench.redis.url();
         let stage = Stage::with_line(site(&bench.folder.join(name))?.on_redis(&url)).await?;
-        let mut connection = Client::open(url.as_str())?.get_connection()?;
+        let mut connection = connect(&url)?;
         let performance = stage.sale.performance();
         let key = format!("usher:{{{performance}}}:line");
         let epoch: u64 = redis::cmd("HGET").arg(key).arg("epoch").query(&mut connection)?;
@@ -158,7 +158,7 @@ impl Bench<'_> {
     /// Polls, and counts what Redis receives meanwhile, from the server alone.
     async fn commands_per_s(&self, line: &Filled) -> Outcome<f64> {
         let values = self.wrk.values("polling", PLACE, &line.places(N_WAITING[0]))?;
-        let (span, port) = (2 * self.span(), self.redis.port());
+        let span = 2 * self.span();
         let (url, queue) = (line.stage.url(), line.stage.queue());
         let asked = Asked {
             url: &url,
@@ -172,9 +172,9 @@ impl Bench<'_> {
             // The load lasts longer than the counting.
             span: span + Duration::from_secs(1),
         };
-        let counting = tokio::task::spawn_blocking(move || redis_side::commands_received(port, span));
-        let (_, counted) = tokio::try_join!(self.wrk.run(&asked), async { Outcome::Ok(counting.await?) })?;
-        Ok(f64::from(u32::try_from(counted?)?) / span.as_secs_f64())
+        let counting = async { Ok(watch(&self.redis.url(), span).await?) };
+        let (_, watched) = tokio::try_join!(self.wrk.run(&asked), counting)?;
+        Ok(watched.direct_per_s())
     }
 
     /// Polls and joins beside the static route.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redis::{Client, Connection};
+use redis::Connection;
 use roaring::RoaringTreemap;
 use usher_contract_tests::redis_server::Server;
 use usher_kernel::{PerformanceId, Timestamp};
@@ -11,8 +11,9 @@ use usher_queue::service::EXAMINE_MAX;
 
 use super::crowd::{Crowd, account, current};
 use super::report::{Figure, Goal, median, percentile};
-use super::{Outcome, RUNS, Scale, progress, redis_side};
+use super::{Outcome, RUNS, Scale, progress};
 use crate::world::clock::Stopwatch;
+use crate::world::redis::{connect, round_trips_us, script_us, used_memory};
 
 /// As many to a pipeline as the script examines.
 const PIPELINED: isize = 1_000;
@@ -31,8 +32,8 @@ fn performance(n: u128) -> PerformanceId {
 pub async fn admission(server: &Server, scale: Scale) -> Outcome<Vec<Figure>> {
     let n_people = scale.people(10_000);
     progress(&format!("admitting {n_people} people three ways, {RUNS} times each"));
-    let mut connection = Client::open(server.url())?.get_connection()?;
-    let trip_us = median(&redis_side::round_trips_us(&mut connection, 2_000)?);
+    let mut connection = connect(&server.url())?;
+    let trip_us = median(&round_trips_us(&mut connection, 2_000)?);
     let (mut looped, mut pipelined, mut scripted) = (Vec::new(), Vec::new(), Vec::new());
     for run in 0..RUNS {
         looped.push(admit_old_way(&mut connection, &format!("loop:{run}"), n_people, loop_one_by_one)?);
@@ -134,17 +135,17 @@ fn ms(took: Duration) -> f64 {
 pub async fn million(server: &Server, scale: Scale) -> Outcome<Vec<Figure>> {
     let (n_people, n_few) = (scale.people(1_000_000), 1_000);
     progress(&format!("{n_people} people join a line on Redis"));
-    let mut connection = Client::open(server.url())?.get_connection()?;
+    let mut connection = connect(&server.url())?;
     let mut few = Crowd::open(&server.url(), performance(100), BEGIN).await?;
     let mut crowd = Crowd::open(&server.url(), performance(101), BEGIN).await?;
 
-    let before_few = redis_side::used_memory(&mut connection)?;
+    let before_few = used_memory(&mut connection)?;
     few.join_up_to(n_few).await?;
-    let before = redis_side::used_memory(&mut connection)?;
+    let before = used_memory(&mut connection)?;
     let watch = Stopwatch::start();
     crowd.join_up_to(n_people).await?;
     let join_s = watch.elapsed().as_secs_f64();
-    let after = redis_side::used_memory(&mut connection)?;
+    let after = used_memory(&mut connection)?;
     let mut figures = vec![
         Figure::duration(
             format!("memory of Redis a person, {n_people} waiting (control: {n_few} waiting)"),
@@ -184,11 +185,11 @@ struct Took {
 impl Took {
     /// Times one call, at the client and in Redis.
     async fn time<T>(&mut self, connection: &mut Connection, call: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-        let before_us = redis_side::script_us(connection)?;
+        let before_us = script_us(connection)?;
         let watch = Stopwatch::start();
         let answer = call.await?;
         self.client_ms.push(ms(watch.elapsed()));
-        self.redis_ms.push((redis_side::script_us(connection)? - before_us) / 1e3);
+        self.redis_ms.push((script_us(connection)? - before_us) / 1e3);
         Ok(answer)
     }
 

@@ -11,7 +11,8 @@ use usher_contract_tests::redis_server::Server;
 use usher_loadtest::bench::http::Bench;
 use usher_loadtest::bench::report::{Figure, json, table};
 use usher_loadtest::bench::wrk::Wrk;
-use usher_loadtest::bench::{Outcome, Scale, line, redis_side, seats};
+use usher_loadtest::bench::{Outcome, Scale, line, seats};
+use usher_loadtest::world::redis::{connect, version};
 
 /// Measures Usher beside a control in the same run.
 #[derive(Debug, Parser)]
@@ -101,7 +102,7 @@ fn publish(file: &Path, head: &str, figures: &[Figure]) -> Outcome<()> {
 /// What the figures are of.
 fn machine(redis: &Server) -> Outcome<String> {
     let n_cores = std::thread::available_parallelism()?;
-    let version = redis_side::version(&mut redis::Client::open(redis.url())?.get_connection()?)?;
+    let version = version(&mut connect(&redis.url())?)?;
     Ok(format!(
         "{n_cores} cores, shared by servers, {version} and the load; each figure is beside its control of the same run"
     ))

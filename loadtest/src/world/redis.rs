@@ -1,120 +1,86 @@
-//! What a Redis server sees: the commands that it is sent (MONITOR), and how long they took it (SLOWLOG). Knows the
-//! protocol, and the line's scripts by the commands that they run.
+//! A Redis server as its operator sees it: what it says of itself (INFO), the commands that it is sent (MONITOR), and how
+//! long they took it (SLOWLOG). Knows the line's scripts by the commands that they run.
 
 use std::collections::HashMap;
-use std::io;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
+use redis::{Client, Connection, ErrorKind, RedisError, RedisResult, Value, from_redis_value};
 
-use crate::world::clock::Stopwatch;
+use crate::world::clock::{Stopwatch, pass};
 
-/// A value as Redis answers it (RESP2).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// A text, or a message.
-    Text(String),
-    /// A whole number.
-    Whole(i64),
-    /// Several values; a missing one has none.
-    Many(Vec<Self>),
+/// Connects to a server.
+///
+/// # Errors
+/// Nobody listens there.
+pub fn connect(url: &str) -> RedisResult<Connection> {
+    Client::open(url)?.get_connection()
 }
 
-impl Reply {
-    /// The text, if it is one.
-    #[must_use]
-    pub fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Whole(_) | Self::Many(_) => None,
-        }
-    }
+/// One section of INFO.
+fn info(connection: &mut Connection, section: &str) -> RedisResult<String> {
+    redis::cmd("INFO").arg(section).query(connection)
+}
 
-    fn many(&self) -> &[Self] {
-        match self {
-            Self::Many(values) => values,
-            Self::Text(_) | Self::Whole(_) => &[],
-        }
-    }
+/// The value of a field of INFO.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
 
-    const fn whole(&self) -> Option<i64> {
-        match self {
-            Self::Whole(whole) => Some(*whole),
-            Self::Text(_) | Self::Many(_) => None,
-        }
+fn untold(what: &'static str) -> RedisError {
+    (ErrorKind::UnexpectedReturnType, what).into()
+}
+
+/// The name and the version of the server.
+///
+/// # Errors
+/// If Redis does not answer.
+pub fn version(connection: &mut Connection) -> RedisResult<String> {
+    let server = info(connection, "server")?;
+    let named = [("valkey_version", "Valkey"), ("redis_version", "Redis")];
+    let known = named.iter().find_map(|(name, brand)| Some(format!("{brand} {}", field(&server, name)?)));
+    Ok(known.unwrap_or_else(|| "a Redis of unknown version".into()))
+}
+
+/// The bytes that Redis uses.
+///
+/// # Errors
+/// If Redis does not answer, or does not say.
+pub fn used_memory(connection: &mut Connection) -> RedisResult<u64> {
+    let memory = info(connection, "memory")?;
+    let used = field(&memory, "used_memory").and_then(|bytes| bytes.parse().ok());
+    used.ok_or_else(|| untold("INFO memory has no used_memory"))
+}
+
+/// The microseconds that all scripts together ran so far, as Redis itself measured: what they call is in it, waiting is
+/// not. Read before and after a call, it tells the time of that call, if nobody else calls scripts.
+///
+/// # Errors
+/// If Redis does not answer, or does not say.
+pub fn script_us(connection: &mut Connection) -> RedisResult<f64> {
+    let stats = info(connection, "commandstats")?;
+    usec_of(&stats, "evalsha").ok_or_else(|| untold("INFO commandstats has no time of EVALSHA"))
+}
+
+/// The `usec` of a command; 0 if it was never called.
+fn usec_of(stats: &str, command: &str) -> Option<f64> {
+    match field(stats, &format!("cmdstat_{command}")) {
+        None => Some(0.0),
+        Some(values) => values.split(',').find_map(|value| value.strip_prefix("usec="))?.parse().ok(),
     }
 }
 
-/// A connection of the driver's own.
-pub struct Connection(BufReader<TcpStream>);
-
-impl Connection {
-    /// Connects to a server on this machine.
-    ///
-    /// # Errors
-    /// Nobody listens there.
-    pub async fn open(port: u16) -> io::Result<Self> {
-        Ok(Self(BufReader::new(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?)))
+/// Round trips of PING, in microseconds.
+///
+/// # Errors
+/// If Redis does not answer.
+pub fn round_trips_us(connection: &mut Connection, count: usize) -> RedisResult<Vec<f64>> {
+    let mut trips = Vec::with_capacity(count);
+    for _ in 0..count {
+        let watch = Stopwatch::start();
+        redis::cmd("PING").exec(connection)?;
+        trips.push(watch.elapsed().as_secs_f64() * 1e6);
     }
-
-    /// Sends a command of words, and answers with what came back.
-    ///
-    /// # Errors
-    /// The connection broke, Redis refused, or it is not Redis.
-    pub async fn command(&mut self, command: &str) -> io::Result<Reply> {
-        self.0.get_mut().write_all(format!("{command}\r\n").as_bytes()).await?;
-        self.read().await
-    }
-
-    async fn read(&mut self) -> io::Result<Reply> {
-        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-        // How many values each open array still wants, and what it has.
-        let mut open: Vec<(usize, Vec<Reply>)> = Vec::new();
-        loop {
-            let head = self.line().await?;
-            let (kind, rest) = head.split_at_checked(1).ok_or_else(invalid)?;
-            let mut value = match kind {
-                "+" => Reply::Text(rest.to_owned()),
-                ":" => Reply::Whole(rest.parse().map_err(|_| invalid())?),
-                "-" => return Err(io::Error::other(rest.to_owned())),
-                "$" if rest == "-1" => Reply::Many(Vec::new()),
-                "$" => {
-                    let mut text = vec![0; rest.parse::<usize>().map_err(|_| invalid())? + 2];
-                    self.0.read_exact(&mut text).await?;
-                    text.truncate(text.len() - 2);
-                    Reply::Text(String::from_utf8_lossy(&text).into_owned())
-                }
-                "*" => match rest.parse::<usize>() {
-                    Ok(length) if length > 0 => {
-                        open.push((length, Vec::with_capacity(length)));
-                        continue;
-                    }
-                    Ok(_) | Err(_) => Reply::Many(Vec::new()),
-                },
-                _ => return Err(invalid()),
-            };
-            loop {
-                let Some((length, mut values)) = open.pop() else { return Ok(value) };
-                values.push(value);
-                if values.len() < length {
-                    open.push((length, values));
-                    break;
-                }
-                value = Reply::Many(values);
-            }
-        }
-    }
-
-    async fn line(&mut self) -> io::Result<String> {
-        let mut line = Vec::new();
-        self.0.read_until(b'\n', &mut line).await?;
-        if line.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
-    }
+    Ok(trips)
 }
 
 /// A script of the line.
@@ -182,19 +148,28 @@ const EXAMPLES_MAX: usize = 20;
 /// Reads every command that a server runs, for so long.
 ///
 /// # Errors
-/// The connection broke.
-pub async fn watch(port: u16, span: Duration) -> io::Result<Watched> {
-    let mut connection = Connection::open(port).await?;
-    connection.command("MONITOR").await?;
-    let (mut watched, watch) = (Watched::default(), Stopwatch::start());
-    let mut script = None::<String>;
-    // Redis may have nothing to say.
-    while let Some(left) = span.checked_sub(watch.elapsed()) {
-        let Ok(line) = tokio::time::timeout(left, connection.line()).await else { break };
-        watched.note(&line?, &mut script);
-    }
-    watched.span = watch.elapsed();
-    Ok(watched)
+/// A connection broke.
+pub async fn watch(url: &str, span: Duration) -> RedisResult<Watched> {
+    let (mut monitor, mut other) = (connect(url)?, connect(url)?);
+    redis::cmd("MONITOR").exec(&mut monitor)?;
+    let (watch, last) = (Stopwatch::start(), format!("{:032x}", rand::random::<u128>()));
+    let ends = last.clone();
+    let watching = tokio::task::spawn_blocking(move || {
+        let (mut watched, mut script) = (Watched::default(), None);
+        loop {
+            let line: String = from_redis_value(monitor.recv_response()?)?;
+            if line.contains(&ends) {
+                return RedisResult::Ok(watched);
+            }
+            watched.note(&line, &mut script);
+        }
+    });
+    pass(span).await;
+    let span = watch.elapsed();
+    // Redis may have nothing to say otherwise, and whoever reads waits for it.
+    redis::cmd("PING").arg(last).exec(&mut other)?;
+    let watched = watching.await.map_err(|error| RedisError::from(std::io::Error::other(error)))??;
+    Ok(Watched { span, ..watched })
 }
 
 impl Watched {
@@ -238,29 +213,31 @@ fn is_unbounded(name: &str, words: &[&str]) -> bool {
 ///
 /// # Errors
 /// The connection broke.
-pub async fn start_slowlog(port: u16) -> io::Result<()> {
-    let mut connection = Connection::open(port).await?;
-    connection.command("CONFIG SET slowlog-log-slower-than 0").await?;
-    connection.command("CONFIG SET slowlog-max-len 100000").await?;
-    connection.command("SLOWLOG RESET").await.map(drop)
+pub fn start_slowlog(connection: &mut Connection) -> RedisResult<()> {
+    let set = |name, value| redis::cmd("CONFIG").arg("SET").arg(name).arg(value).to_owned();
+    set("slowlog-log-slower-than", 0).exec(connection)?;
+    set("slowlog-max-len", 100_000).exec(connection)?;
+    redis::cmd("SLOWLOG").arg("RESET").exec(connection)
 }
 
 /// How long each call of a script took since [`start_slowlog`], by Redis' own clock.
 ///
 /// # Errors
 /// The connection broke.
-pub async fn slowlog(port: u16, scripts: &HashMap<String, Script>) -> io::Result<HashMap<Script, Vec<Duration>>> {
-    let mut connection = Connection::open(port).await?;
-    let log = connection.command("SLOWLOG GET -1").await?;
+pub fn slowlog(
+    connection: &mut Connection,
+    scripts: &HashMap<String, Script>,
+) -> RedisResult<HashMap<Script, Vec<Duration>>> {
+    // Number, time, span in us, words, client and its name.
+    type Entry = (i64, i64, u64, Vec<Vec<u8>>, Value, Value);
+    let log: Vec<Entry> = redis::cmd("SLOWLOG").arg("GET").arg(-1).query(connection)?;
     let mut scripts_took: HashMap<Script, Vec<Duration>> = HashMap::new();
-    for entry in log.many() {
-        let [_, _, took, command, ..] = entry.many() else { continue };
-        let words = command.many();
-        let is_script = words.first().and_then(Reply::text).is_some_and(|name| name.eq_ignore_ascii_case("EVALSHA"));
-        let Some(sha) = words.get(1).and_then(Reply::text).filter(|_| is_script) else { continue };
-        let script = scripts.get(sha).copied().unwrap_or(Script::Other);
-        let took = Duration::from_micros(took.whole().and_then(|took| u64::try_from(took).ok()).unwrap_or(0));
-        scripts_took.entry(script).or_default().push(took);
+    for (_, _, took_us, words, _, _) in log {
+        let [name, sha, ..] = words.as_slice() else { continue };
+        if name.eq_ignore_ascii_case(b"EVALSHA") {
+            let script = scripts.get(&*String::from_utf8_lossy(sha)).copied().unwrap_or(Script::Other);
+            scripts_took.entry(script).or_default().push(Duration::from_micros(took_us));
+        }
     }
     Ok(scripts_took)
 }
@@ -273,6 +250,15 @@ mod tests {
         let (mut watched, mut script) = (Watched::default(), None);
         lines.iter().for_each(|line| watched.note(line, &mut script));
         watched
+    }
+
+    #[test]
+    fn the_time_of_a_command_is_read_from_its_statistics() {
+        let stats = "# Commandstats\r\ncmdstat_evalsha:calls=2,usec=395,usec_per_call=197.50\r\n";
+
+        assert_eq!(usec_of(stats, "evalsha"), Some(395.0));
+        assert_eq!(usec_of(stats, "eval"), Some(0.0));
+        assert_eq!(usec_of("cmdstat_evalsha:calls=2\r\n", "evalsha"), None);
     }
 
     #[test]

@@ -83,7 +83,7 @@ struct Measured {
 async fn measure(context: &Context, stage: &Stage, crowd: &Crowd) -> Result<Measured, ProofError> {
     let span = Duration::from_secs(context.sized(15, 4));
     let before = Progress::count(&crowd.progress.polls);
-    let watched = stage.watching(crowd, redis::watch(stage.redis().port(), span)).await?;
+    let watched = stage.watching(crowd, redis::watch(&stage.redis().url(), span)).await?;
     let n_polls = u32::try_from(Progress::count(&crowd.progress.polls) - before).unwrap_or(u32::MAX);
     Ok(Measured { commands_per_s: watched.direct_per_s(), polls_per_s: f64::from(n_polls) / span.as_secs_f64() })
 }

@@ -55,14 +55,15 @@ pub(in crate::prove) async fn four_servers(context: Context) -> Result<Verdict, 
 
 pub(in crate::prove) async fn monitor(context: Context) -> Result<Verdict, ProofError> {
     let mut stage = Stage::set(&context, rush(&context)).await?;
-    let port = stage.redis().port();
+    let url = stage.redis().url();
+    let mut connection = redis::connect(&url)?;
     let crowd = stage.gather(context.sized(10_000, 200), &habits(&context))?;
     stage.until_full(&crowd, 1, context.sized(100, 10)).await?;
-    redis::start_slowlog(port).await?;
+    redis::start_slowlog(&mut connection)?;
     // Reading along slows Redis down by as much as it says, so it is for a part only; joins, polls, leaves are in it.
-    let watched = stage.watching(&crowd, redis::watch(port, Duration::from_secs(context.sized(10, 2)))).await?;
+    let watched = stage.watching(&crowd, redis::watch(&url, Duration::from_secs(context.sized(10, 2)))).await?;
     stage.watching(&crowd, between(Duration::from_secs(context.sized(40, 2)))).await;
-    let slowlog = redis::slowlog(port, &watched.scripts).await?;
+    let slowlog = redis::slowlog(&mut connection, &watched.scripts)?;
     let (mut verdict, _) = stage.judge(vec![crowd], Done::WhoeverIs).await?;
     verdict.figure("watched_commands", f64::from(u32::try_from(watched.n_direct).unwrap_or(u32::MAX)));
     verdict.figure("watched_commands_of_scripts", f64::from(u32::try_from(watched.n_by_scripts).unwrap_or(u32::MAX)));
