@@ -3,12 +3,14 @@
 
 pub mod cpu;
 pub mod crowd;
-pub mod http;
+pub mod holds;
 pub mod line;
+pub mod line_crowds;
+pub mod line_port;
 pub mod looks;
 pub mod report;
-pub mod seats;
-pub mod seats_http;
+pub mod seats_beside_port;
+pub mod seats_port;
 pub mod stage;
 pub mod wrk;
 
@@ -17,7 +19,9 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use wrk::Wrk;
+use reqwest::StatusCode;
+use stage::Stage;
+use wrk::{Answered, Asked, Wrk};
 
 /// What a benchmark comes back with; the error ends the run.
 pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -43,25 +47,56 @@ impl Scale {
 }
 
 /// The route that does nothing, behind everything that all routes are behind.
-const CONTROL: &str = "/healthz";
+pub const CONTROL: &str = "/healthz";
 
-/// What benchmarks of the seats over HTTP need.
-struct OverHttp<'a> {
+/// What all benchmarks over HTTP need.
+pub struct OverHttp<'a> {
     /// Where files go.
-    folder: &'a Path,
+    pub folder: &'a Path,
     /// The load generator.
-    wrk: &'a Wrk,
-    /// How large the halls are.
-    scale: Scale,
+    pub wrk: &'a Wrk,
+    /// How large the crowds are.
+    pub scale: Scale,
 }
 
 impl OverHttp<'_> {
-    /// How long one run of the load is: short enough that the largest hall there may be has seats for three.
-    const fn short_span(&self) -> Duration {
+    /// How long one run of the load on the seats is: short enough that the largest hall there may be has seats for three.
+    #[must_use]
+    pub const fn short_span(&self) -> Duration {
         match self.scale {
             Scale::Full => Duration::from_secs(2),
             Scale::Quick => Duration::from_secs(1),
         }
+    }
+
+    /// Asks a server for as long as told, as fast as it answers.
+    ///
+    /// # Errors
+    /// If anything but the right answers came back.
+    pub async fn ask(&self, stage: &Stage, asked: &Asked<'_>) -> Outcome<Answered> {
+        self.wrk.run(&stage.url(), asked).await
+    }
+
+    /// The same, where every answer is to have one status; `route_ends` as in [`Stage::answered`].
+    ///
+    /// # Errors
+    /// If anything else came back.
+    pub async fn expect(
+        &self,
+        stage: &Stage,
+        route_ends: &str,
+        status: StatusCode,
+        asked: &Asked<'_>,
+    ) -> Outcome<Answered> {
+        let others = || stage.answered(asked.method, route_ends, |answered| answered != status);
+        let others_before = others().await?;
+        let answered = self.ask(stage, asked).await?;
+        let n_others = others().await? - others_before;
+        // Those of the run before that were on their way at its end may be answered now.
+        if n_others > asked.connections as u64 {
+            return Err(format!("{} {}: {n_others} answers were not {status}", asked.method, asked.path).into());
+        }
+        Ok(answered)
     }
 }
 

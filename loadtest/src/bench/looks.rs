@@ -2,7 +2,6 @@
 //! who browse.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,8 +13,8 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 
 use super::report::{Figure, Goal, median};
-use super::stage::{Stage, done, site};
-use super::wrk::{Answered, Asked, CONNECTIONS, Values};
+use super::stage::{PATIENCE, Stage, done, site};
+use super::wrk::Asked;
 use super::{CONTROL, Outcome, OverHttp, RUNS, progress};
 use crate::world::clock::eventually;
 use crate::world::hall::{seat, sections};
@@ -27,8 +26,6 @@ const N_OWNERS: u64 = 2_000;
 const SEATS_EACH: usize = 4;
 /// How many of them ask at once.
 const OWNERS_AT_ONCE: usize = 64;
-/// How long the server may take to see what others did.
-const PATIENCE: Duration = Duration::from_secs(30);
 const ACCEPT: &str = "Accept-Encoding";
 
 impl OverHttp<'_> {
@@ -36,7 +33,7 @@ impl OverHttp<'_> {
     ///
     /// # Errors
     /// If a server fails, or an answer is not the right one.
-    pub(super) async fn looks(&self, figures: &mut Vec<Figure>) -> Outcome<()> {
+    pub async fn looks(&self, figures: &mut Vec<Figure>) -> Outcome<()> {
         let n_seats = usize::try_from(self.scale.people(N_SEATS))?;
         let n_owners = usize::try_from(self.scale.people(N_OWNERS))?;
         progress(&format!("a server with a hall of {n_seats} seats; {n_owners} people have {SEATS_EACH} each"));
@@ -60,28 +57,15 @@ impl OverHttp<'_> {
             progress(name);
             let (mut control, mut looks) = (Vec::new(), Vec::new());
             for _ in 0..RUNS {
-                control.push(self.look(&stage, CONTROL, values).await?.rate());
-                let others = || stage.answered("GET", "/availability", |answered| answered != status);
-                let others_before = others().await?;
-                looks.push(self.look(&stage, &path, values).await?.rate());
-                // Those of the run before that were on their way at its end may be answered now.
-                let n_others = others().await? - others_before;
-                if n_others > CONNECTIONS as u64 {
-                    return Err(format!("{n_others} looks were not answered {status}").into());
-                }
+                let asked = |path| Asked::of("GET", path, values, self.short_span());
+                control.push(self.ask(&stage, &asked(CONTROL)).await?.rate());
+                looks.push(self.expect(&stage, "/availability", status, &asked(&path)).await?.rate());
             }
             let name = format!("{name} (control: {CONTROL})");
             let figure = Figure::rate(name, median(&looks), "1/s", median(&control));
             figures.push(figure.with_goal(Goal::RatioAtLeast(0.5)));
         }
         Ok(())
-    }
-
-    async fn look(&self, stage: &Stage, path: &str, values: &Values) -> Outcome<Answered> {
-        let (url, used) = (stage.url(), 0..values.count);
-        let (connections, pause, span) = (CONNECTIONS, Duration::ZERO, self.short_span());
-        let asked = Asked { url: &url, method: "GET", path, values, used, connections, is_refused: false, pause, span };
-        self.wrk.run(&asked).await
     }
 }
 
@@ -95,7 +79,7 @@ async fn own_seats(stage: &Stage, n_seats: usize, n_owners: usize) -> Outcome<()
         request.bearer_auth(&buyer.token).header("Usher-Pass", &buyer.pass).header("Idempotency-Key", path).json(body)
     };
     let (ask, path) = (&ask, &stage.reservations());
-    let owners = stage.buyers(n_owners as u64)?.into_iter().enumerate().zip(seats.chunks_exact(SEATS_EACH));
+    let owners = stage.buyers(n_owners)?.into_iter().enumerate().zip(seats.chunks_exact(SEATS_EACH));
     let owning = owners.map(|((n, buyer), seats)| async move {
         let held = done(ask(&buyer, path, &json!({"seats": seats}))).await?;
         if n % 2 == 1 {

@@ -17,7 +17,7 @@ use crate::world::sale::{HOLD_TTL_S, Offer, Sale};
 use crate::world::servers::{Server, Site};
 
 /// How long the server may take to see what others did.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How many people join at once.
 const AT_ONCE: usize = 64;
 /// Answers by route pattern, in the server's own count.
@@ -103,8 +103,8 @@ impl Stage {
     ///
     /// # Errors
     /// If `usher token mint` fails.
-    pub fn buyers(&self, count: u64) -> Outcome<Vec<Credentials>> {
-        Ok(self.signer().buyers(&self.site, usize::try_from(count)?)?)
+    pub fn buyers(&self, count: usize) -> Outcome<Vec<Credentials>> {
+        Ok(self.signer().buyers(&self.site, count)?)
     }
 
     /// Access tokens of new buyers, as `Authorization` names them.

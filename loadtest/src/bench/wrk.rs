@@ -33,8 +33,6 @@ pub struct Values {
 
 /// What to ask for.
 pub struct Asked<'a> {
-    /// Where the server is: `http://` and its address.
-    pub url: &'a str,
     /// The HTTP method.
     pub method: &'static str,
     /// The path.
@@ -51,6 +49,15 @@ pub struct Asked<'a> {
     pub pause: Duration,
     /// For how long.
     pub span: Duration,
+}
+
+impl<'a> Asked<'a> {
+    /// Each of the values in turn, as fast as answers come; nobody is to be refused.
+    #[must_use]
+    pub const fn of(method: &'static str, path: &'a str, values: &'a Values, span: Duration) -> Self {
+        let (used, connections, pause) = (0..values.count, CONNECTIONS, Duration::ZERO);
+        Self { method, path, values, used, connections, is_refused: false, pause, span }
+    }
 }
 
 /// What came back.
@@ -140,15 +147,15 @@ impl Wrk {
         Ok(Values { file, columns: columns.join(","), count })
     }
 
-    /// Asks for as long as told, as fast as it gets answers.
+    /// Asks the server at `url` for as long as told, as fast as it gets answers.
     ///
     /// # Errors
     /// If anything but the right answers came back.
-    pub async fn run(&self, asked: &Asked<'_>) -> Outcome<Answered> {
-        let Asked { url, method, path, values, used, connections, is_refused, pause, span } = asked;
+    pub async fn run(&self, url: &str, asked: &Asked<'_>) -> Outcome<Answered> {
+        let Asked { method, path, values, used, connections, is_refused, pause, span } = asked;
         let mut command = Command::new("wrk");
         command.args(["-t1", &format!("-c{connections}"), &format!("-d{}s", span.as_secs()), "-s"]).arg(&self.script);
-        command.args([*url, "--", method, path, values.columns.as_str()]).arg(&values.file);
+        command.args([url, "--", method, path, values.columns.as_str()]).arg(&values.file);
         command.args([used.start, used.len()].map(|n| n.to_string())).arg(pause.as_millis().to_string());
         // It ends by itself after its time, so that nobody has to look after it; and tokio's processes are a feature that
         // every crate would be built anew for.

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use usher_contract_tests::redis_server::Server;
-use usher_loadtest::bench::http::Bench;
+use usher_loadtest::bench::line_crowds::Bench;
 use usher_loadtest::bench::report::{Figure, json, table};
 use usher_loadtest::bench::wrk::Wrk;
-use usher_loadtest::bench::{Outcome, Scale, line, seats};
+use usher_loadtest::bench::{Outcome, OverHttp, Scale, line_port, seats_port};
 use usher_loadtest::world::redis::{connect, version};
 
 /// Measures Usher beside a control in the same run.
@@ -72,17 +72,19 @@ async fn measure(cli: &Cli, head: &mut String, figures: &mut Vec<Figure>) -> Out
     let folder = tempfile::tempdir()?;
     // What is missing is told before minutes went by.
     let wrk = Wrk::new(folder.path())?;
+    let over_http = OverHttp { folder: folder.path(), wrk: &wrk, scale };
     if cli.part.is_none_or(|part| part == Part::Line) {
         let redis = Server::start(&[]);
         *head = machine(&redis)?;
-        figures.extend(line::admission(&redis, scale).await?);
-        figures.extend(line::million(&redis, scale).await?);
-        Bench { folder: folder.path(), wrk: &wrk, redis: &redis, scale }.measure(figures).await?;
+        figures.extend(line_port::admission(&redis, scale).await?);
+        figures.extend(line_port::million(&redis, scale).await?);
+        Bench { over_http: &over_http, redis: &redis }.measure(figures).await?;
+        over_http.line_in_memory(figures).await?;
     }
     if cli.part.is_none_or(|part| part == Part::Seats) {
-        *head = [head.as_str(), &seats::machine()?].join("\n").trim().to_owned();
+        *head = [head.as_str(), &seats_port::machine()?].join("\n").trim().to_owned();
         // In a box: the compiler follows futures within futures only so deep.
-        Box::pin(seats::measure(folder.path(), &wrk, scale, figures)).await?;
+        Box::pin(seats_port::measure(&over_http, figures)).await?;
     }
     Ok(())
 }

@@ -2,7 +2,6 @@
 //! one each, which is the control; and how soon a refusal comes where everybody wants one seat. Knows no HTTP.
 
 use std::num::NonZero;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -25,16 +24,13 @@ use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationRepository, SeatWish, Settled, Verdict,
 };
 
+use super::holds::{AT_ONE_SEAT, IN_FLIGHT};
 use super::report::{Figure, Goal, median, percentile};
-use super::wrk::Wrk;
-use super::{Outcome, OverHttp, RUNS, Scale, progress};
+use super::{Outcome, OverHttp, RUNS, Scale, progress, seats_beside_port};
 use crate::world::clock::Stopwatch;
 use crate::world::hall;
 
-/// How many buyers ask at once.
-pub(super) const IN_FLIGHT: usize = 256;
-/// How many ask for one seat at once, and how often each.
-pub(super) const AT_ONE_SEAT: usize = 200;
+/// How often each of those asks who want one seat.
 const ASKS_EACH: usize = 20;
 /// What a refusal may take, of 99 in 100.
 const REFUSED_WITHIN_MS: f64 = 20.0;
@@ -44,7 +40,7 @@ const POOLS: [u32; 3] = [8, 16, 32];
 pub(super) const POOL_OF_SHARED: u32 = 8;
 /// Where databases are that are not installed here.
 const MYSQL_IMAGE: &str = "mysql:9";
-pub(super) const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
+const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
 const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 const HOLD_TTL: Duration = Duration::from_secs(3_600);
 
@@ -61,23 +57,23 @@ pub(super) struct Engine {
 ///
 /// # Errors
 /// If one fails, or an answer is not the right one.
-pub async fn measure(folder: &Path, wrk: &Wrk, scale: Scale, figures: &mut Vec<Figure>) -> Outcome<()> {
-    let over_http = OverHttp { folder, wrk, scale };
-    let sqlite = format!("sqlite://{}", folder.join("seats.db").display());
+pub async fn measure(over_http: &OverHttp<'_>, figures: &mut Vec<Figure>) -> Outcome<()> {
+    let scale = over_http.scale;
+    let sqlite = format!("sqlite://{}", over_http.folder.join("seats.db").display());
     let sqlite = Engine { name: "SQLite", url: sqlite, goal: None, server: None };
     Box::pin(sqlite.measure(scale, figures)).await?;
     over_http.looks(figures).await?;
-    over_http.holds(&sqlite, figures).await?;
+    seats_beside_port::measure(over_http, &sqlite, figures).await?;
     let mariadb = on_server("MariaDB", None, (4_000.0, 2.0)).await?;
     Box::pin(mariadb.measure(scale, figures)).await?;
-    over_http.holds(&mariadb, figures).await?;
+    seats_beside_port::measure(over_http, &mariadb, figures).await?;
     drop(mariadb);
     let mut inspect = Command::new("docker");
     inspect.args(["image", "inspect", MYSQL_IMAGE]).stdout(Stdio::null()).stderr(Stdio::null());
     if inspect.status().is_ok_and(|status| status.success()) {
         let mysql = on_server("MySQL", Some(MYSQL_IMAGE), (3_000.0, 3.0)).await?;
         Box::pin(mysql.measure(scale, figures)).await?;
-        over_http.holds(&mysql, figures).await?;
+        seats_beside_port::measure(over_http, &mysql, figures).await?;
     } else {
         progress(&format!("MySQL is left out: docker has no image {MYSQL_IMAGE}"));
     }
@@ -98,21 +94,14 @@ impl Engine {
         let runs = RUNS as u64;
         let n_seats = runs * (n_holds + 3 * n_alone + 2 * n_bought) + 1;
         progress(&format!("{name}: a hall of some {n_seats} seats"));
-        let shared = self.open(POOL_OF_SHARED).await?;
-        schema::up(&shared).await?;
-        let catalogue = SqlCatalogueRepository::new(shared.clone());
-        seed_through(&catalogue, PERFORMANCE, &seat_map(n_seats)?).await;
-        let background = Background::default();
-        let stored = Arc::new(SqlReservationRepository::new(shared.clone()));
-        let together: Arc<dyn ReservationRepository> = Arc::new(GroupCommit::new(stored, &background));
+        let port = Port::open(self.open(POOL_OF_SHARED).await?, n_seats).await?;
+        let Port { repository: together, background, mut buyers } = port;
         let mut alone = Vec::new();
         for pool in POOLS {
             let database = self.open(pool).await?;
-            let repository: Arc<dyn ReservationRepository> = Arc::new(SqlReservationRepository::new(database));
+            let repository: Repository = Arc::new(SqlReservationRepository::new(database));
             alone.push((pool, repository));
         }
-        let mut buyers = Buyers::default();
-
         progress(&format!("{name}: holds of one seat, {IN_FLIGHT} in flight"));
         let (mut rates, mut controls) = (Vec::new(), [const { Vec::new() }; POOLS.len()]);
         for _ in 0..RUNS {
@@ -175,8 +164,28 @@ pub(super) async fn open(url: &str, max_connections: u32) -> Outcome<Database> {
     Ok(Database::open(&settings).await?)
 }
 
+/// The seats of a database at their port, in shared transactions.
+pub(super) struct Port {
+    pub(super) repository: Repository,
+    pub(super) background: Background,
+    pub(super) buyers: Buyers,
+}
+
+impl Port {
+    /// Makes a performance of at least so many seats in an empty database.
+    pub(super) async fn open(database: Database, n_seats: u64) -> Outcome<Self> {
+        schema::up(&database).await?;
+        let catalogue = SqlCatalogueRepository::new(database.clone());
+        seed_through(&catalogue, PERFORMANCE, &seat_map(n_seats)?).await;
+        let background = Background::default();
+        let stored = Arc::new(SqlReservationRepository::new(database));
+        let repository: Repository = Arc::new(GroupCommit::new(stored, &background));
+        Ok(Self { repository, background, buyers: Buyers::default() })
+    }
+}
+
 /// At least so many seats.
-pub(super) fn seat_map(n_seats: u64) -> Outcome<SeatMap> {
+fn seat_map(n_seats: u64) -> Outcome<SeatMap> {
     let sections = hall::sections(usize::try_from(n_seats)?);
     SeatMap::from_sections(&sections).map_err(|violations| format!("{violations:?}").into())
 }
@@ -205,7 +214,7 @@ fn id(n: u64) -> [u8; 16] {
 }
 
 /// The seat of a buyer, from 1.
-pub(super) fn seat(buyer: u64) -> Outcome<SeatId> {
+fn seat(buyer: u64) -> Outcome<SeatId> {
     Ok(hall::seat(usize::try_from(buyer - 1)?).parse()?)
 }
 
