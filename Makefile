@@ -165,7 +165,7 @@ wrk:
 
 .PHONY: bench
 bench: redis mysql wrk ## Measure Usher beside controls, into target/bench.json (PART=line or seats, QUICK=1)
-	cargo build --locked --release --package usher-app --package usher-loadtest
+	cargo build --locked --release --package usher-app --package usher-bench
 	$${CARGO_TARGET_DIR:-target}/release/bench $(if $(PART),--part $(PART)) $(if $(QUICK),--quick)
 
 .PHONY: tools

@@ -2,15 +2,10 @@
 //! Judges nothing by itself but that every answer was the right one.
 
 pub mod cpu;
-pub mod crowd;
 pub mod holds;
 pub mod line;
-pub mod line_crowds;
-pub mod line_port;
 pub mod looks;
 pub mod report;
-pub mod seats_beside_port;
-pub mod seats_port;
 pub mod stage;
 pub mod wrk;
 

@@ -6,7 +6,7 @@ use std::fs;
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 use toml::{Table, Value};
 
-use Layer::{Adapter, App, ContractTests, Domain, Kernel, LoadTest, Migrations, Xtask};
+use Layer::{Adapter, App, Bench, ContractTests, Domain, Kernel, LoadTest, Migrations, Xtask};
 
 /// What a crate is, and so what it may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,7 @@ enum Layer {
     ContractTests,
     App,
     LoadTest,
+    Bench,
     Xtask,
 }
 
@@ -28,6 +29,7 @@ const CRATES: &[(&str, Layer)] = &[
     ("usher-adapter-redis", Adapter),
     ("usher-adapter-sql", Adapter),
     ("usher-app", App),
+    ("usher-bench", Bench),
     ("usher-concert", Domain),
     ("usher-contract-tests", ContractTests),
     ("usher-kernel", Kernel),
@@ -46,10 +48,15 @@ const ARROWS: &[(Layer, Layer)] = &[
     (App, Domain),
     (App, Kernel),
     (App, Migrations),
+    (Bench, Adapter),
+    (Bench, App),
+    (Bench, ContractTests),
+    (Bench, Domain),
+    (Bench, Kernel),
+    (Bench, LoadTest),
     (ContractTests, Domain),
     (ContractTests, Kernel),
     (Domain, Kernel),
-    (LoadTest, Adapter),
     (LoadTest, App),
     (LoadTest, ContractTests),
     (LoadTest, Domain),

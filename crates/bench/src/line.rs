@@ -6,14 +6,14 @@ use redis::Connection;
 use roaring::RoaringTreemap;
 use usher_contract_tests::redis_server::Server;
 use usher_kernel::{PerformanceId, Timestamp};
+use usher_loadtest::bench::report::{Figure, Goal, median, percentile};
+use usher_loadtest::bench::{Outcome, RUNS, Scale, progress};
+use usher_loadtest::world::clock::Stopwatch;
+use usher_loadtest::world::redis::{connect, round_trips_us, script_us, used_memory};
 use usher_queue::ports::{AdmitTerms, Cursor, Gate, LineStore as _};
 use usher_queue::service::EXAMINE_MAX;
 
-use super::crowd::{Crowd, account, current};
-use super::report::{Figure, Goal, median, percentile};
-use super::{Outcome, RUNS, Scale, progress};
-use crate::world::clock::Stopwatch;
-use crate::world::redis::{connect, round_trips_us, script_us, used_memory};
+use crate::crowd::{Crowd, account, current};
 
 /// As many to a pipeline as the script examines.
 const PIPELINED: isize = 1_000;
@@ -29,7 +29,7 @@ fn performance(n: u128) -> PerformanceId {
 ///
 /// # Errors
 /// If Redis fails, or not everybody is admitted.
-pub async fn admission(server: &Server, scale: Scale) -> Outcome<Vec<Figure>> {
+pub(crate) async fn admission(server: &Server, scale: Scale) -> Outcome<Vec<Figure>> {
     let n_people = scale.people(10_000);
     progress(&format!("admitting {n_people} people three ways, {RUNS} times each"));
     let mut connection = connect(&server.url())?;
@@ -132,7 +132,7 @@ fn ms(took: Duration) -> f64 {
 ///
 /// # Errors
 /// If Redis fails, or a call does not do what it should.
-pub async fn million(server: &Server, scale: Scale) -> Outcome<Vec<Figure>> {
+pub(crate) async fn million(server: &Server, scale: Scale) -> Outcome<Vec<Figure>> {
     let (n_people, n_few) = (scale.people(1_000_000), 1_000);
     progress(&format!("{n_people} people join a line on Redis"));
     let mut connection = connect(&server.url())?;

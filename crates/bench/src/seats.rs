@@ -18,17 +18,18 @@ use usher_contract_tests::reservation_repository::seed_through;
 use usher_kernel::{
     AccountId, AttemptId, Claim, Fingerprint, PerformanceId, ReservationId, SeatId, TicketId, Timestamp,
 };
+use usher_loadtest::bench::holds::{AT_ONE_SEAT, IN_FLIGHT};
+use usher_loadtest::bench::report::{Figure, Goal, median, percentile};
+use usher_loadtest::bench::{Outcome, OverHttp, RUNS, Scale, progress};
+use usher_loadtest::world::clock::Stopwatch;
+use usher_loadtest::world::hall;
 use usher_reservation::audit;
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationRepository, SeatWish, Settled, Verdict,
 };
 
-use super::holds::{AT_ONE_SEAT, IN_FLIGHT};
-use super::report::{Figure, Goal, median, percentile};
-use super::{Outcome, OverHttp, RUNS, Scale, progress, seats_beside_port};
-use crate::world::clock::Stopwatch;
-use crate::world::hall;
+use crate::seats_over_http;
 
 /// How often each of those asks who want one seat.
 const ASKS_EACH: usize = 20;
@@ -37,7 +38,7 @@ const REFUSED_WITHIN_MS: f64 = 20.0;
 /// With one transaction each, how many connections are best depends on the database, so the best of these is the control.
 const POOLS: [u32; 3] = [8, 16, 32];
 /// Shared transactions need few.
-pub(super) const POOL_OF_SHARED: u32 = 8;
+pub(crate) const POOL_OF_SHARED: u32 = 8;
 /// Where databases are that are not installed here.
 const MYSQL_IMAGE: &str = "mysql:9";
 const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
@@ -45,35 +46,35 @@ const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 const HOLD_TTL: Duration = Duration::from_secs(3_600);
 
 /// A database, and what is asked of it.
-pub(super) struct Engine {
-    pub(super) name: &'static str,
+pub(crate) struct Engine {
+    pub(crate) name: &'static str,
     url: String,
     /// What it should do: holds a second, and so many times the control.
     goal: Option<(f64, f64)>,
-    pub(super) server: Option<Server>,
+    pub(crate) server: Option<Server>,
 }
 
 /// All of it, on every database there is.
 ///
 /// # Errors
 /// If one fails, or an answer is not the right one.
-pub async fn measure(over_http: &OverHttp<'_>, figures: &mut Vec<Figure>) -> Outcome<()> {
+pub(crate) async fn measure(over_http: &OverHttp<'_>, figures: &mut Vec<Figure>) -> Outcome<()> {
     let scale = over_http.scale;
     let sqlite = format!("sqlite://{}", over_http.folder.join("seats.db").display());
     let sqlite = Engine { name: "SQLite", url: sqlite, goal: None, server: None };
     Box::pin(sqlite.measure(scale, figures)).await?;
     over_http.looks(figures).await?;
-    seats_beside_port::measure(over_http, &sqlite, figures).await?;
+    seats_over_http::measure(over_http, &sqlite, figures).await?;
     let mariadb = on_server("MariaDB", None, (4_000.0, 2.0)).await?;
     Box::pin(mariadb.measure(scale, figures)).await?;
-    seats_beside_port::measure(over_http, &mariadb, figures).await?;
+    seats_over_http::measure(over_http, &mariadb, figures).await?;
     drop(mariadb);
     let mut inspect = Command::new("docker");
     inspect.args(["image", "inspect", MYSQL_IMAGE]).stdout(Stdio::null()).stderr(Stdio::null());
     if inspect.status().is_ok_and(|status| status.success()) {
         let mysql = on_server("MySQL", Some(MYSQL_IMAGE), (3_000.0, 3.0)).await?;
         Box::pin(mysql.measure(scale, figures)).await?;
-        seats_beside_port::measure(over_http, &mysql, figures).await?;
+        seats_over_http::measure(over_http, &mysql, figures).await?;
     } else {
         progress(&format!("MySQL is left out: docker has no image {MYSQL_IMAGE}"));
     }
@@ -158,22 +159,22 @@ impl Engine {
     }
 }
 
-pub(super) async fn open(url: &str, max_connections: u32) -> Outcome<Database> {
+pub(crate) async fn open(url: &str, max_connections: u32) -> Outcome<Database> {
     // So many wait for one of few connections that the last of them waits for long.
     let settings = Settings { acquire_timeout: Duration::from_secs(30), ..Settings::new(url, max_connections) };
     Ok(Database::open(&settings).await?)
 }
 
 /// The seats of a database at their port, in shared transactions.
-pub(super) struct Port {
-    pub(super) repository: Repository,
-    pub(super) background: Background,
-    pub(super) buyers: Buyers,
+pub(crate) struct Port {
+    pub(crate) repository: Repository,
+    pub(crate) background: Background,
+    pub(crate) buyers: Buyers,
 }
 
 impl Port {
     /// Makes a performance of at least so many seats in an empty database.
-    pub(super) async fn open(database: Database, n_seats: u64) -> Outcome<Self> {
+    pub(crate) async fn open(database: Database, n_seats: u64) -> Outcome<Self> {
         schema::up(&database).await?;
         let catalogue = SqlCatalogueRepository::new(database.clone());
         seed_through(&catalogue, PERFORMANCE, &seat_map(n_seats)?).await;
@@ -192,10 +193,10 @@ fn seat_map(n_seats: u64) -> Outcome<SeatMap> {
 
 /// Numbers of buyers, each of whom has a seat of their own.
 #[derive(Default)]
-pub(super) struct Buyers(u64);
+pub(crate) struct Buyers(u64);
 
 impl Buyers {
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 += 1;
         self.0
     }
@@ -237,9 +238,9 @@ fn wish(buyer: u64, seat: SeatId) -> Outcome<HoldCommand> {
     })
 }
 
-pub(super) type Repository = Arc<dyn ReservationRepository>;
+pub(crate) type Repository = Arc<dyn ReservationRepository>;
 
-pub(super) async fn hold(repository: &Repository, buyer: u64) -> Outcome<()> {
+pub(crate) async fn hold(repository: &Repository, buyer: u64) -> Outcome<()> {
     match repository.hold(&[wish(buyer, seat(buyer)?)?]).await?.pop() {
         Some(HoldOutcome::Held(_)) => Ok(()),
         other => Err(format!("a free seat is held: {other:?}").into()),
@@ -267,7 +268,7 @@ async fn buy(repository: &Repository, buyer: u64) -> Outcome<()> {
 }
 
 /// New buyers hold a seat each. Answers how long it took.
-pub(super) async fn hold_all(repository: &Repository, buyers: &mut Buyers, count: u64) -> Outcome<Duration> {
+pub(crate) async fn hold_all(repository: &Repository, buyers: &mut Buyers, count: u64) -> Outcome<Duration> {
     let (buyers, took) = (buyers.take(count), Stopwatch::start());
     let holds = buyers.into_iter().map(|buyer| hold(repository, buyer));
     stream::iter(holds).buffer_unordered(IN_FLIGHT).try_for_each(async |()| Ok(())).await?;
@@ -283,7 +284,7 @@ async fn buy_all(repository: &Repository, buyers: &mut Buyers, count: u64) -> Ou
 }
 
 /// How long each of many buyers waits to be told that the seat of `owner` is taken.
-pub(super) async fn refusals_ms(repository: &Repository, buyers: &mut Buyers, owner: u64) -> Outcome<Vec<f64>> {
+pub(crate) async fn refusals_ms(repository: &Repository, buyers: &mut Buyers, owner: u64) -> Outcome<Vec<f64>> {
     // These want a seat that is not their own, so they may come from beyond the hall.
     let asks = buyers.take((AT_ONE_SEAT * ASKS_EACH) as u64).into_iter().map(|buyer| async move {
         let (took, wanted) = (Stopwatch::start(), seat(owner)?);
@@ -296,7 +297,7 @@ pub(super) async fn refusals_ms(repository: &Repository, buyers: &mut Buyers, ow
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
-pub(super) fn rate(took: Duration, count: u64) -> f64 {
+pub(crate) fn rate(took: Duration, count: u64) -> f64 {
     count as f64 / took.as_secs_f64()
 }
 
@@ -304,7 +305,7 @@ pub(super) fn rate(took: Duration, count: u64) -> f64 {
 ///
 /// # Errors
 /// If the machine does not tell.
-pub fn machine() -> Outcome<String> {
+pub(crate) fn machine() -> Outcome<String> {
     let n_cores = thread::available_parallelism().map(NonZero::get)?;
     Ok(format!("{n_cores} cores, shared by the databases and the load; what is acknowledged is on the disk"))
 }

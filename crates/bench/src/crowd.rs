@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use usher_adapter_redis::RedisLineStore;
 use usher_kernel::{AccountId, PerformanceId, Timestamp};
+use usher_loadtest::bench::Outcome;
 use usher_queue::ports::{AdmitTerms, At, Contribution, Gate, InEpoch, JoinOutcome, LineStore as _, Standing};
 use usher_queue::{AccountHash, Epoch, PlaceNumber};
-
-use super::Outcome;
 
 /// Above all numbers of any crowd. The ledger knows nothing of this crowd, so a server whose ledger is behind must not be
 /// kept from taking joins until it has caught up, block by block.
@@ -19,15 +18,15 @@ const CEILING: PlaceNumber = PlaceNumber::new(100_000_000);
 const SLICE: u64 = 500;
 
 /// A line on Redis.
-pub struct Crowd {
+pub(crate) struct Crowd {
     /// Its store.
-    pub store: RedisLineStore,
+    pub(crate) store: RedisLineStore,
     /// The line, its epoch, and the driver's time.
-    pub at: At,
+    pub(crate) at: At,
     /// Nobody is let in while people join; how the rest goes is a benchmark's to say.
-    pub terms: AdmitTerms,
+    pub(crate) terms: AdmitTerms,
     /// How many joined.
-    pub n_joined: u64,
+    pub(crate) n_joined: u64,
 }
 
 impl Crowd {
@@ -35,7 +34,7 @@ impl Crowd {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn open(url: &str, performance: PerformanceId, now: Timestamp) -> Outcome<Self> {
+    pub(crate) async fn open(url: &str, performance: PerformanceId, now: Timestamp) -> Outcome<Self> {
         let crowd = Self::attach(url, At { performance, epoch: Epoch::new(1), now }).await?;
         crowd.store.open(crowd.at, &Contribution::default()).await?;
         Ok(crowd)
@@ -45,7 +44,7 @@ impl Crowd {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn attach(url: &str, at: At) -> Outcome<Self> {
+    pub(crate) async fn attach(url: &str, at: At) -> Outcome<Self> {
         let terms = AdmitTerms {
             gate: Gate::Shut,
             capacity: u32::MAX,
@@ -61,7 +60,7 @@ impl Crowd {
     ///
     /// # Errors
     /// If Redis fails, or somebody does not wait where they should.
-    pub async fn join_up_to(&mut self, n_people: u64) -> Outcome<()> {
+    pub(crate) async fn join_up_to(&mut self, n_people: u64) -> Outcome<()> {
         let (ceiling, terms) = (CEILING, AdmitTerms { gate: Gate::Shut, ..self.terms });
         while self.n_joined < n_people {
             let next = self.n_joined + 1..(self.n_joined + SLICE).min(n_people) + 1;
@@ -81,7 +80,7 @@ impl Crowd {
 ///
 /// # Errors
 /// If it lost the line.
-pub fn current<T>(answer: InEpoch<T>) -> Outcome<T> {
+pub(crate) fn current<T>(answer: InEpoch<T>) -> Outcome<T> {
     match answer {
         InEpoch::Current(answer) => Ok(answer),
         InEpoch::Lost => Err("Redis lost the line".into()),
@@ -90,12 +89,12 @@ pub fn current<T>(answer: InEpoch<T>) -> Outcome<T> {
 
 /// The account of the person who joins as number `n`.
 #[must_use]
-pub fn account(n: u64) -> AccountHash {
+pub(crate) fn account(n: u64) -> AccountHash {
     AccountHash::of(AccountId::from_bytes(u128::from(n).to_be_bytes()))
 }
 
 /// Those of a range of people.
 #[must_use]
-pub fn accounts(people: Range<u64>) -> Vec<AccountHash> {
+pub(crate) fn accounts(people: Range<u64>) -> Vec<AccountHash> {
     people.map(account).collect()
 }

@@ -1,4 +1,13 @@
-//! Runs the benchmarks: a table on the terminal, and `target/bench.json`. Sees servers as their clients do.
+//! The benchmarks of ports and scripts, which link app and adapters, and of what is held against them over HTTP. Measures;
+//! never part of a server.
+//!
+//! Prints a table, and writes `target/bench.json`.
+
+mod crowd;
+mod line;
+mod line_over_http;
+mod seats;
+mod seats_over_http;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -8,11 +17,12 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use usher_contract_tests::redis_server::Server;
-use usher_loadtest::bench::line_crowds::Bench;
 use usher_loadtest::bench::report::{Figure, json, table};
 use usher_loadtest::bench::wrk::Wrk;
-use usher_loadtest::bench::{Outcome, OverHttp, Scale, line_port, seats_port};
+use usher_loadtest::bench::{Outcome, OverHttp, Scale};
 use usher_loadtest::world::redis::{connect, version};
+
+use crate::line_over_http::Bench;
 
 /// Measures Usher beside a control in the same run.
 #[derive(Debug, Parser)]
@@ -76,15 +86,15 @@ async fn measure(cli: &Cli, head: &mut String, figures: &mut Vec<Figure>) -> Out
     if cli.part.is_none_or(|part| part == Part::Line) {
         let redis = Server::start(&[]);
         *head = machine(&redis)?;
-        figures.extend(line_port::admission(&redis, scale).await?);
-        figures.extend(line_port::million(&redis, scale).await?);
+        figures.extend(line::admission(&redis, scale).await?);
+        figures.extend(line::million(&redis, scale).await?);
         Bench { over_http: &over_http, redis: &redis }.measure(figures).await?;
         over_http.line_in_memory(figures).await?;
     }
     if cli.part.is_none_or(|part| part == Part::Seats) {
-        *head = [head.as_str(), &seats_port::machine()?].join("\n").trim().to_owned();
+        *head = [head.as_str(), &seats::machine()?].join("\n").trim().to_owned();
         // In a box: the compiler follows futures within futures only so deep.
-        Box::pin(seats_port::measure(&over_http, figures)).await?;
+        Box::pin(seats::measure(&over_http, figures)).await?;
     }
     Ok(())
 }

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use usher_contract_tests::redis_server::Server as RedisServer;
 use usher_kernel::Timestamp;
+use usher_loadtest::bench::line::{N_POLLING, PLACE};
+use usher_loadtest::bench::report::{Figure, Goal, median};
+use usher_loadtest::bench::stage::{Stage, site};
+use usher_loadtest::bench::wrk::Asked;
+use usher_loadtest::bench::{CONTROL, Outcome, OverHttp, RUNS, progress};
+use usher_loadtest::world::passes::Signer;
+use usher_loadtest::world::redis::{connect, watch};
 use usher_queue::ports::At;
 use usher_queue::{Epoch, PlaceNumber};
 
-use super::crowd::{Crowd, account};
-use super::line::{N_POLLING, PLACE};
-use super::report::{Figure, Goal, median};
-use super::stage::{Stage, site};
-use super::wrk::Asked;
-use super::{CONTROL, Outcome, OverHttp, RUNS, progress};
-use crate::world::passes::Signer;
-use crate::world::redis::{connect, watch};
+use crate::crowd::{Crowd, account};
 
 /// How many wait when what polls cost Redis is counted.
 const N_WAITING: [u64; 2] = [10_000, 100_000];
@@ -27,11 +27,11 @@ const MORE_MEMORY_MB: f64 = 64.0;
 const COMMANDS_PER_S: f64 = 100.0;
 
 /// What benchmarks of the line over HTTP need.
-pub struct Bench<'a> {
+pub(crate) struct Bench<'a> {
     /// The driver.
-    pub over_http: &'a OverHttp<'a>,
+    pub(crate) over_http: &'a OverHttp<'a>,
     /// Where lines are that are not in memory.
-    pub redis: &'a RedisServer,
+    pub(crate) redis: &'a RedisServer,
 }
 
 /// A server whose line is on Redis, and the people in it, whom the driver put there through the line's port.
@@ -75,7 +75,7 @@ impl Bench<'_> {
     ///
     /// # Errors
     /// If a server fails, or an answer is not the right one.
-    pub async fn measure(&self, figures: &mut Vec<Figure>) -> Outcome<()> {
+    pub(crate) async fn measure(&self, figures: &mut Vec<Figure>) -> Outcome<()> {
         progress(&format!("two servers with their lines on Redis, {N_POLLING} people waiting at one"));
         let mut few = Filled::start(self, "on-redis").await?;
         few.fill(N_POLLING).await?;

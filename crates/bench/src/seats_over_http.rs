@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use usher_contract_tests::mysql_server;
+use usher_loadtest::bench::cpu::Cpu;
+use usher_loadtest::bench::holds::{AT_ONE_SEAT, IN_FLIGHT, Shop};
+use usher_loadtest::bench::report::{Figure, median, percentile};
+use usher_loadtest::bench::stage::{Stage, site};
+use usher_loadtest::bench::{Outcome, OverHttp, RUNS, progress};
 
-use super::cpu::Cpu;
-use super::holds::{AT_ONE_SEAT, IN_FLIGHT, Shop};
-use super::report::{Figure, median, percentile};
-use super::seats_port::{Engine, POOL_OF_SHARED, Port, hold, hold_all, open, rate, refusals_ms};
-use super::stage::{Stage, site};
-use super::{Outcome, OverHttp, RUNS, progress};
+use crate::seats::{Engine, POOL_OF_SHARED, Port, hold, hold_all, open, rate, refusals_ms};
 
 const N_HOLDS_AT_PORT: u64 = 8_000;
 
@@ -35,7 +35,7 @@ struct Spent {
 ///
 /// # Errors
 /// If a server fails, or an answer is not the right one.
-pub async fn measure(over_http: &OverHttp<'_>, engine: &Engine, figures: &mut Vec<Figure>) -> Outcome<()> {
+pub(crate) async fn measure(over_http: &OverHttp<'_>, engine: &Engine, figures: &mut Vec<Figure>) -> Outcome<()> {
     let name = engine.name;
     progress(&format!("{name}: a server with a hall of its own"));
     let folder = over_http.folder.join(format!("holds-{name}"));
