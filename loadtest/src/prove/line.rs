@@ -2,6 +2,7 @@
 //! and to Redis.
 
 mod disturbed;
+mod history;
 mod quiet;
 pub(super) mod stage;
 mod undisturbed;

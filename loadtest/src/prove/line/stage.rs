@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use usher_app::decorators::recorded;
 use usher_contract_tests::redis_server;
 use usher_kernel::Timestamp;
 use usher_queue::audit::{self, Answer, History, Loss, ServerLife, Terms};
 
 use super::super::{Context, ProofError, Size, Verdict};
+use super::history;
 use crate::world::clock::{self, Stopwatch, eventually, pass};
 use crate::world::people::{Crowd, Directory, Habits, Progress, Visit};
 use crate::world::sale::Sale;
@@ -222,7 +222,7 @@ impl Stage {
     fn history(&self, visits: &[Visit], verdict: &mut Verdict) -> Result<History, ProofError> {
         let (mut answers, mut n_torn) = (Vec::new(), 0);
         for path in self.site.histories()? {
-            let recording = recorded::read(&path, self.sale.performance())?;
+            let recording = history::read(&path, self.sale.performance())?;
             answers.extend(recording.recorded);
             n_torn += recording.n_torn;
         }
