@@ -1,5 +1,5 @@
-//! The load driver: servers of its own under crowds of its own, to measure what they can do and to prove what they keep.
-//! Sees a server as its clients do; never part of one.
+//! The load driver: starts servers, sends them crowds over HTTP, measures them, and checks what they promise. Sees a server as
+//! its clients and its operator do; never part of one.
 
 pub mod bench;
 pub mod prove;

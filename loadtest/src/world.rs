@@ -1,4 +1,4 @@
-//! What benchmarks and proofs are made of: servers, a Redis, a sale, people, and the time.
+//! What benchmarks and proofs share: server processes, a Redis client, a sale, people with their passes, and the clock.
 
 pub mod clock;
 pub mod hall;

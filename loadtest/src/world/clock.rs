@@ -1,46 +1,46 @@
-//! The driver's own time. It is the time of the servers too, which are on the same machine.
+//! The driver's clock. The servers run on the same machine, so they read the same time.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use usher_kernel::Timestamp;
 
-/// How often a condition is looked at.
+/// How often [`eventually`] checks its condition.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
-/// The present time.
+/// The current time.
 #[must_use]
-#[expect(clippy::disallowed_methods, reason = "people look at the time of day")]
+#[expect(clippy::disallowed_methods, reason = "this is the driver's clock")]
 pub fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_unix_ms(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Measures a span, whatever happens to the time of day.
+/// Measures a span with the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(Instant);
 
 impl Stopwatch {
-    /// Begins to measure.
+    /// Starts measuring.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "measuring is what the driver is for")]
     pub fn start() -> Self {
         Self(Instant::now())
     }
 
-    /// How long it runs already.
+    /// The time since the start.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
 }
 
-/// Lets a span pass in which somebody does nothing: a person between two polls, a schedule between two kills.
-#[expect(clippy::disallowed_methods, reason = "people wait; conditions are waited for with `eventually`")]
+/// Sleeps, where the pause itself is the behaviour: a client between two polls, a schedule between two kills.
+#[expect(clippy::disallowed_methods, reason = "the pause is the behaviour; use `eventually` to wait for a condition")]
 pub async fn pass(span: Duration) {
     tokio::time::sleep(span).await;
 }
 
-/// Waits until `condition` answers something, and passes it on; nothing, if it does not within `at_most`.
+/// Calls `condition` until it returns a value, and returns that; `None` after `at_most`.
 pub async fn eventually<T, F>(at_most: Duration, mut condition: impl FnMut() -> F) -> Option<T>
 where
     F: Future<Output = Option<T>>,

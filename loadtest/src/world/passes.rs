@@ -1,5 +1,5 @@
-//! Places and passes that the driver signs itself, with the secret that it gave its servers: so nobody has to stand in a
-//! line before they buy, or before they poll.
+//! Place tokens and passes that the driver signs itself, with the secret of its servers: a benchmark of holds needs no line
+//! in front of it, and a benchmark of polls needs no million joins.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use usher_queue::{AccountHash, Grant, Place, PlaceNumber, TokenKeys};
 use crate::world::clock;
 use crate::world::servers::{ServerError, Site};
 
-/// Every pass is good for longer than a benchmark or a proof.
+/// Longer than a benchmark or a proof runs.
 const PASS_LASTS: Duration = Duration::from_secs(3_600);
 
-/// What a buyer shows to a server.
+/// What a buyer sends with each request.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     /// An access token.
@@ -24,20 +24,20 @@ pub struct Credentials {
     pub pass: String,
 }
 
-/// Signs what people show at the line of one performance.
+/// Signs place tokens and passes for one performance.
 pub struct Signer {
     keys: TokenKeys,
     performance: PerformanceId,
 }
 
 impl Signer {
-    /// Signs with a site's secret.
+    /// A signer with the secret of a site.
     #[must_use]
     pub fn of(site: &Site, performance: PerformanceId) -> Self {
         Self { keys: TokenKeys::new(site.secret().as_bytes(), None), performance }
     }
 
-    /// The token of a place that waits, or waited, in the line.
+    /// The token of a place in the line.
     #[must_use]
     pub fn place(&self, number: PlaceNumber, account: AccountHash) -> String {
         self.keys.sign_place(Place { performance: self.performance, number, account })
@@ -49,7 +49,7 @@ impl Signer {
     /// As [`Site::mint`].
     pub fn buyers(&self, site: &Site, count: usize) -> Result<Vec<Credentials>, ServerError> {
         let expires_at = clock::now().plus(PASS_LASTS);
-        // Buyers made at another time have other passes.
+        // A later call must not repeat these numbers: a pass buys once.
         let first = u64::from(rand::random::<u32>()) << 20;
         let numbers = (first..).map(PlaceNumber::new);
         let buyer = |(number, token): (PlaceNumber, String)| {
@@ -69,7 +69,7 @@ struct Claims {
     sub: String,
 }
 
-/// Whose access token it is; `None` if it is none.
+/// The account of an access token; `None` if it is malformed.
 pub(super) fn account_of(token: &str) -> Option<AccountHash> {
     let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
     let claims: Claims = serde_json::from_slice(&claims).ok()?;

@@ -1,5 +1,5 @@
-//! A crowd: people who join a line over HTTP, ask as often as they are told to, and do with their pass what people do.
-//! Keeps what each of them was answered; judges nothing.
+//! A crowd: people who join a line over HTTP, poll as often as the server asks them to, and use their pass, drop it, or let
+//! it expire. Keeps every answer; judges nothing.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -25,14 +25,14 @@ use crate::world::clock::{Stopwatch, now, pass};
 use crate::world::passes::account_of;
 use crate::world::servers::Server;
 
-/// Who waits longer than this for an answer asks elsewhere.
+/// Timeout of a request; after it, a person tries another server.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
-/// When to ask elsewhere after no answer, in ms.
+/// Pause before another server is tried, in ms.
 const ELSEWHERE_AFTER_MS: Range<u64> = 50..400;
-/// How many in a hundred polls go to another server than the one before.
+/// Percentage of polls that go to a random server.
 const WANDER_PERCENT: u32 = 25;
 
-/// Which servers there are, and which life each of them is in.
+/// The servers, each with its process id.
 #[derive(Debug)]
 pub struct Directory(Vec<(SocketAddr, AtomicU32)>);
 
@@ -43,7 +43,7 @@ impl Directory {
         Arc::new(Self(servers.iter().map(|server| (server.address(), AtomicU32::new(server.pid()))).collect()))
     }
 
-    /// Notes that a server is in another life; 0 while it is dead.
+    /// Notes the process id of a restarted server; 0 while it is dead.
     pub fn note_life(&self, server: usize, pid: u32) {
         self.0[server].1.store(pid, Ordering::Release);
     }
@@ -53,92 +53,92 @@ impl Directory {
     }
 }
 
-/// What people do, of a hundred each.
+/// What the people of a crowd do.
 #[derive(Clone, Debug)]
 pub struct Habits {
-    /// Over what time they come.
+    /// The span over which they arrive.
     pub arrive_within: Duration,
-    /// How long those who use their pass stay, in ms.
+    /// How long a person who uses the pass stays, in ms.
     pub stay_ms: Range<u64>,
-    /// How many never come back once they were told that they are inside.
+    /// Percentage of those admitted who never come back.
     pub drop_percent: u32,
-    /// How many let their pass run out, and look at that.
+    /// Percentage of those admitted who let the pass expire, and poll until it has.
     pub expire_percent: u32,
-    /// How many go away once while they wait.
+    /// Percentage who go away once while they wait.
     pub absent_percent: u32,
-    /// For how long.
+    /// How long they stay away.
     pub absent_for: Duration,
 }
 
-/// What somebody asked for.
+/// The purpose of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
-    /// A place.
+    /// To join the line.
     Join,
-    /// To be told where it stands.
+    /// To learn the state of the place.
     Poll,
-    /// To give it up.
+    /// To give the place up.
     Leave,
 }
 
-/// One call, whatever came of it.
+/// One call, answered or not.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
-    /// What for.
+    /// Its purpose.
     pub wish: Wish,
     /// When it was sent.
     pub sent: Timestamp,
-    /// How long the answer took.
+    /// How long it took.
     pub took: Duration,
-    /// The answer's status; `None` if there was no answer.
+    /// The status of the answer; `None` if there was none.
     pub status: Option<StatusCode>,
-    /// Whether it said when to come back.
+    /// Whether the answer has a `Retry-After`.
     pub has_retry_after: bool,
 }
 
-/// What became of one person.
+/// What one person experienced.
 #[derive(Clone, Debug)]
 pub struct Visit {
-    /// What they were told.
+    /// What the servers told them.
     pub person: Person,
-    /// What they asked.
+    /// Their calls.
     pub calls: Vec<Call>,
-    /// Answers that no honest person should be given.
+    /// Answers that a well-behaved client must never get.
     pub refusals: Vec<String>,
-    /// Whether they were told how it ended, or gave up.
+    /// Whether they are done: they learned how it ended, or gave up.
     pub is_over: bool,
 }
 
 /// How far a crowd has come.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// How many have a place.
+    /// People with a place.
     pub joined: AtomicU64,
-    /// How many were told that they are inside.
+    /// People who were told that they are admitted.
     pub admitted: AtomicU64,
-    /// How many are done.
+    /// People who are done.
     pub over: AtomicU64,
-    /// How many polls were answered.
+    /// Answered polls.
     pub polls: AtomicU64,
 }
 
 impl Progress {
-    /// How many have come so far: with a place, inside or over.
+    /// The current value of one of the counters.
     #[must_use]
     pub fn count(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::Relaxed)
     }
 }
 
-/// People who are on their way.
+/// A crowd on its way through the line.
 pub struct Crowd {
     people: Vec<JoinHandle<Visit>>,
     stop: CancellationToken,
-    /// How far they have come.
+    /// How far the crowd has come.
     pub progress: Arc<Progress>,
 }
 
-/// What a person needs to know.
+/// What all people of a crowd share.
 struct Surroundings {
     client: reqwest::Client,
     directory: Arc<Directory>,
@@ -148,18 +148,18 @@ struct Surroundings {
     progress: Arc<Progress>,
 }
 
-/// Lets this process have as many connections as the system allows it.
+/// Raises the limit of open files to the system's maximum: each connection is one.
 pub fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // With the limit as it is, a large crowd fails by itself, and says so.
+    // If it cannot be raised, a crowd that needs more fails with its own message.
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap_or_default();
 }
 
 impl Crowd {
-    /// Lets one person come for each access token. `seed` decides who does what.
+    /// Starts one person for each access token. `seed` decides who does what.
     ///
     /// # Errors
-    /// There is no HTTP client to be had.
+    /// The HTTP client cannot be set up.
     pub fn gather(
         directory: &Arc<Directory>,
         performance: PerformanceId,
@@ -188,13 +188,13 @@ impl Crowd {
         Ok(Self { people: people.collect(), stop, progress })
     }
 
-    /// How many they are.
+    /// The number of people.
     #[must_use]
     pub fn size(&self) -> usize {
         self.people.len()
     }
 
-    /// Sends everybody home who is not done yet, and answers what became of all.
+    /// Stops everybody who is not done yet, and returns what each person experienced.
     pub async fn disperse(self) -> Vec<Visit> {
         self.stop.cancel();
         let mut visits = Vec::with_capacity(self.people.len());
@@ -232,17 +232,17 @@ fn read_time(text: &str) -> Option<Timestamp> {
     Some(Timestamp::from_unix_ms(i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok()?))
 }
 
-/// Nobody asks any more: everybody is sent home.
+/// The crowd was stopped.
 struct SentHome;
 
-/// What came back for a call.
+/// The outcome of a call.
 enum Reply {
     Place(Told, String),
     Nothing,
     ComeBackIn(Duration),
 }
 
-/// What somebody does with a pass.
+/// What a person does with the pass.
 enum Plan {
     Use(Duration),
     Drop,
@@ -272,7 +272,7 @@ impl Visitor {
                 self.visit.is_over = true;
                 self.here.progress.over.fetch_add(1, Ordering::Relaxed);
             }
-            // Who never came was not kept waiting.
+            // A person who never arrived did not wait.
             Err(SentHome) => self.visit.person.kept_asking &= self.visit.person.came > Timestamp::EPOCH,
         }
         self.visit
@@ -378,7 +378,7 @@ impl Visitor {
         }
     }
 
-    /// Whether the last call was answered that the place is given up.
+    /// Whether the last answer says that the place is given up.
     fn has_left(&self) -> bool {
         self.visit.calls.last().is_some_and(|call| call.status == Some(StatusCode::NO_CONTENT))
     }
@@ -395,7 +395,7 @@ impl Visitor {
         self.wait(span).await
     }
 
-    /// Comes back when told to, and a little later, as not everybody's watch is right.
+    /// Waits as long as the server asked, and a little longer, as real clocks do.
     async fn come_back(&mut self, span: Duration) -> Result<(), SentHome> {
         let late = Duration::from_millis(self.rng.random_range(ELSEWHERE_AFTER_MS));
         self.wait(span + late).await?;
@@ -425,8 +425,8 @@ impl Visitor {
         if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             return retry_after.map_or(Reply::Nothing, |seconds| Reply::ComeBackIn(Duration::from_secs(seconds)));
         }
-        // A connection that was opened and not used in time is answered 408 and closed; a request that meets that on the
-        // way was not read, and may be repeated (RFC 9110, 15.5.9).
+        // The server answers 408 on an idle connection and closes it. A request that crosses it was not read and may be
+        // repeated (RFC 9110, 15.5.9).
         if status == StatusCode::NO_CONTENT || status == StatusCode::REQUEST_TIMEOUT {
             return Reply::Nothing;
         }

@@ -1,5 +1,5 @@
-//! A Redis server as its operator sees it: what it says of itself (INFO), the commands that it is sent (MONITOR), and how
-//! long they took it (SLOWLOG). Knows the line's scripts by the commands that they run.
+//! A Redis server as its operator sees it: its statistics (INFO), the commands that it runs (MONITOR), and how long they take
+//! (SLOWLOG). Recognises the line's scripts by the commands that they run.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::world::clock::{Stopwatch, pass};
 /// Connects to a server.
 ///
 /// # Errors
-/// Nobody listens there.
+/// The server does not accept the connection.
 pub fn connect(url: &str) -> RedisResult<Connection> {
     Client::open(url)?.get_connection()
 }
@@ -30,7 +30,7 @@ fn untold(what: &'static str) -> RedisError {
     (ErrorKind::UnexpectedReturnType, what).into()
 }
 
-/// The name and the version of the server.
+/// Name and version of the server.
 ///
 /// # Errors
 /// If Redis does not answer.
@@ -41,27 +41,27 @@ pub fn version(connection: &mut Connection) -> RedisResult<String> {
     Ok(known.unwrap_or_else(|| "a Redis of unknown version".into()))
 }
 
-/// The bytes that Redis uses.
+/// Memory in use, in bytes.
 ///
 /// # Errors
-/// If Redis does not answer, or does not say.
+/// If Redis does not answer, or the field is missing.
 pub fn used_memory(connection: &mut Connection) -> RedisResult<u64> {
     let memory = info(connection, "memory")?;
     let used = field(&memory, "used_memory").and_then(|bytes| bytes.parse().ok());
     used.ok_or_else(|| untold("INFO memory has no used_memory"))
 }
 
-/// The microseconds that all scripts together ran so far, as Redis itself measured: what they call is in it, waiting is
-/// not. Read before and after a call, it tells the time of that call, if nobody else calls scripts.
+/// Microseconds that all scripts have run so far, as Redis measures it: with the commands that they call, without waiting.
+/// The difference of two reads is the time of the calls between them, if nothing else calls scripts.
 ///
 /// # Errors
-/// If Redis does not answer, or does not say.
+/// If Redis does not answer, or the field is missing.
 pub fn script_us(connection: &mut Connection) -> RedisResult<f64> {
     let stats = info(connection, "commandstats")?;
     usec_of(&stats, "evalsha").ok_or_else(|| untold("INFO commandstats has no time of EVALSHA"))
 }
 
-/// The `usec` of a command; 0 if it was never called.
+/// The `usec` of a command; 0 if it has not been called.
 fn usec_of(stats: &str, command: &str) -> Option<f64> {
     match field(stats, &format!("cmdstat_{command}")) {
         None => Some(0.0),
@@ -69,7 +69,7 @@ fn usec_of(stats: &str, command: &str) -> Option<f64> {
     }
 }
 
-/// Round trips of PING, in microseconds.
+/// Durations of PING, in microseconds.
 ///
 /// # Errors
 /// If Redis does not answer.
@@ -86,18 +86,18 @@ pub fn round_trips_us(connection: &mut Connection, count: usize) -> RedisResult<
 /// A script of the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Script {
-    /// Lets people in.
+    /// Admits places.
     Admit,
-    /// Notes whom a server saw.
+    /// Merges the places that a server saw present.
     Merge,
-    /// Reads what changed.
+    /// Reads the changes since the last refresh.
     Refresh,
     /// Any other.
     Other,
 }
 
 impl Script {
-    /// Its name in figures.
+    /// Name in figures.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -108,7 +108,7 @@ impl Script {
         }
     }
 
-    /// What only one of them does.
+    /// The script that runs this command, if only one does.
     fn that_runs(command: &str) -> Option<Self> {
         match command {
             "ZPOPMIN" => Some(Self::Admit),
@@ -119,36 +119,36 @@ impl Script {
     }
 }
 
-/// What was seen of a server for a while.
+/// Commands seen on a server during [`watch`].
 #[derive(Clone, Debug, Default)]
 pub struct Watched {
-    /// How many commands came from outside.
+    /// Commands sent by clients.
     pub n_direct: u64,
-    /// How many came from scripts.
+    /// Commands called by scripts.
     pub n_by_scripts: u64,
-    /// For how long it was watched.
+    /// How long the server was watched.
     pub span: Duration,
-    /// Commands whose time grows with the line, and that nothing bounds.
+    /// Examples of commands whose time grows with the line without a bound.
     pub unbounded: Vec<String>,
-    /// Which script goes by which name.
+    /// Scripts by their SHA-1.
     pub scripts: HashMap<String, Script>,
 }
 
 impl Watched {
-    /// Commands a second from outside.
+    /// Commands sent by clients, per second.
     #[must_use]
     pub fn direct_per_s(&self) -> f64 {
         f64::from(u32::try_from(self.n_direct).unwrap_or(u32::MAX)) / self.span.as_secs_f64().max(0.001)
     }
 }
 
-/// At most so many examples are kept.
+/// Most examples kept in [`Watched::unbounded`].
 const EXAMPLES_MAX: usize = 20;
 
-/// Reads every command that a server runs, for so long.
+/// Reads every command that a server runs, for `span`.
 ///
 /// # Errors
-/// A connection broke.
+/// If a connection breaks.
 pub async fn watch(url: &str, span: Duration) -> RedisResult<Watched> {
     let (mut monitor, mut other) = (connect(url)?, connect(url)?);
     redis::cmd("MONITOR").exec(&mut monitor)?;
@@ -166,15 +166,15 @@ pub async fn watch(url: &str, span: Duration) -> RedisResult<Watched> {
     });
     pass(span).await;
     let span = watch.elapsed();
-    // Redis may have nothing to say otherwise, and whoever reads waits for it.
+    // The monitor may have no command to read; this one ends it.
     redis::cmd("PING").arg(last).exec(&mut other)?;
     let watched = watching.await.map_err(|error| RedisError::from(std::io::Error::other(error)))??;
     Ok(Watched { span, ..watched })
 }
 
 impl Watched {
-    /// Takes in a line like `+1700000000.123456 [0 127.0.0.1:5000] "EVALSHA" "1f..." "18" ...`. The commands of a script
-    /// follow its own, and say `lua` instead of an address.
+    /// Counts a line such as `1700000000.123456 [0 127.0.0.1:5000] "EVALSHA" "1f..." "18" ...`. The commands that a script
+    /// calls follow its own line, with `lua` in place of the address.
     fn note(&mut self, line: &str, script: &mut Option<String>) {
         let Some((source, command)) = line.split_once(" [").and_then(|(_, rest)| rest.split_once("] ")) else { return };
         let words: Vec<&str> = command.split(' ').map(|word| word.trim_matches('"')).collect();
@@ -199,20 +199,20 @@ fn is_unbounded(name: &str, words: &[&str]) -> bool {
     match name {
         "KEYS" | "SCAN" | "SSCAN" | "HSCAN" | "ZSCAN" | "SMEMBERS" | "HGETALL" | "HKEYS" | "HVALS" | "SORT"
         | "SUNION" | "SINTER" | "SDIFF" | "ZUNION" | "ZINTER" | "ZDIFF" | "ZRANGE" | "ZREVRANGE" => true,
-        // Of one score there is one place.
+        // A range of one score has one member.
         "ZRANGEBYSCORE" | "ZREVRANGEBYSCORE" | "ZRANGEBYLEX" => {
             !words.contains(&"LIMIT") && words.get(2) != words.get(3)
         }
-        // The list of the last changes is capped.
+        // The list of recent changes is capped.
         "LRANGE" => !words.get(1).is_some_and(|key| key.ends_with(":recent")),
         _ => false,
     }
 }
 
-/// Notes from now on how long every command takes, the last 100,000 of them.
+/// Makes Redis log the duration of every command, and keep the last 100,000.
 ///
 /// # Errors
-/// The connection broke.
+/// If the connection breaks.
 pub fn start_slowlog(connection: &mut Connection) -> RedisResult<()> {
     let set = |name, value| redis::cmd("CONFIG").arg("SET").arg(name).arg(value).to_owned();
     set("slowlog-log-slower-than", 0).exec(connection)?;
@@ -220,15 +220,15 @@ pub fn start_slowlog(connection: &mut Connection) -> RedisResult<()> {
     redis::cmd("SLOWLOG").arg("RESET").exec(connection)
 }
 
-/// How long each call of a script took since [`start_slowlog`], by Redis' own clock.
+/// Duration of each call of a script since [`start_slowlog`], by Redis' own clock.
 ///
 /// # Errors
-/// The connection broke.
+/// If the connection breaks.
 pub fn slowlog(
     connection: &mut Connection,
     scripts: &HashMap<String, Script>,
 ) -> RedisResult<HashMap<Script, Vec<Duration>>> {
-    // Number, time, span in us, words, client and its name.
+    // Id, time, duration in us, command and arguments, client address, client name.
     type Entry = (i64, i64, u64, Vec<Vec<u8>>, Value, Value);
     let log: Vec<Entry> = redis::cmd("SLOWLOG").arg("GET").arg(-1).query(connection)?;
     let mut scripts_took: HashMap<Script, Vec<Duration>> = HashMap::new();
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_a_command_is_read_from_its_statistics() {
+    fn time_of_a_command_is_read_from_its_statistics() {
         let stats = "# Commandstats\r\ncmdstat_evalsha:calls=2,usec=395,usec_per_call=197.50\r\n";
 
         assert_eq!(usec_of(stats, "evalsha"), Some(395.0));
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_from_outside_and_by_scripts_are_told_apart() {
+    fn commands_of_clients_and_of_scripts_are_counted_apart() {
         let watched = noted(&[
             r#"+1.1 [0 127.0.0.1:5000] "EVALSHA" "aa" "18""#,
             r#"+1.1 [0 lua] "HMGET" "k" "epoch""#,
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_that_nothing_bounds_are_found() {
+    fn unbounded_commands_are_found() {
         for command in [
             r#""KEYS" "*""#,
             r#""scan" "0""#,
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_of_one_place_or_with_a_limit_are_fine() {
+    fn commands_on_one_score_or_with_a_limit_are_bounded() {
         let watched = noted(&[
             r#"+1.1 [0 lua] "ZRANGEBYSCORE" "k" "-inf" "5" "LIMIT" "0" "1000""#,
             r#"+1.1 [0 lua] "ZRANGEBYSCORE" "k" "7" "7""#,

@@ -1,4 +1,4 @@
-//! A sale to stand in line for: what an operator sets up, through the API.
+//! A sale, set up through the operator's API.
 
 use std::time::Duration;
 
@@ -15,37 +15,37 @@ use crate::world::servers::{Server, ServerError, Site};
 
 const EMAIL: &str = "operator@example.com";
 const PASSWORD: &str = "correct horse battery staple";
-/// How far ahead the sale opens: seats can only be put before.
+/// How far ahead the sale opens: its seat map must be put before that.
 const OPENS_IN: Duration = Duration::from_secs(2);
-/// How many seats there are where nobody looks at them.
+/// Seats of a sale whose subject is the line.
 const FEW_SEATS: usize = 100;
 const LASTS: Duration = Duration::from_secs(6 * 3_600);
-/// How long a hold lasts, in seconds, where nobody wants it otherwise: longer than anything that is measured or proved.
+/// Default lifetime of a hold, in seconds: longer than any benchmark or proof runs.
 pub const HOLD_TTL_S: u32 = 300;
-/// How long until every server knows of the sale.
+/// How long the servers may take to see the sale open.
 const OPEN_WITHIN: Duration = Duration::from_secs(30);
 
-/// Why there is no sale.
+/// Why a sale could not be opened or asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum SaleError {
-    /// The operator could not be made.
+    /// The operator account could not be created.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// A server could not be asked.
-    #[error("a server could not be asked")]
+    /// A request to a server failed.
+    #[error("a request to a server failed")]
     Http(#[from] reqwest::Error),
     /// A server refused.
     #[error("{call}: {status}: {body}")]
     Refused {
-        /// What was asked.
+        /// The call.
         call: &'static str,
-        /// The answer's status.
+        /// The status of the answer.
         status: StatusCode,
-        /// The answer.
+        /// The body of the answer.
         body: String,
     },
-    /// An answer has not what it should have.
-    #[error("an answer to `{0}` that is none")]
+    /// An answer lacks a field.
+    #[error("malformed answer: no `{0}`")]
     Odd(&'static str),
     /// The sale did not open.
     #[error("the sale did not open within {OPEN_WITHIN:?}")]
@@ -55,15 +55,15 @@ pub enum SaleError {
 /// What an operator offers.
 #[derive(Clone, Copy, Debug)]
 pub struct Offer<'a> {
-    /// How the line admits: the body of the PATCH.
+    /// The line's policy: the body of the admission PATCH.
     pub admission: &'a Value,
-    /// The sections.
+    /// The sections of the hall.
     pub sections: &'a [SectionPlan],
-    /// How long a hold lasts, in seconds: 1 to 3,600.
+    /// Lifetime of a hold, in seconds: 1 to 3,600.
     pub hold_ttl_s: u32,
 }
 
-/// An operator's hold on one sale.
+/// A sale, as its operator controls it.
 #[derive(Clone, Debug)]
 pub struct Sale {
     client: reqwest::Client,
@@ -73,8 +73,8 @@ pub struct Sale {
 }
 
 impl Sale {
-    /// Opens a sale of a few seats, whose line admits as `admission` says (the body of the PATCH), and waits until every
-    /// server sees it open.
+    /// Opens a sale of a few seats with this admission policy (the body of the PATCH), and waits until every server sees it
+    /// open.
     ///
     /// # Errors
     /// See [`SaleError`].
@@ -83,7 +83,7 @@ impl Sale {
         Self::open_with(site, servers, Offer { admission, sections: &sections, hold_ttl_s: HOLD_TTL_S }).await
     }
 
-    /// Opens a sale of what is offered.
+    /// Opens a sale of this offer, and waits until every server sees it open.
     ///
     /// # Errors
     /// See [`SaleError`].
@@ -109,7 +109,7 @@ impl Sale {
         let performances = format!("operator/concerts/{concert}/performances");
         let performance = answer("performance", sale.ask(Method::POST, &performances).json(&body)).await?;
         let performance = text(&performance, "id")?;
-        sale.performance = performance.parse().map_err(|_| SaleError::Odd("performance"))?;
+        sale.performance = performance.parse().map_err(|_| SaleError::Odd("id"))?;
         let put = sale.ask(Method::PUT, &format!("operator/performances/{performance}/seats"));
         answer("seats", put.json(&hall::as_put(sections))).await?;
         sale.patch(admission).await?;
@@ -119,7 +119,7 @@ impl Sale {
         Ok(sale)
     }
 
-    /// Changes how the line admits.
+    /// Changes the admission policy of the line.
     ///
     /// # Errors
     /// See [`SaleError`].
@@ -128,7 +128,7 @@ impl Sale {
         answer("admission", self.ask(Method::PATCH, &path).json(admission)).await.map(drop)
     }
 
-    /// What an operator sees of the line.
+    /// The operator's statistics of the line.
     ///
     /// # Errors
     /// See [`SaleError`].
@@ -136,13 +136,13 @@ impl Sale {
         answer("stats", self.ask(Method::GET, &format!("operator/performances/{}/stats", self.performance))).await
     }
 
-    /// Which performance is sold.
+    /// The performance on sale.
     #[must_use]
     pub const fn performance(&self) -> PerformanceId {
         self.performance
     }
 
-    /// Waits until a server sees that the sale's time has come, even if the operator has paused the line.
+    /// Waits until a server sees the sale started, whether or not its line is paused.
     async fn wait_until_begun(&self, server: &Server) -> Result<(), SaleError> {
         let url = format!("http://{}/api/v1/performances/{}", server.address(), self.performance);
         let opened = eventually(OPEN_WITHIN, || async {

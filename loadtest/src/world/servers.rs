@@ -1,5 +1,5 @@
-//! Servers of the driver's own: `usher` processes with one database and one secret, which it starts, stops and kills.
-//! Knows them by their command line, their environment and their log only.
+//! Server processes: `usher` with one database and one secret, which the driver starts, pauses and kills. Knows them by their
+//! command line, their environment and their log only.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -13,13 +13,12 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::clock::eventually;
 
-/// How long a server may take to listen, on a busy machine.
+/// How long a server may take to listen on a busy machine.
 const START_WITHIN: Duration = Duration::from_secs(60);
-/// What a server prints once it listens; its address follows.
+/// The line that a server prints once it listens; its address follows.
 const READY: &str = "Usher is ready on http://";
 
-/// Tells the server's process id, and runs it until stdin ends, which is when the process ends that holds it, however
-/// that ends.
+/// Prints the server's process id and runs the server until stdin closes: when the driver ends, however it ends.
 const UNTIL_STDIN_ENDS: &str = r#"
 log=$1; shift
 "$@" >>"$log" 2>&1 & server=$!
@@ -29,39 +28,39 @@ kill -9 "$server" 2>/dev/null
 wait "$server" 2>/dev/null
 "#;
 
-/// Why a server is not there.
+/// Why a server or a command of `usher` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// There is no `usher` beside this program.
-    #[error("there is no {}: `cargo build --package usher-app --bin usher` makes it (`--release` for release)", .0.display())]
+    #[error("{} is missing: build it with `cargo build --package usher-app --bin usher` (and `--release`, if this is)", .0.display())]
     NoBinary(PathBuf),
-    /// A process or a file failed.
+    /// An operation on a process or a file failed.
     #[error("{what}")]
     Io {
-        /// What was tried.
+        /// What failed.
         what: &'static str,
-        /// Why it failed.
+        /// Why.
         source: io::Error,
     },
-    /// It did not listen in time.
-    #[error("a server did not start within {START_WITHIN:?}; its log is {}", .0.display())]
+    /// The server did not listen in time.
+    #[error("a server did not start within {START_WITHIN:?}; see its log {}", .0.display())]
     NotReady(PathBuf),
     /// A command failed.
     #[error("`usher {command}` failed: {said}")]
     Failed {
         /// The command.
         command: String,
-        /// What it said.
+        /// What it printed on standard error.
         said: String,
     },
 }
 
-/// Says what was tried when an operation of the system failed.
+/// Names the operation that failed.
 fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
     move |source| ServerError::Io { what, source }
 }
 
-/// What servers share: a folder with the database, the logs and the histories, and a configuration.
+/// What servers share: a configuration, and a folder with the database, the logs and the histories.
 #[derive(Clone, Debug)]
 pub struct Site {
     folder: PathBuf,
@@ -72,8 +71,8 @@ pub struct Site {
 }
 
 impl Site {
-    /// A site in an existing folder, with the `usher` that was built beside this program, a secret and a SQLite file of
-    /// its own. Servers listen on free ports, and limit nobody for what thousands of people at one address do.
+    /// A site in an existing folder, with the `usher` that was built beside this program, a new secret and a new SQLite
+    /// file. Servers listen on free ports.
     ///
     /// # Errors
     /// [`ServerError::NoBinary`].
@@ -90,7 +89,7 @@ impl Site {
             .with("http.bind", "127.0.0.1:0"))
     }
 
-    /// The same with `section.key` set.
+    /// The site with the setting `section.key`.
     #[must_use]
     pub fn with(mut self, key: &str, value: &(impl ToString + ?Sized)) -> Self {
         let variable = format!("USHER__{}", key.to_uppercase().replace('.', "__"));
@@ -98,35 +97,35 @@ impl Site {
         self
     }
 
-    /// The same with the line on this Redis.
+    /// The site with its lines on this Redis.
     #[must_use]
     pub fn on_redis(self, url: &str) -> Self {
         self.with("line.backend", "redis").with("line.redis_url", url)
     }
 
-    /// The same with each server recording what its line's store answers.
+    /// The site with `line.history` set for each server.
     #[must_use]
     pub const fn recording(mut self) -> Self {
         self.records = true;
         self
     }
 
-    /// What its servers sign places, passes and access tokens with.
+    /// The secret that signs place tokens, passes and access tokens.
     #[must_use]
     pub fn secret(&self) -> &str {
         &self.secret
     }
 
-    /// Where its files are.
+    /// The folder of its files.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Runs a command of `usher` to its end, with `input` on standard input, and answers what it printed.
+    /// Runs a command of `usher` with `input` on standard input, and returns what it prints.
     ///
     /// # Errors
-    /// [`ServerError::Failed`], or the process could not be run.
+    /// [`ServerError::Failed`], or the process cannot be run.
     pub fn run(&self, arguments: &[&str], input: &str) -> Result<String, ServerError> {
         let mut command = Command::new(&self.program);
         command.args(arguments).envs(&self.environment);
@@ -143,7 +142,7 @@ impl Site {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Access tokens of new buyers.
+    /// Mints access tokens of new buyers.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -152,10 +151,10 @@ impl Site {
         Ok(printed.lines().map(str::to_owned).collect())
     }
 
-    /// Starts a server, and waits until it listens. `name` names its log and its history.
+    /// Starts a server and waits until it listens. `name` names its log and its history.
     ///
     /// # Errors
-    /// It cannot be started, or does not listen in time.
+    /// The server cannot be started, or does not listen in time.
     pub async fn start(&self, name: &str) -> Result<Server, ServerError> {
         self.start_at(name, SocketAddr::from(([127, 0, 0, 1], 0))).await
     }
@@ -172,25 +171,25 @@ impl Site {
             .env("USHER__HTTP__BIND", bind.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // The shell says there that the server was killed.
+            // The shell reports a killed server there.
             .stderr(Stdio::null());
         if self.records {
             command.env("USHER__LINE__HISTORY", history);
         }
-        let mut guard = command.spawn().map_err(failed("there is no shell"))?;
-        let pid = read_pid(&mut guard).map_err(failed("the shell did not tell the server's process id"))?;
+        let mut guard = command.spawn().map_err(failed("cannot start a shell"))?;
+        let pid = read_pid(&mut guard).map_err(failed("cannot read the process id of a server"))?;
         let mut server = Server { site: self.clone(), name: name.to_owned(), address: bind, pid, guard };
         let listens = eventually(START_WITHIN, || async { address_in(&log, written_before) }).await;
         server.address = listens.ok_or(ServerError::NotReady(log))?;
         Ok(server)
     }
 
-    /// Where the server of this name records what its line's store answers.
+    /// The history of the server of this name.
     fn history_of(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.history"))
     }
 
-    /// Every history that was recorded.
+    /// All histories of the site.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -203,8 +202,8 @@ impl Site {
 
 /// The `usher` that was built beside this program.
 fn usher_binary() -> Result<PathBuf, ServerError> {
-    let this = env::current_exe().map_err(failed("the driver does not know where it is"))?;
-    // Tests are one folder further down.
+    let this = env::current_exe().map_err(failed("cannot find the path of this program"))?;
+    // Test binaries are one folder further down.
     let folder = this.ancestors().skip(1).find(|folder| !folder.ends_with("deps")).unwrap_or(&this);
     let program = folder.join("usher");
     if program.is_file() { Ok(program) } else { Err(ServerError::NoBinary(program)) }
@@ -217,16 +216,16 @@ fn read_pid(guard: &mut Child) -> io::Result<Pid> {
     line.trim().parse().ok().and_then(Pid::from_raw).ok_or_else(invalid)
 }
 
-/// The address that a server says it listens on, in what it logged since.
+/// The address that a server printed, in its log after the first `written_before` bytes.
 fn address_in(log: &Path, written_before: u64) -> Option<SocketAddr> {
     let bytes = fs::read(log).ok()?;
     let text = String::from_utf8_lossy(bytes.get(usize::try_from(written_before).ok()?..)?);
-    // A line that is not written to its end may be half an address.
+    // An unfinished line may hold half an address.
     let line = text.split_inclusive('\n').find_map(|line| line.strip_suffix('\n')?.strip_prefix(READY))?;
     line.parse().ok()
 }
 
-/// One process. It ends when this is dropped.
+/// A server process. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     site: Site,
@@ -237,28 +236,28 @@ pub struct Server {
 }
 
 impl Server {
-    /// Where it listens.
+    /// Its address.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Its process id: another one in each life.
+    /// Its process id, which changes with each restart.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Ends the process as kill -9 does, and waits until it is gone.
+    /// Kills the process (`kill -9`), and waits until it is gone.
     ///
     /// # Errors
     /// The process cannot be waited for.
     pub fn kill(&mut self) -> Result<(), ServerError> {
         drop(self.guard.stdin.take());
-        self.guard.wait().map(drop).map_err(failed("a server cannot be waited for"))
+        self.guard.wait().map(drop).map_err(failed("cannot wait for a server"))
     }
 
-    /// Starts the server again, at the same address; kills it first if it still runs.
+    /// Restarts the server at the same address; kills it first if it still runs.
     ///
     /// # Errors
     /// As [`Site::start`].
@@ -268,37 +267,39 @@ impl Server {
         Ok(())
     }
 
-    /// Stops the process where it is, until [`Self::resume`].
+    /// Pauses the process (SIGSTOP) until [`Self::resume`].
     ///
     /// # Errors
     /// The process is gone.
     pub fn pause(&self) -> Result<(), ServerError> {
-        kill_process(self.pid, Signal::STOP).map_err(|errno| failed("a server cannot be stopped")(errno.into()))
+        kill_process(self.pid, Signal::STOP).map_err(|errno| failed("cannot pause a server")(errno.into()))
     }
 
-    /// Lets the process go on.
+    /// Resumes the process (SIGCONT).
     ///
     /// # Errors
     /// The process is gone.
     pub fn resume(&self) -> Result<(), ServerError> {
-        kill_process(self.pid, Signal::CONT).map_err(|errno| failed("a server cannot be resumed")(errno.into()))
+        kill_process(self.pid, Signal::CONT).map_err(|errno| failed("cannot resume a server")(errno.into()))
     }
 
-    /// The memory that the process has in use (VmRSS), in bytes. Linux only.
+    /// The resident memory of the process (VmRSS), in bytes. Linux only.
     ///
     /// # Errors
-    /// The process is gone, or the system does not tell.
+    /// The process is gone, or the system does not report it.
     pub fn resident_bytes(&self) -> Result<u64, ServerError> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).map_err(failed("a server is gone"))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .map_err(failed("cannot read the status of a server"))?;
         let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
         let kib: Option<u64> = kib.and_then(|kib| kib.trim().parse().ok());
-        kib.map(|kib| kib * 1024).ok_or_else(|| failed("no VmRSS")(io::ErrorKind::InvalidData.into()))
+        kib.map(|kib| kib * 1024)
+            .ok_or_else(|| failed("the status of a server has no VmRSS")(io::ErrorKind::InvalidData.into()))
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A server that cannot be waited for is not running.
+        // If waiting fails, the server is not running.
         drop(self.kill());
     }
 }
