@@ -1,5 +1,5 @@
-//! The benchmarks: each measures its figure beside a control in the same run, so that the machine cancels out.
-//! Judges nothing by itself but that every answer was the right one.
+//! Benchmarks over HTTP. Each figure is measured beside a control in the same run, so that the machine cancels out; a run
+//! fails if one answer is wrong.
 
 pub mod cpu;
 pub mod holds;
@@ -18,20 +18,20 @@ use reqwest::StatusCode;
 use stage::Stage;
 use wrk::{Answered, Asked, Wrk};
 
-/// What a benchmark comes back with; the error ends the run.
+/// The result of a benchmark; an error ends the run.
 pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// How large the crowds are.
+/// The size of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// As the goals say: minutes.
+    /// Full size, as the goals assume: minutes.
     Full,
-    /// A tenth of it, and short runs: to see that it works.
+    /// A tenth of it, in short runs: shows that the benchmarks work; the figures mean nothing.
     Quick,
 }
 
 impl Scale {
-    /// A number of people at this scale.
+    /// A number of people, scaled.
     #[must_use]
     pub const fn people(self, full: u64) -> u64 {
         match self {
@@ -41,21 +41,21 @@ impl Scale {
     }
 }
 
-/// The route that does nothing, behind everything that all routes are behind.
+/// The control: a route with an empty handler behind the same middleware as all others.
 pub const CONTROL: &str = "/healthz";
 
-/// What all benchmarks over HTTP need.
+/// What every benchmark over HTTP needs.
 pub struct OverHttp<'a> {
-    /// Where files go.
+    /// The folder for its files.
     pub folder: &'a Path,
     /// The load generator.
     pub wrk: &'a Wrk,
-    /// How large the crowds are.
+    /// The size of the run.
     pub scale: Scale,
 }
 
 impl OverHttp<'_> {
-    /// How long one run of the load on the seats is: short enough that the largest hall there may be has seats for three.
+    /// The length of one run of requests for seats: short enough that the largest hall has seats for three.
     #[must_use]
     pub const fn short_span(&self) -> Duration {
         match self.scale {
@@ -64,7 +64,7 @@ impl OverHttp<'_> {
         }
     }
 
-    /// Asks a server for as long as told, as fast as it answers.
+    /// Loads a server.
     ///
     /// # Errors
     /// If anything but the right answers came back.
@@ -72,10 +72,10 @@ impl OverHttp<'_> {
         self.wrk.run(&stage.url(), asked).await
     }
 
-    /// The same, where every answer is to have one status; `route_ends` as in [`Stage::answered`].
+    /// Loads a server whose every answer must have this status; `route_ends` as in [`Stage::answered`].
     ///
     /// # Errors
-    /// If anything else came back.
+    /// If another answer came back.
     pub async fn expect(
         &self,
         stage: &Stage,
@@ -87,19 +87,19 @@ impl OverHttp<'_> {
         let others_before = others().await?;
         let answered = self.ask(stage, asked).await?;
         let n_others = others().await? - others_before;
-        // Those of the run before that were on their way at its end may be answered now.
+        // Requests that the last run left on their way may be answered in this one.
         if n_others > asked.connections as u64 {
-            return Err(format!("{} {}: {n_others} answers were not {status}", asked.method, asked.path).into());
+            return Err(format!("{} {}: {n_others} answers are not {status}", asked.method, asked.path).into());
         }
         Ok(answered)
     }
 }
 
-/// How often each variant is run, in turn with the others; the median counts.
+/// Runs of each variant, in turn with the others; the median counts.
 pub const RUNS: usize = 3;
 
-/// Says what is being done.
+/// Reports the current step on standard error.
 pub fn progress(text: &str) {
-    // With standard error gone there is nobody left to tell.
+    // If standard error is closed, nobody reads the report.
     drop(writeln!(io::stderr(), "  {text} ..."));
 }

@@ -1,4 +1,4 @@
-//! Holds over HTTP, and refusals of a seat that everybody wants. Drives a server as buyers do, whose passes it signs itself.
+//! Holds over HTTP, and refusals of one seat that all buyers want. The driver signs the buyers' passes itself.
 
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
@@ -11,33 +11,33 @@ use crate::world::hall::{seat, sections};
 use crate::world::passes::Credentials;
 use crate::world::servers::Site;
 
-/// How many buyers ask at once.
+/// Buyers who hold at the same time.
 pub const IN_FLIGHT: usize = 256;
-/// How many ask for one seat at once.
+/// Buyers who want one seat at the same time.
 pub const AT_ONE_SEAT: usize = 200;
-/// More holds than there can be in a second; three runs of two seconds have to fit into the largest hall there may be.
+/// Seats for one second of holds: more than can be held, and [`RUNS`] runs of 2 s still fit into the largest hall.
 const N_HOLDS_PER_S: usize = 19_950;
-/// Refused buyers take turns: a refusal leaves nothing behind.
+/// Buyers who are refused; they take turns, as a refusal changes nothing.
 const N_REFUSED: u64 = 20_000;
 
-/// A server, and a seat for each buyer of [`RUNS`] runs.
+/// A server, with a seat for each buyer of [`RUNS`] runs.
 pub struct Shop<'a> {
     over_http: &'a OverHttp<'a>,
-    /// The server, and its sale.
+    /// The server and its sale.
     pub stage: Stage,
-    /// Where holds are asked for.
+    /// The path of its reservations.
     path: String,
     wishes: Values,
-    /// How many buyers, and seats, each run has.
+    /// Buyers, and seats, of each run.
     each: usize,
     n_held: u64,
 }
 
 impl<'a> Shop<'a> {
-    /// Starts a server of this site.
+    /// Starts a server of a site, and prepares the requests.
     ///
     /// # Errors
-    /// If the server does not start, or refuses.
+    /// If the server does not start, or refuses the sale.
     pub async fn open(over_http: &'a OverHttp<'a>, site: Site) -> Outcome<Self> {
         let each = N_HOLDS_PER_S * usize::try_from(over_http.short_span().as_secs())?;
         let stage = Stage::with_seats(site, &sections(RUNS * each)).await?;
@@ -46,7 +46,7 @@ impl<'a> Shop<'a> {
         Ok(Self { over_http, stage, path, wishes, each, n_held: 0 })
     }
 
-    /// Lets the buyers of one of the runs, from 0, hold a seat of their own each.
+    /// Lets each buyer of run `run` (from 0) hold a seat of their own.
     ///
     /// # Errors
     /// If an answer is not the right one.
@@ -55,7 +55,7 @@ impl<'a> Shop<'a> {
         let asked = Asked { used, connections: IN_FLIGHT, ..self.asked(&self.wishes) };
         let answered = self.over_http.ask(&self.stage, &asked).await?;
         let n_answered = answered.requests;
-        // The last ones may be on their way still.
+        // The last holds may still be on their way.
         if usize::try_from(n_answered)? + IN_FLIGHT > self.each {
             return Err(format!("{} seats are too few for {n_answered} holds", self.each).into());
         }
@@ -63,15 +63,15 @@ impl<'a> Shop<'a> {
         Ok(answered)
     }
 
-    /// Sees that the database has as many seats held as were answered to be, or as many more as were on their way at the
-    /// ends of runs; and that nobody was answered anything else.
+    /// Checks that every hold was answered 201, and that the server shows all these seats as held. It may show more: those
+    /// on their way at the ends of the runs.
     ///
     /// # Errors
-    /// If it is not so.
+    /// If a check fails.
     pub async fn are_held(&self) -> Outcome<()> {
         let n_others = self.stage.answered("POST", "/reservations", |status| status != StatusCode::CREATED).await?;
         if n_others > 0 {
-            return Err(format!("{n_others} holds were not answered 201").into());
+            return Err(format!("{n_others} holds are not answered 201").into());
         }
         let url = format!("{}/api/v1/performances/{}", self.stage.url(), self.stage.sale.performance());
         let (client, n_most) = (Client::new(), self.n_held + (RUNS * IN_FLIGHT) as u64);
@@ -81,16 +81,16 @@ impl<'a> Shop<'a> {
         });
         match held.await {
             Some(n_held) if n_held <= n_most => Ok(()),
-            n_held => Err(format!("{} holds were acknowledged, and {n_held:?} seats are held", self.n_held).into()),
+            n_held => Err(format!("{} holds are acknowledged, and {n_held:?} seats are held", self.n_held).into()),
         }
     }
 
-    /// Lets others want a seat that somebody holds.
+    /// Lets buyers want one seat that another buyer holds.
     ///
     /// # Errors
-    /// If somebody is told anything else than that the seat is taken.
+    /// If a buyer gets any answer but `seat-taken`.
     pub async fn refuse(&self) -> Outcome<Answered> {
-        // Nobody has come to the last one of the last run.
+        // No run comes as far as its last seat.
         let hot = seat(RUNS * self.each - 1);
         let count = usize::try_from(self.over_http.scale.people(N_REFUSED))?;
         let wishes = wishes(self.over_http, &self.stage, "hot-seat", vec![hot.clone(); count])?;
@@ -101,12 +101,12 @@ impl<'a> Shop<'a> {
         let is_taken = |status| status == StatusCode::CONFLICT;
         let n_taken = self.stage.answered("POST", "/reservations", is_taken).await?;
         if n_others > 0 || n_taken < refused.requests {
-            return Err(format!("{n_others} buyers were told something else than that the seat is taken").into());
+            return Err(format!("{n_others} of the buyers of one seat are not answered 201 or 409").into());
         }
         Ok(refused)
     }
 
-    /// Somebody holds a seat; the next one is told that it is taken.
+    /// Holds a seat for one buyer, and checks that the next buyer is refused it.
     async fn is_taken(&self, seat: &str) -> Outcome<()> {
         let (client, url) = (Client::new(), format!("{}{}", self.stage.url(), self.path));
         let mut answers = Vec::new();
@@ -115,12 +115,12 @@ impl<'a> Shop<'a> {
             let request = request.header("Idempotency-Key", "hold").json(&json!({"seats": [seat]}));
             answers.push(request.send().await?.json::<Value>().await?);
         }
-        let [held, refused] = answers.as_slice() else { return Err("two were asked for".into()) };
+        let [held, refused] = answers.as_slice() else { return Err("two buyers were asked for".into()) };
         let is_held = held["status"] == "held";
         if is_held && refused["code"] == "seat-taken" && refused["conflicts"] == json!([seat]) {
             return Ok(());
         }
-        Err(format!("one holds a seat, and one is refused it: {held} {refused}").into())
+        Err(format!("expected a hold and its refusal: {held} {refused}").into())
     }
 
     fn asked<'b>(&'b self, wishes: &'b Values) -> Asked<'b> {
@@ -128,7 +128,7 @@ impl<'a> Shop<'a> {
     }
 }
 
-/// Requests of new buyers for one of these seats each.
+/// Requests of new buyers, each for one of these seats.
 fn wishes(
     over_http: &OverHttp<'_>,
     stage: &Stage,

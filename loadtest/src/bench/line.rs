@@ -1,4 +1,4 @@
-//! Polls and joins of a line over HTTP, beside a static route of the same server under the same load.
+//! Polls and joins of a line over HTTP. The control is a static route of the same server under the same load.
 
 use std::time::Duration;
 
@@ -11,14 +11,15 @@ use super::{CONTROL, Outcome, OverHttp, RUNS, Scale, progress};
 
 /// The header that names a place.
 pub const PLACE: &str = "Usher-Place";
-/// How many places poll as fast as they are answered. One may poll ten times a second, and some share the counter for that.
+/// Places that are polled as fast as they are answered. Each may be polled ten times a second, and some share the counter
+/// of their rate limit.
 pub const N_POLLING: u64 = 60_000;
 const AUTHORIZATION: &str = "Authorization";
-/// More accounts than can join within one run.
+/// Accounts for one run: more than can join in it.
 const N_JOINING: u64 = 500_000;
 
 impl OverHttp<'_> {
-    /// How long one run of polls or joins is.
+    /// The length of one run of polls or joins.
     #[must_use]
     pub const fn span(&self) -> Duration {
         match self.scale {
@@ -27,7 +28,7 @@ impl OverHttp<'_> {
         }
     }
 
-    /// A line in the server's memory.
+    /// Measures a line in the server's memory.
     ///
     /// # Errors
     /// If the server fails, or an answer is not the right one.
@@ -38,7 +39,7 @@ impl OverHttp<'_> {
         self.rates(&stage, "line in memory", &places, figures).await
     }
 
-    /// Polls and joins beside the static route.
+    /// Measures polls and joins, each beside the static route.
     ///
     /// # Errors
     /// If the server fails, or an answer is not the right one.
@@ -65,7 +66,7 @@ impl OverHttp<'_> {
             let join = |used| Asked { used, ..Asked::of("POST", &queue, &values, self.span()) };
             let joined = self.expect(stage, "/queue", StatusCode::CREATED, &join(mine.clone())).await?;
             joins.push(joined.rate());
-            // The last ones may be on their way still.
+            // The last joins may still be on their way.
             let n_joined = usize::try_from(joined.requests)?;
             if n_joined + CONNECTIONS > each {
                 return Err(format!("{each} accounts are too few for {n_joined} joins").into());
@@ -80,7 +81,7 @@ impl OverHttp<'_> {
         Ok(())
     }
 
-    /// Polls of these places, a second.
+    /// Polls of these places per second.
     ///
     /// # Errors
     /// If an answer is not the right one.

@@ -1,5 +1,4 @@
-//! A look at the availability of a hall, beside a route of the same server that does nothing. Drives a server as those do
-//! who browse.
+//! Requests for the availability of a hall, as browsers send them. The control is a static route of the same server.
 
 use std::collections::BTreeMap;
 
@@ -20,16 +19,16 @@ use crate::world::clock::eventually;
 use crate::world::hall::{seat, sections};
 use crate::world::passes::Credentials;
 
-/// The hall that is looked at, and who has four seats each in it: every second one has paid.
+/// The hall and its owners, with [`SEATS_EACH`] seats each; every second owner has paid.
 const N_SEATS: u64 = 50_000;
 const N_OWNERS: u64 = 2_000;
 const SEATS_EACH: usize = 4;
-/// How many of them ask at once.
+/// Owners who buy at the same time.
 const OWNERS_AT_ONCE: usize = 64;
 const ACCEPT: &str = "Accept-Encoding";
 
 impl OverHttp<'_> {
-    /// A look at the availability of a hall, some of whose seats are held and sold.
+    /// Measures the availability of a hall with seats held and sold.
     ///
     /// # Errors
     /// If a server fails, or an answer is not the right one.
@@ -69,7 +68,7 @@ impl OverHttp<'_> {
     }
 }
 
-/// Lets people hold four seats each, here and there in the hall, and every second of them pay.
+/// Lets each owner hold seats at random places of the hall, and every second owner pay.
 async fn own_seats(stage: &Stage, n_seats: usize, n_owners: usize) -> Outcome<()> {
     let mut seats: Vec<_> = (0..n_seats).map(seat).collect();
     seats.shuffle(&mut StdRng::seed_from_u64(1));
@@ -83,7 +82,7 @@ async fn own_seats(stage: &Stage, n_seats: usize, n_owners: usize) -> Outcome<()
     let owning = owners.map(|((n, buyer), seats)| async move {
         let held = done(ask(&buyer, path, &json!({"seats": seats}))).await?;
         if n % 2 == 1 {
-            let id = held["id"].as_str().ok_or("a reservation has an id")?;
+            let id = held["id"].as_str().ok_or("the answer to a hold has no id")?;
             let payment = json!({"payment": {"method": "simulated", "token": "tok_ok"}});
             done(ask(&buyer, &format!("/api/v1/reservations/{id}/confirm"), &payment)).await?;
         }
@@ -92,17 +91,17 @@ async fn own_seats(stage: &Stage, n_seats: usize, n_owners: usize) -> Outcome<()
     stream::iter(owning).buffer_unordered(OWNERS_AT_ONCE).try_for_each(async |()| Ok(())).await
 }
 
-/// Waits until the server shows so many seats as held, and as many as sold. Answers with what it says as it is and
-/// compressed, each with its tag.
+/// Waits until the server shows `n_each` seats as held and as many as sold. Returns its answer, identity and compressed,
+/// each with its entity tag.
 async fn knows_owned(stage: &Stage, path: &str, n_each: usize) -> Outcome<[(Vec<u8>, String); 2]> {
     let (client, url) = (Client::new(), format!("{}{path}", stage.url()));
     let look = async |accepted: &str| {
         let answer = client.get(&url).header("Accept-Encoding", accepted).send().await?.error_for_status()?;
         let header =
             |name| Outcome::Ok(answer.headers().get(name).map(|value| value.to_str()).transpose()?.map(str::to_owned));
-        let (tag, coding) = (header("ETag")?.ok_or("it has a tag")?, header("Content-Encoding")?);
+        let (tag, coding) = (header("ETag")?.ok_or("the availability has no ETag")?, header("Content-Encoding")?);
         if coding.as_deref().unwrap_or("identity") != accepted {
-            return Err(format!("asked for as {accepted}, it comes as {coding:?}").into());
+            return Err(format!("Accept-Encoding: {accepted} is answered with {coding:?}").into());
         }
         Outcome::Ok((answer.bytes().await?.to_vec(), tag))
     };
@@ -117,7 +116,7 @@ async fn knows_owned(stage: &Stage, path: &str, n_each: usize) -> Outcome<[(Vec<
         let owned: [usize; 2] = [1, 2].map(|state| counts.get(&state).copied().unwrap_or_default());
         (owned == [n_each; 2]).then_some(plain)
     });
-    let plain = shown.await.ok_or("the server was to show the seats that are held and sold")?;
+    let plain = shown.await.ok_or("the server does not show the seats that are held and sold")?;
     Ok([plain, look("gzip").await?])
 }
 

@@ -1,10 +1,10 @@
-//! What was measured: the figures, their table on the terminal, and their JSON. Knows nothing of how they are measured.
+//! Figures: their table on the terminal, and their JSON. Knows nothing of how they are measured.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// What a figure should be.
+/// What a figure should reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
     /// The value is at most this.
@@ -15,50 +15,50 @@ pub enum Goal {
     RatioAtLeast(f64),
 }
 
-/// One measured figure, beside its control from the same run.
+/// A measured figure, with its control from the same run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figure {
-    /// What was measured.
+    /// Its name, which `target/bench.json` keeps from run to run.
     pub name: String,
-    /// In `unit`.
+    /// The value, in `unit`.
     pub value: f64,
-    /// What `value` and `control` count.
+    /// The unit of `value` and `control`.
     pub unit: &'static str,
-    /// The control's value, where there is one.
+    /// The value of the control, if there is one.
     pub control: Option<f64>,
-    /// How the two compare: above 1 is better than the control, where one of them is better.
+    /// The ratio of both: above 1 is better than the control.
     pub ratio: Option<f64>,
-    /// What it should be.
+    /// What it should reach.
     #[serde(skip)]
     pub goal: Option<Goal>,
 }
 
 impl Figure {
-    /// A figure by itself.
+    /// A figure without a control.
     #[must_use]
     pub fn alone(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
         Self { name: name.into(), value, unit, control: None, ratio: None, goal: None }
     }
 
-    /// A rate beside the rate of its control: the ratio is value / control.
+    /// A rate and that of its control; the ratio is value / control.
     #[must_use]
     pub fn rate(name: impl Into<String>, value: f64, unit: &'static str, control: f64) -> Self {
         Self { control: Some(control), ratio: Some(value / control), ..Self::alone(name, value, unit) }
     }
 
-    /// A duration beside that of its control: the ratio is control / value, so many times as fast.
+    /// A duration or size and that of its control; the ratio is control / value.
     #[must_use]
     pub fn duration(name: impl Into<String>, value: f64, unit: &'static str, control: f64) -> Self {
         Self { control: Some(control), ratio: Some(control / value), ..Self::alone(name, value, unit) }
     }
 
-    /// The same with a goal.
+    /// The figure with a goal.
     #[must_use]
     pub fn with_goal(self, goal: Goal) -> Self {
         Self { goal: Some(goal), ..self }
     }
 
-    /// Whether the goal is met, if there is one.
+    /// Whether the goal is met; `None` without a goal.
     #[must_use]
     pub fn is_met(&self) -> Option<bool> {
         match self.goal? {
@@ -88,7 +88,7 @@ impl fmt::Display for Goal {
     }
 }
 
-/// The figures under each other, as they are read.
+/// The figures as a text table.
 #[must_use]
 pub fn table(figures: &[Figure]) -> String {
     let head = ["benchmark", "value", "unit", "control", "ratio", "goal"].map(String::from);
@@ -107,15 +107,15 @@ pub fn table(figures: &[Figure]) -> String {
     text
 }
 
-/// The figures as an array of `{"name", "value", "unit", "control", "ratio"}`; null where there is none.
+/// The figures as an array of `{"name", "value", "unit", "control", "ratio"}`, with null for a missing control.
 ///
 /// # Errors
-/// None that figures can cause.
+/// None that a figure can cause.
 pub fn json(figures: &[Figure]) -> Result<String, serde_json::Error> {
     serde_json::to_string_pretty(figures).map(|text| text + "\n")
 }
 
-/// Three digits that say something, or more where the number has them; thousands apart.
+/// A number with three significant digits, or all digits of its whole part; thousands separated by commas.
 #[must_use]
 pub fn number(value: f64) -> String {
     let decimals = match value.abs() {
@@ -136,7 +136,7 @@ pub fn number(value: f64) -> String {
     if fraction.is_empty() { grouped } else { format!("{grouped}.{fraction}") }
 }
 
-/// The middle one, or the mean of the two in the middle; NaN of nothing.
+/// The median: the middle value, or the mean of the middle two; NaN of no values.
 #[must_use]
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -149,7 +149,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The value that `percent` of 100 do not exceed (nearest rank); NaN of nothing.
+/// The percentile by nearest rank; NaN of no values.
 #[must_use]
 pub fn percentile(values: &[f64], percent: usize) -> f64 {
     let mut sorted = values.to_vec();
@@ -163,14 +163,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_in_the_middle() {
+    fn median_is_the_middle_value() {
         assert_eq!(median(&[3.0, 1.0, 2.0]).to_bits(), 2.0_f64.to_bits());
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]).to_bits(), 2.5_f64.to_bits());
         assert!(median(&[]).is_nan());
     }
 
     #[test]
-    fn a_percentile_is_one_of_the_values() {
+    fn percentile_is_one_of_the_values() {
         let values: Vec<f64> = (1..=200).map(f64::from).collect();
 
         assert_eq!([0, 50, 99, 100].map(|percent| number(percentile(&values, percent))), ["1.00", "100", "198", "200"]);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_three_digits() {
+    fn numbers_keep_three_significant_digits() {
         let written = [0.0, 0.01234, 1.234, 12.34, 123.4, 1234.5, 1_234_567.0, -1234.0].map(number);
 
         assert_eq!(written, ["0", "0.012", "1.23", "12.3", "123", "1,234", "1,234,567", "-1,234"]);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_goal_is_met_or_missed() {
+    fn goals_are_met_or_missed() {
         let figure = Figure::rate("r", 50.0, "1/s", 100.0);
 
         assert_eq!(figure.is_met(), None);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_lines_its_columns_up() {
+    fn table_aligns_its_columns() {
         let poll = Figure::rate("poll", 20_000.0, "req/s", 40_000.0).with_goal(Goal::RatioAtLeast(0.7));
 
         let text = table(&[poll, Figure::alone("bytes a person", 126.0, "B")]);
@@ -218,7 +218,7 @@ bytes a person     126 B
     }
 
     #[test]
-    fn the_json_has_null_where_there_is_no_control() {
+    fn json_has_null_for_a_missing_control() {
         let figures = [Figure::alone("a", 1.5, "ms").with_goal(Goal::AtMost(2.0)), Figure::rate("b", 1.0, "1/s", 4.0)];
 
         let read: serde_json::Value = serde_json::from_str(&json(&figures).unwrap()).unwrap();

@@ -1,5 +1,4 @@
-//! A server of the benchmark's own with one sale: its line lets nobody in, or its seats are held.
-//! Drives it as buyers do.
+//! One server with one sale, and the calls that benchmarks make beside the load: joins, polls, and the server's own counts.
 
 use std::path::Path;
 use std::slice;
@@ -16,47 +15,47 @@ use crate::world::passes::{Credentials, Signer};
 use crate::world::sale::{HOLD_TTL_S, Offer, Sale};
 use crate::world::servers::{Server, Site};
 
-/// How long the server may take to see what others did.
+/// How long the server may take to show a change.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// How many people join at once.
+/// Concurrent joins and polls.
 const AT_ONCE: usize = 64;
-/// Answers by route pattern, in the server's own count.
+/// The server's metric that counts answers by route pattern.
 const COUNTED: &str = "usher_http_request_duration_seconds_count";
 
-/// A server, and its sale.
+/// A server and its sale.
 pub struct Stage {
     site: Site,
-    /// The process.
+    /// The server process.
     pub server: Server,
     client: Client,
-    /// What is sold.
+    /// The sale.
     pub sale: Sale,
 }
 
 /// A site in a new folder.
 ///
 /// # Errors
-/// If the folder is there, or there is no `usher`.
+/// If the folder exists already, or `usher` is not built.
 pub fn site(folder: &Path) -> Outcome<Site> {
     std::fs::create_dir(folder)?;
     Ok(Site::new(folder)?)
 }
 
 impl Stage {
-    /// Starts a server with a line that is open and paused.
+    /// Starts a server whose line takes joins and is paused.
     ///
     /// # Errors
-    /// If the server does not start, or refuses.
+    /// If the server does not start, or refuses the sale.
     pub async fn with_line(site: Site) -> Outcome<Self> {
         let server = site.start("usher").await?;
         let sale = Sale::open(&site, slice::from_ref(&server), &json!({"state": "paused"})).await?;
         Ok(Self { site, server, client: Client::new(), sale })
     }
 
-    /// Starts a server with a hall of these sections.
+    /// Starts a server that sells these sections.
     ///
     /// # Errors
-    /// If the server does not start, or refuses.
+    /// If the server does not start, or refuses the sale.
     pub async fn with_seats(site: Site, sections: &[SectionPlan]) -> Outcome<Self> {
         let server = site.start("usher").await?;
         let offer = Offer { admission: &json!({"state": "open"}), sections, hold_ttl_s: HOLD_TTL_S };
@@ -64,10 +63,10 @@ impl Stage {
         Ok(Self { site, server, client: Client::new(), sale })
     }
 
-    /// Ends the server, and lets `usher verify` look at what it left.
+    /// Ends the server, and runs `usher verify` on its database.
     ///
     /// # Errors
-    /// If there is a contradiction.
+    /// If it finds a contradiction.
     pub fn verify(self) -> Outcome<()> {
         let Self { site, server, .. } = self;
         drop(server);
@@ -75,7 +74,7 @@ impl Stage {
         Ok(())
     }
 
-    /// `http://` and the server's address.
+    /// The server's base URL.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.server.address())
@@ -93,13 +92,13 @@ impl Stage {
         format!("/api/v1/performances/{}/reservations", self.sale.performance())
     }
 
-    /// Signs places and passes of its line.
+    /// A signer of its place tokens and passes.
     #[must_use]
     pub fn signer(&self) -> Signer {
         Signer::of(&self.site, self.sale.performance())
     }
 
-    /// New buyers, each with a pass.
+    /// The credentials of new buyers.
     ///
     /// # Errors
     /// If `usher token mint` fails.
@@ -107,7 +106,7 @@ impl Stage {
         Ok(self.signer().buyers(&self.site, count)?)
     }
 
-    /// Access tokens of new buyers, as `Authorization` names them.
+    /// `Authorization` headers of new buyers.
     ///
     /// # Errors
     /// If `usher token mint` fails.
@@ -115,47 +114,47 @@ impl Stage {
         Ok(self.site.mint(count)?.into_iter().map(|token| format!("Bearer {token}")).collect())
     }
 
-    /// Lets new people join over HTTP. Answers with their place tokens.
+    /// Joins the line over HTTP with new accounts, and returns their place tokens.
     ///
     /// # Errors
-    /// If one of them does not get a place.
+    /// If a join fails.
     pub async fn join(&self, count: usize) -> Outcome<Vec<String>> {
         let url = format!("{}{}", self.url(), self.queue());
         let joining = self.mint(count)?.into_iter().map(|bearer| {
             let request = self.client.post(&url).header("Authorization", bearer);
             async {
                 let place = done(request).await?;
-                Outcome::Ok(place["place"].as_str().ok_or("who joins gets a place")?.to_owned())
+                Outcome::Ok(place["place"].as_str().ok_or("the answer to a join has no place")?.to_owned())
             }
         });
         stream::iter(joining).buffered(AT_ONCE).try_collect().await
     }
 
-    /// Asks for each of these places once.
+    /// Polls each of these places once.
     ///
     /// # Errors
-    /// If one is not answered.
+    /// If a poll fails.
     pub async fn poll(&self, places: &[String]) -> Outcome<()> {
         let url = format!("{}{}", self.url(), self.queue());
         let polls = places.iter().map(|place| done(self.client.get(&url).header("Usher-Place", place)));
         stream::iter(polls).buffered(AT_ONCE).try_for_each(async |_| Ok(())).await
     }
 
-    /// Waits until the server knows that so many people wait.
+    /// Waits until the server counts so many people waiting.
     ///
     /// # Errors
-    /// If it does not learn of it in time.
+    /// If it does not within [`PATIENCE`].
     pub async fn knows_waiting(&self, n_people: u64) -> Outcome<()> {
         let waiting = format!("usher_line_waiting {n_people}");
         let knows = async || self.metrics().await.ok()?.lines().any(|line| line == waiting).then_some(());
         let known = eventually(PATIENCE, knows).await;
-        known.ok_or_else(|| format!("the server was to see {n_people} people waiting").into())
+        known.ok_or_else(|| format!("the server does not count {n_people} people waiting").into())
     }
 
-    /// How many requests of a method, to routes that end like this, the server answered with such a status.
+    /// The number of requests with this method, to routes with this ending, that the server answered with such a status.
     ///
     /// # Errors
-    /// If it does not tell.
+    /// If the server does not return its metrics.
     pub async fn answered(&self, method: &str, route_ends: &str, with: impl Fn(StatusCode) -> bool) -> Outcome<u64> {
         Ok(answers(&self.metrics().await?, method, route_ends, with))
     }
@@ -166,15 +165,15 @@ impl Stage {
     }
 }
 
-/// The answer to a request that must succeed.
+/// Sends a request that must succeed, and returns the answer's body.
 ///
 /// # Errors
-/// If it does not.
+/// If it fails.
 pub async fn done(request: RequestBuilder) -> Outcome<Value> {
     Ok(request.send().await?.error_for_status()?.json().await?)
 }
 
-/// The sum of a server's counts of answers, over the statuses asked for.
+/// The sum of the counts of answers, over the statuses that `with` accepts.
 fn answers(metrics: &str, method: &str, route_ends: &str, with: impl Fn(StatusCode) -> bool) -> u64 {
     let label = |line: &str, name: &str| -> Option<String> {
         let (_, rest) = line.split_once(&format!("{name}=\""))?;

@@ -1,4 +1,4 @@
-//! The load generator: one thread of `wrk`. Knows nothing of what it asks for.
+//! The load generator: one thread of `wrk`. Knows nothing of what it requests.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -11,48 +11,48 @@ use serde::Deserialize;
 use super::Outcome;
 
 const SCRIPT: &str = include_str!("../../wrk/requests.lua");
-/// How many requests are under way at once, where nothing else is said.
+/// Default number of connections, each with one request at a time.
 pub const CONNECTIONS: usize = 64;
 
-/// `wrk`, with its script and its files in a folder.
+/// `wrk`, with the folder of its script and files.
 pub struct Wrk {
     folder: PathBuf,
     script: PathBuf,
 }
 
-/// The column of [`Values`] that is no header.
+/// The column of [`Values`] that is the body rather than a header.
 pub const BODY: &str = "(body)";
 
-/// Values of some headers, and maybe of the body, line by line for one request each.
+/// A file with a line for each request: values of some headers, and of the body if it has one.
 pub struct Values {
     file: PathBuf,
     columns: String,
-    /// How many there are.
+    /// The number of lines.
     pub count: usize,
 }
 
-/// What to ask for.
+/// A load: which requests, and for how long.
 pub struct Asked<'a> {
     /// The HTTP method.
     pub method: &'static str,
     /// The path.
     pub path: &'a str,
-    /// What differs, request by request, in turn.
+    /// What differs between the requests, which take turns.
     pub values: &'a Values,
-    /// Which of them.
+    /// The lines of `values` to use.
     pub used: std::ops::Range<usize>,
-    /// How many requests are under way at once.
+    /// The number of connections.
     pub connections: usize,
-    /// Whether all of them are to be refused (4xx); otherwise none.
+    /// Whether every request must be refused (4xx); otherwise none may be.
     pub is_refused: bool,
-    /// How long each connection pauses before each request.
+    /// The pause of each connection before each request.
     pub pause: Duration,
-    /// For how long.
+    /// The length of the load.
     pub span: Duration,
 }
 
 impl<'a> Asked<'a> {
-    /// Each of the values in turn, as fast as answers come; nobody is to be refused.
+    /// A load that uses all values in turn, without a pause; no request may be refused.
     #[must_use]
     pub const fn of(method: &'static str, path: &'a str, values: &'a Values, span: Duration) -> Self {
         let (used, connections, pause) = (0..values.count, CONNECTIONS, Duration::ZERO);
@@ -60,10 +60,10 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// What came back.
+/// The answers to a load.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub struct Answered {
-    /// How many answers.
+    /// The number of answers.
     pub requests: u64,
     duration_us: u64,
     p50_us: u64,
@@ -76,21 +76,21 @@ pub struct Answered {
 }
 
 impl Answered {
-    /// Answers a second.
+    /// Answers per second.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts of some seconds")]
     pub fn rate(&self) -> f64 {
         self.requests as f64 / Duration::from_micros(self.duration_us).as_secs_f64()
     }
 
-    /// What half of them and 99 in 100 took at most, in ms.
+    /// The median and the 99th percentile of the latency, in ms.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "spans of some seconds")]
     pub fn percentiles_ms(&self) -> [f64; 2] {
         [self.p50_us, self.p99_us].map(|us| us as f64 / 1_000.0)
     }
 
-    /// Whether every request was answered as it should be, and none after wrk's two seconds.
+    /// Whether every request was answered as expected, and within wrk's timeout of 2 s.
     fn is_clean(&self, is_refused: bool) -> bool {
         let Self { requests, unconnected, unread, unwritten, refused, late, .. } = *self;
         let expected = if is_refused { requests } else { 0 };
@@ -99,17 +99,17 @@ impl Answered {
 }
 
 impl Wrk {
-    /// The `wrk` on PATH. Its files go into an existing folder.
+    /// The `wrk` on PATH, with its files in an existing folder.
     ///
     /// # Errors
-    /// If there is none.
+    /// If `wrk` is not installed.
     pub fn new(folder: &Path) -> Outcome<Self> {
-        // It has no command that succeeds and does nothing: whether it starts is all there is to see.
+        // No option of wrk succeeds and does nothing, so this checks only that it starts.
         let started = Command::new("wrk").arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
         match started {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err("the benchmarks over HTTP need wrk on PATH: install it (Debian: wrk)".into());
+                return Err("no wrk on PATH, which the benchmarks over HTTP need: install it (Debian: wrk)".into());
             }
             Err(error) => return Err(error.into()),
         }
@@ -118,7 +118,7 @@ impl Wrk {
         Ok(Self { folder: folder.to_owned(), script })
     }
 
-    /// Writes down what a header is to say.
+    /// Writes a file with the values of one header.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -126,7 +126,7 @@ impl Wrk {
         self.rows(name, [header], values.iter().map(|value| [value]))
     }
 
-    /// Writes down what some headers are to say, and maybe [`BODY`]. No value is empty or has a tab in it.
+    /// Writes a file with the values of several columns: headers, and [`BODY`]. No value may be empty or contain a tab.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -147,25 +147,24 @@ impl Wrk {
         Ok(Values { file, columns: columns.join(","), count })
     }
 
-    /// Asks the server at `url` for as long as told, as fast as it gets answers.
+    /// Loads the server at `url`, each connection as fast as its answers come.
     ///
     /// # Errors
-    /// If anything but the right answers came back.
+    /// If an answer is missing or not as expected.
     pub async fn run(&self, url: &str, asked: &Asked<'_>) -> Outcome<Answered> {
         let Asked { method, path, values, used, connections, is_refused, pause, span } = asked;
         let mut command = Command::new("wrk");
         command.args(["-t1", &format!("-c{connections}"), &format!("-d{}s", span.as_secs()), "-s"]).arg(&self.script);
         command.args([url, "--", method, path, values.columns.as_str()]).arg(&values.file);
         command.args([used.start, used.len()].map(|n| n.to_string())).arg(pause.as_millis().to_string());
-        // It ends by itself after its time, so that nobody has to look after it; and tokio's processes are a feature that
-        // every crate would be built anew for.
+        // wrk ends by itself, so a blocking wait will do; the `process` feature of tokio would rebuild every crate.
         let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output()).await??;
         let printed = String::from_utf8_lossy(&output.stdout);
         let answered = printed.lines().rev().find_map(|line| serde_json::from_str::<Answered>(line).ok());
         match answered {
             Some(answered) if output.status.success() && answered.is_clean(*is_refused) => Ok(answered),
-            Some(answered) => Err(format!("{method} {path}: not every answer was right: {answered:?}").into()),
-            None => Err(format!("wrk said: {printed}{}", String::from_utf8_lossy(&output.stderr)).into()),
+            Some(answered) => Err(format!("{method} {path}: unexpected answers: {answered:?}").into()),
+            None => Err(format!("wrk failed: {printed}{}", String::from_utf8_lossy(&output.stderr)).into()),
         }
     }
 }
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn one_refusal_spoils_a_run_and_one_that_is_missing_another() {
+    fn an_unexpected_refusal_and_a_missing_one_spoil_a_run() {
         assert!(answered(0).is_clean(false));
         assert!(!answered(1).is_clean(false));
         assert!(answered(300).is_clean(true));
