@@ -1,5 +1,5 @@
-//! The proofs: what a line keeps whatever happens to its servers and its Redis, under crowds, each run held against the
-//! history that was recorded of it; and what the seats keep, whatever happens to their database.
+//! Proofs: the promises of the line under crowds while its servers and its Redis fail, audited against the recorded history;
+//! and the promises of the seats while their database fails.
 
 mod line;
 mod seats;
@@ -16,19 +16,19 @@ use crate::world::clock::Stopwatch;
 use crate::world::sale::SaleError;
 use crate::world::servers::ServerError;
 
-/// How large a proof is.
+/// The size of a proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
-    /// As large as its figures are told.
+    /// Full size, as in docs/PERFORMANCE.md: minutes.
     Full,
-    /// A few hundred people and some seconds, for machines that do something else besides: time is told, not judged.
+    /// A few hundred people and some seconds, for busy machines: reports times without judging them.
     Quick,
 }
 
-/// Why a proof could not be made.
+/// Why a proof could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
-    /// A server failed to run.
+    /// A server or a command of `usher` failed.
     #[error(transparent)]
     Server(#[from] ServerError),
     /// The sale could not be opened.
@@ -37,32 +37,32 @@ pub enum ProofError {
     /// A file or a connection failed.
     #[error("a file or a connection failed")]
     Io(#[from] io::Error),
-    /// Redis could not be asked.
-    #[error("Redis could not be asked")]
+    /// A command to Redis failed.
+    #[error("a command to Redis failed")]
     Redis(#[from] redis::RedisError),
-    /// There is no HTTP client.
-    #[error("there is no HTTP client")]
+    /// An HTTP client could not be set up, or a request failed.
+    #[error("an HTTP request failed")]
     Http(#[from] reqwest::Error),
-    /// What has to be there before the proof begins did not come about.
-    #[error("{0}: not within {1} s")]
+    /// A precondition of the proof was not reached.
+    #[error("not reached within {1} s: {0}")]
     NotReached(&'static str, u64),
 }
 
-/// What a proof is given.
+/// The parameters of a proof.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// How large it is.
+    /// Its size.
     pub size: Size,
-    /// What decides who does what, and when.
+    /// Seed of all random decisions.
     pub seed: u64,
-    /// Where its files go.
+    /// The folder for its files.
     pub folder: PathBuf,
-    /// The proof's name.
+    /// Its name.
     pub name: &'static str,
 }
 
 impl Context {
-    /// The larger or the smaller of two values.
+    /// The value for this size.
     fn sized<T>(&self, full: T, quick: T) -> T {
         match self.size {
             Size::Full => full,
@@ -70,21 +70,21 @@ impl Context {
         }
     }
 
-    /// Tells whoever waits for the proof how far it is.
+    /// Reports progress on standard error.
     fn say(&self, what: impl fmt::Display) {
-        // Nobody may be there to be told.
+        // If standard error is closed, nobody reads the report.
         writeln!(io::stderr(), "{}: {what}", self.name).unwrap_or_default();
     }
 }
 
-/// What a proof found.
+/// The result of a proof.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
-    /// What it was run with.
+    /// Its parameters.
     pub parameters: Value,
-    /// Everything that is not as it was promised.
+    /// Every broken promise; the proof holds if there is none.
     pub findings: Vec<String>,
-    /// What was measured.
+    /// What it measured.
     pub figures: BTreeMap<String, f64>,
 }
 
@@ -100,51 +100,51 @@ type Running = Pin<Box<dyn Future<Output = Result<Verdict, ProofError>> + Send>>
 pub struct Proof {
     /// Its name.
     pub name: &'static str,
-    /// What it proves.
+    /// What it proves, in a line.
     pub about: &'static str,
     run: fn(Context) -> Running,
 }
 
-/// Every proof.
+/// All proofs.
 pub const PROOFS: &[Proof] = &[
     Proof {
         name: "four-servers",
-        about: "four servers on one Redis admit a crowd in order, within capacity and rate, everybody once",
+        about: "four servers on one Redis admit a crowd in order, within capacity and rate, each person once",
         run: |context| Box::pin(line::four_servers(context)),
     },
     Proof {
         name: "killed-servers",
-        about: "the same while servers are killed and come back",
+        about: "the line keeps its promises while servers are killed and restarted",
         run: |context| Box::pin(line::killed_servers(context)),
     },
     Proof {
         name: "flushed",
-        about: "the same while Redis is emptied under them",
+        about: "the line keeps its promises while Redis is emptied (FLUSHALL)",
         run: |context| Box::pin(line::flushed(context)),
     },
     Proof {
         name: "redis-killed",
-        about: "the same while Redis is killed and comes back empty",
+        about: "the line keeps its promises while Redis is killed and restarts empty",
         run: |context| Box::pin(line::redis_killed(context)),
     },
     Proof {
         name: "failover",
-        about: "the same while an old copy takes Redis' place",
+        about: "the line keeps its promises while a stale replica takes over from Redis",
         run: |context| Box::pin(line::failover(context)),
     },
     Proof {
         name: "redis-stopped",
-        about: "polls are answered and joins refused at once while Redis answers nobody; then all goes on by itself",
+        about: "while Redis is paused, polls are answered and joins are refused at once; then the line goes on by itself",
         run: |context| Box::pin(line::redis_stopped(context)),
     },
     Proof {
         name: "monitor",
-        about: "no command grows with the line, and no script holds Redis up",
+        about: "no Redis command grows with the line, and no script blocks Redis for long",
         run: |context| Box::pin(line::monitor(context)),
     },
     Proof {
         name: "quiet-polls",
-        about: "people who wait and poll cost Redis nothing, however many they are",
+        about: "polls of waiting people send no command to Redis, however many people poll",
         run: |context| Box::pin(line::quiet_polls(context)),
     },
     Proof {
@@ -154,31 +154,31 @@ pub const PROOFS: &[Proof] = &[
     },
     Proof {
         name: "database-killed",
-        about: "what buyers were told stands, however often the database is killed",
+        about: "acknowledged purchases survive, however often the database is killed",
         run: |context| Box::pin(seats::database_killed(context)),
     },
     Proof {
         name: "aborted-holds",
-        about: "who hangs up in the middle of a hold costs nobody else a purchase, and no server a connection",
+        about: "a client that disconnects during a hold costs no other buyer a purchase, and no server a connection",
         run: |context| Box::pin(seats::aborted_holds(context)),
     },
     Proof {
         name: "database-frozen",
-        about: "a database that stands still is refused for, and used again by all soon after it goes on",
+        about: "requests are refused while the database is paused, and served soon after it resumes",
         run: |context| Box::pin(seats::database_frozen(context)),
     },
     Proof {
         name: "sweepers",
-        about: "writers and sweepers of the same few seats are never told of a deadlock",
+        about: "no client sees a deadlock while writers and sweepers contend for the same seats",
         run: |context| Box::pin(seats::sweepers(context)),
     },
 ];
 
 impl Proof {
-    /// Runs it in a folder that is emptied first.
+    /// Runs the proof in this folder, which is emptied first.
     ///
     /// # Errors
-    /// It could not be run.
+    /// The proof could not run.
     pub async fn run(&self, size: Size, seed: u64, folder: PathBuf) -> Result<Verdict, ProofError> {
         match fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
@@ -187,12 +187,12 @@ impl Proof {
         (self.run)(Context { size, seed, folder, name: self.name }).await
     }
 
-    /// Runs it, and answers whether it holds, and what is to be told of it.
+    /// Runs the proof, and returns whether it holds, with its report.
     pub async fn report(&self, size: Size, seed: u64, folder: PathBuf) -> (bool, Value) {
         let watch = Stopwatch::start();
         let verdict = self.run(size, seed, folder).await.unwrap_or_else(|error| {
             let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-            let findings = causes.map(|cause| format!("could not be run: {cause}")).collect();
+            let findings = causes.map(|cause| format!("could not run: {cause}")).collect();
             Verdict { findings, ..Verdict::default() }
         });
         let holds = verdict.findings.is_empty();

@@ -1,11 +1,11 @@
-//! Every proof once, small. They run the `usher` that was built beside them: `cargo test --workspace` builds it, and so
-//! does `cargo build --package usher-app --bin usher`.
+//! Runs every proof once, in its quick size. The proofs start the `usher` that was built beside them: `cargo test --workspace`
+//! builds it, and so does `cargo build --package usher-app --bin usher`.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test where it is")]
 
 use usher_loadtest::prove::{PROOFS, Size};
 
-/// Runs a proof in a folder of its own.
+/// Runs a proof in a temporary folder.
 async fn holds(name: &str) {
     let proof = PROOFS.iter().find(|proof| proof.name == name).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -38,13 +38,13 @@ proofs! {
     fn killed_servers_cost_nobody_their_place() proves "killed-servers";
     fn a_flushed_redis_costs_nobody_their_place() proves "flushed";
     fn a_killed_redis_costs_nobody_their_place() proves "redis-killed";
-    fn a_stale_copy_in_redis_place_costs_nobody_their_place() proves "failover";
-    fn a_redis_that_stands_still_stops_nobody_from_asking() proves "redis-stopped";
+    fn a_stale_replica_in_place_of_redis_costs_nobody_their_place() proves "failover";
+    fn a_paused_redis_refuses_joins_and_leaves_polls_answered() proves "redis-stopped";
     fn no_command_grows_with_the_line() proves "monitor";
-    fn polls_cost_redis_nothing() proves "quiet-polls";
-    fn a_rush_for_the_seats_sells_each_once() proves "seat-rush";
-    fn a_killed_database_takes_no_purchase_back() proves "database-killed";
+    fn polls_send_no_command_to_redis() proves "quiet-polls";
+    fn a_rush_sells_each_seat_once() proves "seat-rush";
+    fn a_killed_database_loses_no_purchase() proves "database-killed";
     fn aborted_holds_cost_nobody_else_a_purchase() proves "aborted-holds";
-    fn a_frozen_database_is_refused_for_and_used_again() proves "database-frozen";
-    fn writers_and_sweepers_are_never_told_of_a_deadlock() proves "sweepers";
+    fn a_paused_database_is_used_again_when_it_resumes() proves "database-frozen";
+    fn no_client_sees_a_deadlock_of_writers_and_sweepers() proves "sweepers";
 }

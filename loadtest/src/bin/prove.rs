@@ -1,4 +1,4 @@
-//! Runs the proofs, and writes what came of them to `target/prove.json`.
+//! Runs the proofs, and writes their reports to `target/prove.json`.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -9,22 +9,22 @@ use clap::Parser;
 use serde_json::Value;
 use usher_loadtest::prove::{PROOFS, Size};
 
-/// Proves what the line and the seats keep under crowds, whatever happens to their servers, Redis and the database.
+/// Proves the promises of the line and of the seats, under crowds, while servers, Redis and the database fail.
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Only the proof of this name; may be given several times.
+    /// Run only the proof of this name; may be repeated.
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// Small versions, of some seconds each.
+    /// Run small versions, of some seconds each.
     #[arg(long)]
     quick: bool,
-    /// What decides who does what, and when; otherwise made up.
+    /// Seed of all random decisions; random by default.
     #[arg(long)]
     seed: Option<u64>,
-    /// Where to write what came of them.
+    /// Write the reports to this file.
     #[arg(long, value_name = "FILE", default_value = "target/prove.json")]
     report: PathBuf,
-    /// Where the servers' files go.
+    /// Keep the servers' logs and histories in this folder.
     #[arg(long, value_name = "FOLDER", default_value = "target/prove")]
     folder: PathBuf,
 }
@@ -36,7 +36,7 @@ async fn main() -> io::Result<ExitCode> {
     let is_known = |name: &&String| PROOFS.iter().any(|proof| proof.name == **name);
     if let Some(name) = cli.only.iter().find(|name| !is_known(name)) {
         let names: Vec<_> = PROOFS.iter().map(|proof| proof.name).collect();
-        writeln!(err, "there is no proof {name}; there are {}", names.join(", "))?;
+        writeln!(err, "unknown proof {name}; known proofs: {}", names.join(", "))?;
         return Ok(ExitCode::FAILURE);
     }
     let size = if cli.quick { Size::Quick } else { Size::Full };
@@ -51,7 +51,7 @@ async fn main() -> io::Result<ExitCode> {
         all_hold &= holds;
         print(&report)?;
         reports.push(report);
-        // Written each time, so that what is done is told even if the rest is not awaited.
+        // Written after each proof, so that an interrupted run keeps the reports of those that ended.
         fs::write(&cli.report, serde_json::to_string_pretty(&reports)?)?;
     }
     Ok(if all_hold { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -65,7 +65,7 @@ fn print(report: &Value) -> io::Result<()> {
         writeln!(out, "  {name:<40} {:>12.1}", figure.as_f64().unwrap_or_default())?;
     }
     for finding in report["findings"].as_array().into_iter().flatten() {
-        writeln!(out, "  found: {}", finding.as_str().unwrap_or_default())?;
+        writeln!(out, "  finding: {}", finding.as_str().unwrap_or_default())?;
     }
     Ok(())
 }

@@ -1,5 +1,4 @@
-//! Proofs about the line: servers that share a Redis admit a crowd in order and within its limits, whatever happens to them
-//! and to Redis.
+//! Proofs of the line: servers that share a Redis admit a crowd in order and within its limits, whatever fails.
 
 mod disturbed;
 mod history;

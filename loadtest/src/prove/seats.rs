@@ -1,5 +1,5 @@
-//! Proofs about the seats: servers that share a database sell each seat once, to whoever rushes for it, and what a buyer was
-//! told stands, whatever happens to the database and to those who ask.
+//! Proofs of the seats: servers that share a database sell each seat once, and every acknowledged purchase survives, whatever
+//! happens to the database and to the clients.
 
 mod aborted;
 mod disturbed;

@@ -1,4 +1,4 @@
-//! Proofs in which servers die, and Redis dies, forgets, lags or stands still.
+//! Proofs of the line in which servers are killed, and Redis is killed, emptied, replaced by a stale replica, or paused.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,11 +15,11 @@ use super::undisturbed::{habits, over_within, rush};
 use crate::world::clock::{self, eventually};
 use crate::world::people::{Call, Habits, Wish};
 
-/// How long Redis stands still.
+/// How long Redis is paused.
 const STOPPED_FOR: Duration = Duration::from_secs(5);
-/// How long a join may take to be refused meanwhile.
+/// Bound of the refusal of a join meanwhile.
 const REFUSED_WITHIN: Duration = Duration::from_millis(500);
-/// What a stale copy misses.
+/// How far the stale replica lags behind.
 const LAG: Duration = Duration::from_secs(1);
 
 pub(in crate::prove) async fn killed_servers(context: Context) -> Result<Verdict, ProofError> {
@@ -53,14 +53,14 @@ pub(in crate::prove) async fn failover(context: Context) -> Result<Verdict, Proo
     lossy(context, Disaster::Failover, 5).await
 }
 
-/// How Redis loses the line.
+/// How Redis loses its data.
 #[derive(Clone, Copy, Debug)]
 enum Disaster {
-    /// It is emptied.
+    /// FLUSHALL.
     Flush,
-    /// It is killed, and starts empty.
+    /// Redis is killed, and restarts empty.
     Kill,
-    /// It is killed, and a copy that lags behind takes its place.
+    /// Redis is killed, and a stale replica takes its address.
     Failover,
 }
 
@@ -77,7 +77,7 @@ impl Disaster {
                 let copy = redis_server::Server::start(&[]);
                 copy.follow(stage.redis());
                 let copied = eventually(AT_MOST, || async { copy.is_following().then_some(()) }).await;
-                copied.ok_or(ProofError::NotReached("the copy has everything", AT_MOST.as_secs()))?;
+                copied.ok_or(ProofError::NotReached("the replica has copied everything", AT_MOST.as_secs()))?;
                 copy.stop_following();
                 between(LAG).await;
                 stage.lose(|primary| copy.take_over(primary));
@@ -87,9 +87,9 @@ impl Disaster {
     }
 }
 
-/// A crowd whose line is lost again and again.
+/// Loses the line again and again under a crowd.
 async fn lossy(context: Context, disaster: Disaster, n_losses: u32) -> Result<Verdict, ProofError> {
-    // In small so slow that somebody is left to be admitted after each loss.
+    // A quick proof admits slowly, so that people are left to be admitted after each loss.
     let rush = rush(&context);
     let mut stage = Stage::set(&context, Setup { rate_per_s: context.sized(rush.rate_per_s, 12), ..rush }).await?;
     let n_losses = context.sized(n_losses, 2);
@@ -101,10 +101,10 @@ async fn lossy(context: Context, disaster: Disaster, n_losses: u32) -> Result<Ve
     for n in 1..=n_losses {
         let before = stage.admitted_in_epoch().await.unwrap_or(0);
         disaster.strike(&mut stage).await?;
-        context.say(format_args!("lost for the {n}. time, of {n_losses}"));
+        context.say(format_args!("loss {n} of {n_losses}"));
         stage.until_admission_goes_on(&crowd, before, context.sized(200, 5)).await;
     }
-    // What comes after the last loss counts too.
+    // What happens after the last loss is audited, too.
     stage.watching(&crowd, between(Duration::from_secs(context.sized(10, 2)))).await;
     Ok(stage.judge(vec![crowd], Done::WhoeverIs).await?.0)
 }
@@ -112,7 +112,7 @@ async fn lossy(context: Context, disaster: Disaster, n_losses: u32) -> Result<Ve
 pub(in crate::prove) async fn redis_stopped(context: Context) -> Result<Verdict, ProofError> {
     let setup = Setup { capacity: context.sized(200, 30), ..rush(&context) };
     let mut stage = Stage::set(&context, setup).await?;
-    // Nobody goes away, so that whoever is found away was forgotten.
+    // Nobody goes away, so a person who is counted as away was forgotten.
     let arrive_within = Duration::from_secs(context.sized(30, 12));
     let habits = Habits { arrive_within, absent_percent: 0, ..habits(&context) };
     let crowd = stage.gather(context.sized(6_000, 300), &habits)?;
@@ -123,9 +123,9 @@ pub(in crate::prove) async fn redis_stopped(context: Context) -> Result<Verdict,
     stage.watching(&crowd, between(STOPPED_FOR)).await;
     stage.redis().resume();
     let resumed = clock::now();
-    context.say("Redis goes on");
+    context.say("Redis is resumed");
     let n_away_max = AtomicU64::new(0);
-    // Until everybody's presence would have run out, had it been lost.
+    // For longer than the presence window: a lost presence would have expired.
     let looks = eventually(setup.presence_window + Duration::from_secs(5), || async {
         if let Ok(stats) = stage.sale.stats().await {
             n_away_max.fetch_max(stats["away"].as_u64().unwrap_or(0), Ordering::Relaxed);
@@ -140,13 +140,12 @@ pub(in crate::prove) async fn redis_stopped(context: Context) -> Result<Verdict,
     judge_stop(&context, &calls, stopped, resumed, &mut verdict);
     verdict.figure("away_at_most", f64::from(u32::try_from(n_away_max).unwrap_or(u32::MAX)));
     if n_away_max > 0 {
-        verdict.findings.push(format!("{n_away_max} people who kept polling are away"));
+        verdict.findings.push(format!("{n_away_max} people who kept polling are counted as away"));
     }
     Ok(verdict)
 }
 
-/// Judges what was answered while Redis stood still: what was sent after it stopped, and so early that it would have
-/// been answered before it went on.
+/// Judges the calls sent while Redis was paused, early enough to be answered before it was resumed.
 fn judge_stop(context: &Context, calls: &[Call], stopped: Timestamp, resumed: Timestamp, verdict: &mut Verdict) {
     let last = resumed.minus(REFUSED_WITHIN).minus(Duration::from_millis(100));
     let meanwhile = |wish| {
@@ -166,16 +165,16 @@ fn judge_stop(context: &Context, calls: &[Call], stopped: Timestamp, resumed: Ti
     verdict.figure("stopped_polls_answered", count_f64(answered.len()));
     verdict.figure("stopped_poll_answered_slowest_ms", longest(&answered).as_secs_f64() * 1_000.0);
     if joins.is_empty() || answered.is_empty() {
-        verdict.findings.push("nobody joins or nobody's poll is answered while Redis stands still".into());
+        verdict.findings.push("no join was sent, or no poll answered, while Redis was paused".into());
     }
-    // A join that was in the middle of its step when Redis stopped may be done when Redis goes on.
+    // A join that had begun when Redis was paused may succeed when it is resumed.
     let n_other = joins.iter().filter(|call| !is_refused(call)).count();
     if n_other > 0 && context.size == Size::Full {
         verdict
             .findings
-            .push(format!("{n_other} joins are answered otherwise than by a refusal that says when to come back"));
+            .push(format!("{n_other} joins are not refused with 503 and Retry-After while Redis is paused"));
     }
     if longest(&joins) > REFUSED_WITHIN && context.size == Size::Full {
-        verdict.findings.push(format!("a join takes {:?} to be refused while Redis stands still", longest(&joins)));
+        verdict.findings.push(format!("a join is refused after {:?} while Redis is paused", longest(&joins)));
     }
 }

@@ -1,4 +1,5 @@
-//! Reads what servers recorded of their line's store (`line.history`): JSON lines, one an answer, with times in Unix ms.
+//! Reads the histories that servers record (`line.history`): one JSON line for each answer of the line's store, with times in
+//! Unix ms.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
@@ -9,16 +10,16 @@ use usher_kernel::{PerformanceId, Timestamp};
 use usher_queue::audit::{Answer, Recorded, ServerLife};
 use usher_queue::{AccountHash, Epoch, Grant, PlaceNumber};
 
-/// What was recorded of one line.
+/// What a file records of one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Recording {
-    /// What could be read.
+    /// The answers.
     pub(super) recorded: Vec<Recorded>,
-    /// How many lines could not: a server that is killed while it writes leaves half a line.
+    /// The number of unreadable lines: a server that is killed while it writes leaves half a line.
     pub(super) n_torn: usize,
 }
 
-/// Reads what was recorded in a file of one performance's line.
+/// Reads what a file records of one performance's line.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -106,7 +107,7 @@ mod tests {
     const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([3; 16]);
     const ACCOUNT: AccountHash = AccountHash::from_bytes([1; 16]);
 
-    /// What a file says of the line of [`PERFORMANCE`].
+    /// Reads a file with this text.
     fn reading(text: &str) -> Recording {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("history");
@@ -114,7 +115,7 @@ mod tests {
         read(&path, PERFORMANCE).unwrap()
     }
 
-    /// A line as the server's `Recorded` writes it.
+    /// A line as `Recorded` of the server writes it.
     fn line(answer: &str) -> String {
         format!(
             r#"{{"server":7,"performance":"{PERFORMANCE}","epoch":1,"now":1000000,"began":1000007,"ended":1000008,{answer}}}"#
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_is_read() {
+    fn every_kind_of_answer_is_read() {
         let account = r#""account":"01010101010101010101010101010101""#;
         let text = [
             r#""answer":"opened""#.to_owned(),
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn other_lines_are_left_out_and_torn_ones_are_counted() {
+    fn answers_of_other_lines_are_skipped_and_torn_lines_are_counted() {
         let other = line(r#""answer":"merged""#).replace(&PERFORMANCE.to_string(), "another");
 
         let recording = reading(&[other, "{\"server\":1,\"perf\n".into(), line(r#""answer":"opened""#)].concat());
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_its_number_is_torn() {
+    fn an_answer_without_its_number_counts_as_torn() {
         assert_eq!(reading(&line(r#""answer":"left""#)).n_torn, 1);
     }
 }

@@ -1,4 +1,4 @@
-//! The proof that polls cost Redis nothing.
+//! The proof that polls send no command to Redis.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use crate::world::clock::eventually;
 use crate::world::people::{Crowd, Habits, Progress};
 use crate::world::redis;
 
-/// Commands a second that Redis is sent by one server.
+/// Most commands per second from one server.
 const PER_SERVER_MAX: f64 = 100.0;
-/// What a server sends that nobody polls: two calls in each of four ticks a second, and a merge. One that a busy machine
-/// starves sends less.
+/// Commands per second from a server without polls: two in each of four ticks, and a merge. A server that a busy machine
+/// starves sends fewer.
 const AT_REST_PER_S: f64 = 9.0;
-/// What spans of one number of ticks differ by.
+/// Factor between two spans with the same number of ticks.
 const NOISE: f64 = 1.2;
 
 pub(in crate::prove) async fn quiet_polls(context: Context) -> Result<Verdict, ProofError> {
@@ -41,18 +41,20 @@ pub(in crate::prove) async fn quiet_polls(context: Context) -> Result<Verdict, P
     verdict.figure("polls_per_s_with_few", with_few.polls_per_s);
     verdict.figure("polls_per_s_with_many", with_many.polls_per_s);
     if many_per_s > PER_SERVER_MAX {
-        verdict.findings.push(format!("each server sends {many_per_s:.0} commands a second"));
+        verdict.findings.push(format!("each server sends {many_per_s:.0} commands a second, bound: {PER_SERVER_MAX}"));
     }
     if many_per_s > few_per_s.max(AT_REST_PER_S) * NOISE {
-        verdict.findings.push(format!("with more people {many_per_s:.1} commands a second instead of {few_per_s:.1}"));
+        verdict.findings.push(format!(
+            "each server sends {many_per_s:.1} commands a second with many people and {few_per_s:.1} with few"
+        ));
     }
     if with_many.polls_per_s <= with_few.polls_per_s {
-        verdict.findings.push("more people do not poll more".into());
+        verdict.findings.push("many people do not poll more often than few".into());
     }
     Ok(verdict)
 }
 
-/// Lets people come, and waits until all of them have a place.
+/// Starts a crowd, and waits until each person has a place.
 async fn arrive(context: &Context, stage: &mut Stage, n_people: usize) -> Result<Crowd, ProofError> {
     const AT_MOST: Duration = Duration::from_secs(300);
     let joins_per_s = context.sized(1_200, 200);
@@ -70,7 +72,7 @@ async fn arrive(context: &Context, stage: &mut Stage, n_people: usize) -> Result
     let joined = eventually(AT_MOST, || async { everybody() });
     let joined = stage.watching(&crowd, joined).await;
     joined.ok_or(ProofError::NotReached("everybody has a place", AT_MOST.as_secs()))?;
-    // The last joins' merges and marks go out.
+    // Until the merges and marks of the last joins are sent.
     stage.watching(&crowd, between(Duration::from_secs(2))).await;
     Ok(crowd)
 }

@@ -1,4 +1,4 @@
-//! What every proof needs: servers on a Redis, a sale, a crowd, and a judgement of what was recorded.
+//! The setup of every proof of the line: servers on a Redis, a sale, a crowd; and the audit of what was recorded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,19 +18,19 @@ use crate::world::people::{Crowd, Directory, Habits, Progress, Visit};
 use crate::world::sale::Sale;
 use crate::world::servers::{Server, Site};
 
-/// How often whoever waits is told how far a proof is.
+/// How often progress is reported.
 const SAY_EVERY: Duration = Duration::from_secs(5);
-/// How often the servers' tick is, as configured by default.
+/// The servers' default tick.
 const TICK: Duration = Duration::from_millis(250);
-/// At most so many findings of a kind are told one by one.
+/// Most findings of a kind that are reported one by one.
 const FINDINGS_MAX: usize = 5;
-/// Admission goes on this long after a loss, and the longest poll interval that was handed out.
+/// Admission resumes within this time and the longest poll interval after a loss.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a proof waits for admission to go on: longer than it may take.
+/// How long a proof waits for admission to resume: longer than it may take.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(40);
 
-/// How a line is set up.
+/// The setup of a line.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Setup {
     pub(super) n_servers: usize,
@@ -90,24 +90,24 @@ impl Stage {
     }
 
     pub(super) fn redis(&self) -> &redis_server::Server {
-        self.redis.as_ref().expect("one takes the other's place at once")
+        self.redis.as_ref().expect("there is always a Redis")
     }
 
-    /// Lets people come.
+    /// Starts a crowd.
     pub(super) fn gather(&mut self, n_people: usize, habits: &Habits) -> Result<Crowd, ProofError> {
         self.parameter("people", n_people);
         let tokens = self.site.mint(n_people)?;
         Ok(Crowd::gather(&self.directory, self.sale.performance(), tokens, habits, self.context.seed)?)
     }
 
-    /// Waits until everybody is done, or it took too long.
+    /// Waits until the whole crowd is done, or `at_most` has passed.
     pub(super) async fn until_over(&self, crowd: &Crowd, at_most: Duration) {
         let n_people = u64::try_from(crowd.size()).unwrap_or(u64::MAX);
         let over = || Progress::count(&crowd.progress.over) == n_people;
         self.watching(crowd, eventually(at_most, || async { over().then_some(()) })).await;
     }
 
-    /// Waits for something, and says every few seconds how far the crowd is.
+    /// Waits for `something`, and reports the crowd's progress meanwhile.
     pub(super) async fn watching<T>(&self, crowd: &Crowd, something: impl Future<Output = T>) -> T {
         tokio::pin!(something);
         loop {
@@ -118,13 +118,12 @@ impl Stage {
             let [joined, admitted, over, polls] = [joined, admitted, over, polls].map(Progress::count);
             let n_people = crowd.size();
             self.context.say(format_args!(
-                "of {n_people} people {joined} joined, {admitted} were told that they are inside, {over} are done; \
-                 {polls} polls"
+                "of {n_people} people {joined} joined, {admitted} are admitted, {over} are done; {polls} polls"
             ));
         }
     }
 
-    /// Waits until as many wait, and as many are inside.
+    /// Waits until at least so many people wait, and so many are active.
     pub(super) async fn until_full(&self, crowd: &Crowd, waiting: u64, active: u64) -> Result<(), ProofError> {
         const AT_MOST: Duration = Duration::from_secs(60);
         let full = eventually(AT_MOST, || async {
@@ -133,19 +132,16 @@ impl Stage {
             (reached("waiting", waiting) && reached("active", active)).then_some(())
         });
         let is_full = self.watching(crowd, full).await;
-        is_full.ok_or(ProofError::NotReached(
-            "the line is as long, and the room as full, as it has to be",
-            AT_MOST.as_secs(),
-        ))
+        is_full.ok_or(ProofError::NotReached("the line is long enough and the room full enough", AT_MOST.as_secs()))
     }
 
-    /// How many were admitted in the present epoch, as a server sees it; nothing while it does not say.
+    /// How many people were admitted in the current epoch; `None` while the server does not answer.
     pub(super) async fn admitted_in_epoch(&self) -> Option<u64> {
         self.sale.stats().await.ok()?["admitted_total"].as_u64()
     }
 
-    /// Waits until as many are admitted in a new epoch, in the one before which `before` were. If that never comes about,
-    /// it is for the judgement.
+    /// Waits until a new epoch has admitted `n_more` people; the last one had admitted `before`. If that never happens, the
+    /// audit finds it.
     pub(super) async fn until_admission_goes_on(&self, crowd: &Crowd, before: u64, n_more: u64) {
         let is_new = AtomicBool::new(false);
         let goes_on = eventually(GOES_ON_WITHIN, || async {
@@ -156,7 +152,7 @@ impl Stage {
         self.watching(crowd, goes_on).await;
     }
 
-    /// Kills a server as kill -9 does, and starts it again.
+    /// Kills a server (`kill -9`), and restarts it.
     pub(super) async fn kill_and_restart(&mut self, server: usize) -> Result<(), ProofError> {
         self.directory.note_life(server, 0);
         self.killed.push((ServerLife(self.servers[server].pid()), clock::now()));
@@ -166,22 +162,22 @@ impl Stage {
         Ok(())
     }
 
-    /// Destroys what Redis holds.
+    /// Loses the data of Redis in this way.
     pub(super) fn lose(&mut self, how: impl FnOnce(redis_server::Server) -> redis_server::Server) {
         let began = clock::now();
         self.redis = self.redis.take().map(how);
         self.losses.push(Loss { began, ended: clock::now() });
     }
 
-    /// Sends everybody home, and holds what was recorded against what was promised. Whoever is not done by now is found,
-    /// where `all` have to be.
+    /// Stops the crowds, and audits what was recorded. People who are not done are a finding if `all` is
+    /// [`Done::Everybody`].
     pub(super) async fn judge(mut self, crowds: Vec<Crowd>, all: Done) -> Result<(Verdict, Vec<Visit>), ProofError> {
-        self.context.say("is judged");
+        self.context.say("auditing");
         let mut visits = Vec::new();
         for crowd in crowds {
             visits.extend(crowd.disperse().await);
         }
-        // Nobody asks any more, so nothing is half recorded.
+        // No request is under way, so each history is complete.
         self.servers.clear();
         let mut verdict = Verdict::default();
         let history = self.history(&visits, &mut verdict)?;
@@ -212,7 +208,7 @@ impl Stage {
         let n_left = visits.iter().filter(|visit| !visit.is_over).count();
         verdict.figure("people_not_done", count_f64(n_left));
         if all == Done::Everybody && n_left > 0 {
-            verdict.findings.push(format!("{n_left} people are not done, and should be"));
+            verdict.findings.push(format!("{n_left} people are not done"));
         }
         self.judge_losses(&history, &mut verdict);
         verdict.parameters = json!(self.parameters);
@@ -227,13 +223,13 @@ impl Stage {
             n_torn += recording.n_torn;
         }
         if n_torn > self.killed.len() {
-            verdict.findings.push(format!("{n_torn} lines of histories cannot be read"));
+            verdict.findings.push(format!("{n_torn} lines of histories are unreadable"));
         }
         let people = visits.iter().map(|visit| visit.person.clone()).collect();
         Ok(History { recorded: answers, people, killed: self.killed.clone(), losses: self.losses.clone() })
     }
 
-    /// Whether admission went on in time after each loss.
+    /// Checks that admission resumed in time after each loss.
     fn judge_losses(&self, history: &History, verdict: &mut Verdict) {
         if self.losses.is_empty() {
             return;
@@ -248,7 +244,7 @@ impl Stage {
             let next = admitted.get(admitted.partition_point(|&at| at < loss.ended));
             match next {
                 Some(next) => longest = longest.max(next.since(loss.ended)),
-                None => verdict.findings.push(format!("after loss {} nobody is admitted any more", n + 1)),
+                None => verdict.findings.push(format!("nobody is admitted after loss {}", n + 1)),
             }
         }
         verdict.figure("longest_poll_interval_s", longest_poll.as_secs_f64());
@@ -259,14 +255,14 @@ impl Stage {
     }
 }
 
-/// Who has to be done when a proof ends.
+/// Which people must be done when a proof ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Done {
     Everybody,
     WhoeverIs,
 }
 
-/// Adds findings, a few of each kind: those that differ in numbers only are of one kind.
+/// Adds findings, at most [`FINDINGS_MAX`] of each kind. Findings of a kind differ only in numbers.
 fn tell(findings: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for finding in more {
@@ -279,7 +275,7 @@ fn tell(findings: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
     }
     for (kind, count) in kinds {
         if count > FINDINGS_MAX {
-            findings.push(format!("{count} in all like: {kind}"));
+            findings.push(format!("{count} findings of this kind: {kind}"));
         }
     }
 }
@@ -289,7 +285,7 @@ pub(in crate::prove) fn count_f64(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
-/// Lets a span pass between two things that a proof does.
+/// Pauses between two steps of a proof.
 pub(super) async fn between(span: Duration) {
     pass(span).await;
 }
@@ -298,9 +294,9 @@ pub(super) async fn between(span: Duration) {
 mod tests {
     use super::*;
 
-    /// The proof of the proofs: what is broken on the way from the servers to the judgement is found there.
+    /// Negative control of all proofs of the line: a broken promise of real servers reaches the verdict.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_line_that_admits_more_than_it_was_said_to_is_found() {
+    async fn a_line_that_admits_more_than_its_capacity_is_found() {
         let folder = tempfile::tempdir().unwrap();
         let context = Context { size: Size::Quick, seed: 1, folder: folder.path().to_owned(), name: "more-than-said" };
         let (pass_ttl, presence_window) = (Duration::from_secs(4), Duration::from_secs(6));

@@ -1,4 +1,4 @@
-//! Proofs in which nothing goes wrong.
+//! Proofs of the line in which nothing fails.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use super::stage::{Done, Setup, Stage, between, count_f64};
 use crate::world::people::Habits;
 use crate::world::redis::{self, Script};
 
-/// What 99 of 100 calls keep to. All processes of a proof share the machine's cores, and Redis' clock goes on while it waits
-/// for one; so the slowest call of all is told, and not judged.
+/// The percentile that is judged. Redis measures by the wall clock, which goes on while it waits for a core that the other
+/// processes use; so the slowest call is reported and not judged.
 const JUDGED_PERCENT: usize = 99;
-/// Admission looks at hundreds of places in one script.
+/// Bound of an admission, which examines hundreds of places in one script.
 const ADMIT_WITHIN: Duration = Duration::from_millis(15);
-/// Every server merges each second and refreshes each tick.
+/// Bound of a merge, which each server calls every second, and of a refresh, which it calls every tick.
 const MERGE_AND_REFRESH_WITHIN: Duration = Duration::from_millis(1);
 
-/// A line that a crowd goes through in some minutes, or seconds.
+/// A line that a crowd passes in minutes, or in seconds if the proof is quick.
 pub(super) fn rush(context: &Context) -> Setup {
     Setup {
         n_servers: 4,
         capacity: context.sized(500, 60),
-        // Above what the room lets through, and below what it would at once.
+        // Above the rate at which room becomes free, and low enough to be felt while the room is empty.
         rate_per_s: context.sized(200, 40),
         pass_ttl: Duration::from_secs(context.sized(10, 4)),
         presence_window: Duration::from_secs(context.sized(20, 6)),
@@ -28,7 +28,7 @@ pub(super) fn rush(context: &Context) -> Setup {
     }
 }
 
-/// A crowd that does all that people do.
+/// A crowd in which every habit occurs.
 pub(super) fn habits(context: &Context) -> Habits {
     Habits {
         arrive_within: Duration::from_secs(context.sized(15, 2)),
@@ -41,7 +41,7 @@ pub(super) fn habits(context: &Context) -> Habits {
     }
 }
 
-/// How long a crowd may take to go through.
+/// How long a crowd may take to pass the line.
 pub(super) fn over_within(context: &Context) -> Duration {
     Duration::from_secs(context.sized(420, 90))
 }
@@ -60,7 +60,7 @@ pub(in crate::prove) async fn monitor(context: Context) -> Result<Verdict, Proof
     let crowd = stage.gather(context.sized(10_000, 200), &habits(&context))?;
     stage.until_full(&crowd, 1, context.sized(100, 10)).await?;
     redis::start_slowlog(&mut connection)?;
-    // Reading along slows Redis down by as much as it says, so it is for a part only; joins, polls, leaves are in it.
+    // MONITOR slows Redis down, so it runs for a part of the proof, in which people join, poll and leave.
     let watched = stage.watching(&crowd, redis::watch(&url, Duration::from_secs(context.sized(10, 2)))).await?;
     stage.watching(&crowd, between(Duration::from_secs(context.sized(40, 2)))).await;
     let slowlog = redis::slowlog(&mut connection, &watched.scripts)?;
@@ -69,9 +69,9 @@ pub(in crate::prove) async fn monitor(context: Context) -> Result<Verdict, Proof
     verdict.figure("watched_commands_of_scripts", f64::from(u32::try_from(watched.n_by_scripts).unwrap_or(u32::MAX)));
     verdict.figure("unbounded_commands", count_f64(watched.unbounded.len()));
     if watched.scripts.len() < 3 || watched.n_by_scripts == 0 {
-        verdict.findings.push("the scripts of admission, merge and refresh were not all seen".into());
+        verdict.findings.push("the scripts of admission, merge and refresh were not all called".into());
     }
-    let unbounded = watched.unbounded.iter().map(|command| format!("grows with the line: {command}"));
+    let unbounded = watched.unbounded.iter().map(|command| format!("a command grows with the line: {command}"));
     verdict.findings.extend(unbounded);
     for (script, within) in [
         (Script::Admit, ADMIT_WITHIN),
@@ -87,7 +87,7 @@ pub(in crate::prove) async fn monitor(context: Context) -> Result<Verdict, Proof
         verdict.figure(format!("{name}_p{JUDGED_PERCENT}_ms"), ms(judged));
         verdict.figure(format!("{name}_slowest_ms"), ms(took.last().copied().unwrap_or_default()));
         if context.size == Size::Full && judged > within {
-            verdict.findings.push(format!("one of a hundred calls of {name} takes {judged:?} or more"));
+            verdict.findings.push(format!("{name}: p{JUDGED_PERCENT} is {judged:?}, bound: {within:?}"));
         }
     }
     Ok(verdict)

@@ -1,5 +1,5 @@
-//! People who ask and hang up: their connections are reset at any moment of what they asked for, on a slow way to the
-//! database. Nobody else may lose anything by that.
+//! Clients that disconnect: their connections are reset at any moment of a request, while the database is slow to reach. No
+//! other client may lose anything by that.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -20,29 +20,29 @@ use super::shop::{SECTION, Shop};
 use super::stage::{GIVE_UP_AFTER, Setting, Stage};
 use crate::world::hall::{seat_of, section};
 
-/// A round trip to the database takes twice as long.
+/// One-way delay to the database; a round trip takes twice as long.
 const DELAY: Duration = Duration::from_millis(10);
-/// How long after their request people hang up, at most, who hold and who look. Most are not answered by then.
+/// Longest time from a request to the disconnect, for holds and for lists. Most are not answered by then.
 const HANGS_UP_WITHIN: [Duration; 2] = [Duration::from_millis(150), Duration::from_millis(40)];
-/// How many of them there are at a time.
+/// How many clients disconnect at the same time.
 const AT_ONCE: usize = 8;
-/// How long after the last purchase a transaction may be open that nobody works on.
+/// How long after the last purchase a transaction may stay open.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Of those who hold seats, many hang up, and some buy after them.
+/// Many clients disconnect during a hold; then others buy.
 pub(in crate::prove) async fn aborted_holds(context: Context) -> Result<Verdict, ProofError> {
     let (n_aborted, n_honest) = context.sized((300, 60), (40, 12));
     let parameters = json!({"aborted": n_aborted, "honest": n_honest, "round_trip_ms": 2 * DELAY.as_millis()});
     let mut verdict = Verdict { parameters, ..Verdict::default() };
     let setting = Setting {
         delay: DELAY,
-        // Those who share a transaction share what becomes of it. Where nobody does, each has one to leave open.
+        // Holds that share a transaction share its fate; without sharing, each disconnect may leave one open.
         group_commit: [true, false],
         ..Setting::of(vec![section(SECTION, n_honest + n_aborted, "A")], n_honest + n_aborted)
     };
     let (stage, _database) = Stage::set(&context, setting).await?;
 
-    context.say(format_args!("{n_aborted} hang up while they hold, and while they look"));
+    context.say(format_args!("{n_aborted} clients disconnect during a hold, and during a list"));
     let n_answered = AtomicUsize::new(0);
     let aborted = iter(0..n_aborted).map(async |n| {
         let buyer = stage.buyer()?;
@@ -60,7 +60,7 @@ pub(in crate::prove) async fn aborted_holds(context: Context) -> Result<Verdict,
     let aborted = aborted.into_iter().collect::<Result<Vec<_>, _>>()?;
     verdict.figure("answered_before_they_hung_up", count_f64(n_answered.into_inner()));
 
-    context.say(format_args!("{n_honest} buy at once"));
+    context.say(format_args!("{n_honest} buyers buy at once"));
     let shop = Shop::open(stage, n_honest, n_honest);
     join_all((0..n_honest).map(|n| shop.buy(n, n))).await.into_iter().collect::<Result<(), _>>()?;
     let mut watcher = shop.stage.watcher().await;
@@ -69,8 +69,8 @@ pub(in crate::prove) async fn aborted_holds(context: Context) -> Result<Verdict,
     let n_confirmed = watcher.number("SELECT COUNT(*) FROM reservations WHERE state = 'confirmed'").await;
     if (n_bought, n_sold, n_confirmed) != (n_honest, n_honest as i64, n_honest as i64) {
         shop.stage.find(format!(
-            "of {n_honest} buyers {n_bought} were told that they bought; the database has {n_sold} seats sold by \
-             {n_confirmed} reservations"
+            "{n_bought} of {n_honest} purchases are acknowledged; the database has {n_sold} sold seats and {n_confirmed} \
+             confirmed reservations"
         ));
     }
     verdict.figure("confirmed_in_the_database", n_confirmed as f64);
@@ -81,7 +81,7 @@ pub(in crate::prove) async fn aborted_holds(context: Context) -> Result<Verdict,
     }
     let n_held = watcher.number("SELECT COUNT(*) FROM reservations WHERE state = 'held'").await;
     verdict.figure("held_by_those_who_hung_up", n_held as f64);
-    context.say("all ask for theirs again, elsewhere");
+    context.say("every client repeats its request at the other server");
     shop.ask_for_all_again().await?;
     let again = iter(aborted).map(async |(buyer, wish)| {
         let buyer = buyer.elsewhere();
@@ -94,7 +94,7 @@ pub(in crate::prove) async fn aborted_holds(context: Context) -> Result<Verdict,
     Ok(verdict)
 }
 
-/// Sends the whole request, and resets the connection some time later. Answers whether the answer was there before.
+/// Sends a whole request, and resets the connection after a while. Returns whether an answer arrived before.
 async fn hang_up(request: RequestBuilder, after: Duration) -> Result<bool, ProofError> {
     let request = request.build()?;
     let address = (request.url().host_str().unwrap_or_default(), request.url().port().unwrap_or_default());
@@ -103,12 +103,12 @@ async fn hang_up(request: RequestBuilder, after: Duration) -> Result<bool, Proof
     connection.write_all(&on_the_wire(&request)).await?;
     let mut first = [0];
     let answered = tokio::time::timeout(after, connection.read(&mut first)).await.is_ok();
-    // Closed now, it is reset.
+    // Without linger, closing sends a reset.
     connection.set_zero_linger()?;
     Ok(answered)
 }
 
-/// A request as HTTP/1.1 sends it.
+/// The bytes of a request in HTTP/1.1.
 fn on_the_wire(request: &Request) -> Vec<u8> {
     let body = request.body().and_then(reqwest::Body::as_bytes).unwrap_or_default();
     let head = format!(

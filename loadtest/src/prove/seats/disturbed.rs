@@ -1,4 +1,4 @@
-//! The shop while its database is killed, and while it stands still.
+//! A shop while its database is killed, and while it is paused.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,18 +13,18 @@ use super::stage::{GIVE_UP_AFTER, Setting, Stage};
 use crate::world::clock::{self, Stopwatch, eventually, pass};
 use crate::world::hall::section;
 
-/// How long a database stands still that is frozen.
+/// How long the database is paused.
 const FROZEN_FOR: Duration = Duration::from_secs(10);
-/// How long whoever holds or pays may wait for an answer meanwhile: some 7 s, and for a payment that was under way, which
-/// has to be put down before its owner is told to come again, as long again; and what a busy machine adds.
+/// Longest wait for an answer meanwhile, with what a busy machine adds: some 7 s for a hold, and twice as long for a payment
+/// that was under way, whose state must be recorded before its buyer is answered.
 const HOLDS_ANSWERED_WITHIN: Duration = Duration::from_secs(9);
 const PAYMENTS_ANSWERED_WITHIN: Duration = Duration::from_secs(16);
-/// How soon after that everybody is served as before.
+/// How soon after that all buyers are served again.
 const BACK_WITHIN: Duration = Duration::from_secs(2);
-/// How long after that a transaction may be open that nobody works on.
+/// How long after that a transaction may stay open.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Waits until everybody bought since, and answers whether that came about.
+/// Waits for as many purchases as there are concurrent buyers, and returns whether they happen.
 async fn goes_on(shop: &Shop, n_at_once: usize) -> bool {
     let before = shop.n_bought();
     eventually(GIVE_UP_AFTER, || async { (shop.n_bought() > before + n_at_once).then_some(()) }).await.is_some()
@@ -35,8 +35,8 @@ fn tell_of_shop(shop: &Shop, n_bought: usize, verdict: &mut Verdict) {
     verdict.figure("asked_again", count_f64(shop.stage.n_asked_again.load(Ordering::SeqCst)));
 }
 
-/// Buyers hold and pay while the database is killed under them, and each asks on until there is an answer. What they were
-/// told stands.
+/// Buyers hold and pay while the database is killed, and retry until they are answered. Every acknowledged purchase must
+/// survive.
 pub(in crate::prove) async fn database_killed(context: Context) -> Result<Verdict, ProofError> {
     let (n_kills, n_at_once, n_seats) = context.sized((20, 32, 10_000), (1, 8, 2_000));
     let parameters = json!({"kills": n_kills, "at_once": n_at_once});
@@ -48,7 +48,7 @@ pub(in crate::prove) async fn database_killed(context: Context) -> Result<Verdic
     let killing = async {
         for n in 1..=n_kills {
             if !goes_on(&shop, n_at_once).await {
-                shop.stage.find("nobody could buy after the database came back".into());
+                shop.stage.find("purchases do not resume after the database restarted".into());
                 break;
             }
             database = tokio::task::spawn_blocking(move || {
@@ -58,14 +58,14 @@ pub(in crate::prove) async fn database_killed(context: Context) -> Result<Verdic
             })
             .await
             .map_err(|error| ProofError::Io(std::io::Error::other(error)))?;
-            context.say(format_args!("killed {n} times; {} have bought", shop.n_bought()));
+            context.say(format_args!("killed {n} times; {} purchases", shop.n_bought()));
         }
         if !goes_on(&shop, n_at_once).await {
-            shop.stage.find("nobody could buy after the last time".into());
+            shop.stage.find("purchases do not resume after the last restart".into());
         }
         Ok(database)
     };
-    // It lives until the end: what it holds is looked at.
+    // The database must live until its contents are checked.
     let _database = shop.while_buying(killing).await?;
 
     let n_bought = shop.ask_for_all_again().await?;
@@ -74,8 +74,8 @@ pub(in crate::prove) async fn database_killed(context: Context) -> Result<Verdic
     Ok(verdict)
 }
 
-/// Buyers hold and pay while the database stands still for a while. They are refused meanwhile, and served as before soon
-/// after; it costs no server a connection.
+/// Buyers hold and pay while the database is paused. They are refused meanwhile, and served soon after it resumes; no server
+/// loses a connection.
 pub(in crate::prove) async fn database_frozen(context: Context) -> Result<Verdict, ProofError> {
     let (n_freezes, n_at_once, n_seats) = context.sized((3, 32, 20_000), (1, 8, 4_000));
     let parameters = json!({"freezes": n_freezes, "at_once": n_at_once, "frozen_s": FROZEN_FOR.as_secs()});
@@ -89,14 +89,14 @@ pub(in crate::prove) async fn database_frozen(context: Context) -> Result<Verdic
         let mut longest = Duration::ZERO;
         for n in 1..=n_freezes {
             if !goes_on(&shop, n_at_once).await {
-                shop.stage.find("nobody could buy any more".into());
+                shop.stage.find("purchases do not resume after a pause".into());
                 break;
             }
             let n_refused_before = n_refused();
             database.pause();
             match context.size {
                 Size::Full => pass(FROZEN_FOR).await,
-                // As long as it takes to matter; if it never does, that is found.
+                // Until a buyer is refused; if none is, that is a finding below.
                 Size::Quick => {
                     let matters = || async { (n_refused() > n_refused_before).then_some(()) };
                     eventually(GIVE_UP_AFTER, matters).await.unwrap_or_default();
@@ -108,15 +108,15 @@ pub(in crate::prove) async fn database_frozen(context: Context) -> Result<Verdic
             let back = eventually(GIVE_UP_AFTER, || async { shop.all_served_since(since).then_some(watch.elapsed()) });
             let back = back.await;
             if n_refused_meanwhile == 0 {
-                shop.stage.find("nobody was refused while the database stood still".into());
+                shop.stage.find("no request is refused while the database is paused".into());
             }
             let Some(back) = back else {
-                shop.stage.find(format!("not everybody is served {GIVE_UP_AFTER:?} after the database went on"));
+                shop.stage.find(format!("not all buyers are served {GIVE_UP_AFTER:?} after the database resumed"));
                 break;
             };
             longest = longest.max(back);
             context.say(format_args!(
-                "frozen {n} times, refused {n_refused_meanwhile} requests; all are served again after {back:?}"
+                "paused {n} times, {n_refused_meanwhile} requests refused; all buyers are served again after {back:?}"
             ));
         }
         Ok(longest)
@@ -136,7 +136,9 @@ pub(in crate::prove) async fn database_frozen(context: Context) -> Result<Verdic
         }
     }
     if context.size == Size::Full && longest > BACK_WITHIN {
-        shop.stage.find(format!("everybody is served again only {longest:?} after the database went on"));
+        shop.stage.find(format!(
+            "all buyers are served again {longest:?} after the database resumed, bound: {BACK_WITHIN:?}"
+        ));
     }
     if shop.stage.until_nothing_is_open(context.sized(CLOSED_WITHIN, GIVE_UP_AFTER)).await.is_none() {
         shop.stage.find("a transaction stays open".into());

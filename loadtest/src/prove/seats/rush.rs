@@ -1,5 +1,5 @@
-//! A rush: everybody wants one seat, everybody wants a seat of their own, and a crowd takes the best there are until all
-//! are gone.
+//! A rush: all buyers want one seat; then each buyer wants a seat of their own; then a crowd takes the best available seats
+//! until the hall is sold out.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,12 +15,12 @@ use super::stage::{Setting, Stage, answer};
 use crate::world::clock::Stopwatch;
 use crate::world::hall::{seat_of, section};
 
-/// Everybody wants one seat; everybody wants a seat of their own; and a crowd takes the best there are until all are gone.
+/// All buyers want one seat; each buyer wants a seat of their own; a crowd takes the best available seats.
 pub(in crate::prove) async fn seat_rush(context: Context) -> Result<Verdict, ProofError> {
     let n = context.sized(1_000, 100);
     let (n_at_once, n_best) = context.sized((160, 8_000), (16, 200));
     let sections = vec![section("H", 1, "H"), section("A", n, "A"), section("B", n_best, "B")];
-    // Of those who buy blocks, each gets a seat at least, or ends.
+    // Each buyer of a block gets one seat or more, or is refused; a refused buyer wants fewer seats next time.
     let setting = Setting::of(sections, 2 * n + n_best + 4 * n_at_once);
     let (stage, _database) = Stage::set(&context, setting).await?;
     let mut verdict =
@@ -37,11 +37,11 @@ pub(in crate::prove) async fn seat_rush(context: Context) -> Result<Verdict, Pro
         match (answer.status, answer.code()) {
             (StatusCode::CREATED, _) => n_held += 1,
             (StatusCode::CONFLICT, "seat-taken") => n_taken += 1,
-            (status, code) => stage.find(format!("a buyer of the one seat: {status} {code}")),
+            (status, code) => stage.find(format!("unexpected answer to a buyer of one seat: {status} {code}")),
         }
     }
     if (n_held, n_taken) != (1, n - 1) {
-        stage.find(format!("of {n} buyers of one seat {n_held} got it, {n_taken} were told that it is taken"));
+        stage.find(format!("of {n} buyers of one seat {n_held} hold it and {n_taken} are answered seat-taken"));
     }
 
     context.say(format_args!("{n} buyers want a seat each"));
@@ -56,11 +56,15 @@ pub(in crate::prove) async fn seat_rush(context: Context) -> Result<Verdict, Pro
     for answer in answers {
         let answer = answer?;
         if answer.status != StatusCode::CREATED {
-            stage.find(format!("a buyer of a seat of their own: {} {}", answer.status, answer.code()));
+            stage.find(format!(
+                "unexpected answer to a buyer of a seat of their own: {} {}",
+                answer.status,
+                answer.code()
+            ));
         }
     }
 
-    context.say(format_args!("{n_at_once} at a time take the best of {n_best} seats"));
+    context.say(format_args!("{n_at_once} buyers at a time take the best of {n_best} seats"));
     let rush = Rush { stage: &stage, n_seats: n_best, claimed: AtomicUsize::new(0), sold: AtomicUsize::new(0) };
     let took = Stopwatch::start();
     let crowd = (0..n_at_once as u64).map(|n| rush.buy_until_gone(StdRng::seed_from_u64(context.seed ^ n)));
@@ -69,23 +73,23 @@ pub(in crate::prove) async fn seat_rush(context: Context) -> Result<Verdict, Pro
     let sold = rush.sold.into_inner();
     verdict.figure("best_sold", count_f64(sold));
     if sold != n_best {
-        stage.find(format!("of {n_best} seats {sold} were sold"));
+        stage.find(format!("{sold} of {n_best} seats are sold"));
     }
     stage.conclude(&mut verdict);
     Ok(verdict)
 }
 
-/// A crowd that takes the best seats until there are none.
+/// A crowd that takes the best available seats until none is left.
 struct Rush<'a> {
     stage: &'a Stage,
     n_seats: usize,
-    /// The seats of all who asked and were not refused, whether or not they have them yet.
+    /// Seats of all requests that were not refused, answered or not.
     claimed: AtomicUsize,
     sold: AtomicUsize,
 }
 
 impl Rush<'_> {
-    /// Buys blocks of 1 to 4, each as somebody else, until not even one seat is left.
+    /// Buys blocks of 1 to 4 seats, each as another buyer, until no seat is left.
     async fn buy_until_gone(&self, mut rng: StdRng) -> Result<(), ProofError> {
         let mut most = 4;
         loop {
@@ -100,16 +104,15 @@ impl Rush<'_> {
                     if paid.status == StatusCode::OK {
                         self.sold.fetch_add(paid.body["tickets"].as_array().map_or(0, Vec::len), Ordering::SeqCst);
                     } else {
-                        self.stage.find(format!("a hold was not confirmed: {} {}", paid.status, paid.code()));
+                        self.stage.find(format!("unexpected answer to a payment: {} {}", paid.status, paid.code()));
                     }
                 }
                 (StatusCode::CONFLICT, "not-enough-seats") => {
-                    // All who had asked by now, with seats or without: if there was room for this one too, it was refused
-                    // wrongly.
+                    // The seats of all requests so far, this one included: if they all fit, this refusal is wrong.
                     let claimed = self.claimed.fetch_sub(wanted, Ordering::SeqCst);
                     if claimed <= self.n_seats {
                         self.stage.find(format!(
-                            "{wanted} seats were refused while {claimed} of {} were asked for",
+                            "a block of {wanted} is refused while {claimed} of {} seats are wanted",
                             self.n_seats
                         ));
                     }
@@ -119,7 +122,7 @@ impl Rush<'_> {
                     most = wanted - 1;
                 }
                 (status, code) => {
-                    self.stage.find(format!("a buyer of the best seats: {status} {code}"));
+                    self.stage.find(format!("unexpected answer to a buyer of the best seats: {status} {code}"));
                     return Ok(());
                 }
             }

@@ -1,4 +1,4 @@
-//! Where people buy one seat after the other, and what they were told is kept, to be asked for again.
+//! A shop in which people buy one seat after the other. It keeps every acknowledged purchase, to request it again.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,21 +12,21 @@ use super::super::ProofError;
 use super::stage::{Answer, Buyer, Stage};
 use crate::world::hall::seat_of;
 
-/// The section that is sold.
+/// The section on sale.
 pub(super) const SECTION: &str = "A";
 
-/// A shop, and those who buy there at once.
+/// A shop and its concurrent buyers.
 pub(super) struct Shop {
     pub(super) stage: Stage,
     n_seats: usize,
     next_seat: AtomicUsize,
     is_over: AtomicBool,
     bought: Mutex<Vec<Bought>>,
-    /// For each of those who buy at once: when they asked for the last thing that was done for them (Unix ms).
+    /// For each of the concurrent buyers: when they sent the last request that succeeded (Unix ms).
     served: Vec<AtomicI64>,
 }
 
-/// A purchase that was acknowledged, and how.
+/// An acknowledged purchase, and its answer.
 struct Bought {
     buyer: Buyer,
     reservation: String,
@@ -34,14 +34,14 @@ struct Bought {
 }
 
 impl Shop {
-    /// Opens a shop that has the first `n_seats` of its section, for `n_at_once` people.
+    /// Opens a shop that sells the first `n_seats` of its section to `n_at_once` concurrent buyers.
     pub(super) fn open(stage: Stage, n_at_once: usize, n_seats: usize) -> Self {
         let served = (0..n_at_once).map(|_| AtomicI64::new(0)).collect();
         let (next_seat, is_over, bought) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::default());
         Self { stage, n_seats, next_seat, is_over, bought, served }
     }
 
-    /// Lets people buy until `something` is done.
+    /// Keeps people buying until `something` is done.
     pub(super) async fn while_buying<T>(
         &self,
         something: impl Future<Output = Result<T, ProofError>>,
@@ -61,7 +61,7 @@ impl Shop {
         while !self.is_over.load(Ordering::SeqCst) {
             let n = self.next_seat.fetch_add(1, Ordering::SeqCst);
             if n >= self.n_seats {
-                self.stage.find("all seats were sold before the end".into());
+                self.stage.find("all seats were sold before the proof ended".into());
                 return Ok(());
             }
             self.buy(person, n).await?;
@@ -69,7 +69,7 @@ impl Shop {
         Ok(())
     }
 
-    /// Holds the n-th seat, and pays for it.
+    /// Holds the n-th seat and pays for it.
     pub(super) async fn buy(&self, person: usize, n: usize) -> Result<(), ProofError> {
         let buyer = self.stage.buyer()?;
         let wish = json!({"seats": [seat_of(SECTION, n)]});
@@ -99,30 +99,30 @@ impl Shop {
         self.bought.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Whether everybody got something that they asked for since.
+    /// Whether each concurrent buyer has sent a request after `since` that succeeded.
     pub(super) fn all_served_since(&self, since: Timestamp) -> bool {
         self.served.iter().all(|served| served.load(Ordering::SeqCst) >= since.unix_ms())
     }
 
-    /// Asks for each acknowledged purchase again, at another server than before: it must be answered as it was, and be
-    /// found as it was. Answers how many there are.
+    /// Repeats the request of each acknowledged purchase, at the other server: the answer and the stored reservation must be
+    /// the same. Returns the number of purchases.
     pub(super) async fn ask_for_all_again(&self) -> Result<usize, ProofError> {
         let all = std::mem::take(&mut *self.bought.lock().unwrap_or_else(PoisonError::into_inner));
-        self.stage.context.say(format_args!("{} purchases are asked for again", all.len()));
+        self.stage.context.say(format_args!("repeating the requests of {} purchases", all.len()));
         for Bought { buyer, reservation, told } in &all {
             let buyer = buyer.elsewhere();
             let confirm = || self.stage.confirm(&buyer, reservation);
             if let Some(again) = self.stage.until_answered(confirm, StatusCode::OK).await
                 && again.body != *told
             {
-                self.stage.find(format!("a purchase is answered otherwise: {}", again.body["status"]));
+                self.stage.find(format!("the answer to a repeated purchase differs: {}", again.body["status"]));
             }
             let path = format!("reservations/{reservation}");
             let find = || self.stage.ask(&buyer, Method::GET, &path, "-");
             if let Some(found) = self.stage.until_answered(find, StatusCode::OK).await
                 && (found.body["status"] != "confirmed" || found.body["tickets"] != told["tickets"])
             {
-                self.stage.find(format!("an acknowledged purchase is not there: {}", found.body["status"]));
+                self.stage.find(format!("an acknowledged purchase is lost: {}", found.body["status"]));
             }
         }
         Ok(all.len())

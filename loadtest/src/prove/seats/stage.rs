@@ -1,5 +1,5 @@
-//! What every proof of the seats needs: two servers on one database and one Redis, a sale, buyers who show passes of their
-//! own, and what they ask.
+//! The setup of every proof of the seats: two servers on one database and one Redis, a sale, buyers with passes, and their
+//! requests.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,39 +24,39 @@ use crate::world::sale::{HOLD_TTL_S, Offer, Sale};
 use crate::world::servers::{Server, ServerError, Site};
 
 pub(super) const N_SERVERS: usize = 2;
-/// How many connections each server has to the database.
+/// Database connections of each server.
 const POOL: usize = 16;
-/// A request that nobody answers in this time was lost with its server.
+/// Timeout of a request: without an answer by then, its server is gone.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// How long a buyer pauses who is told to come again.
+/// Pause of a buyer before a retry.
 pub(super) const COME_AGAIN: Duration = Duration::from_millis(50);
-/// How long a buyer keeps asking until there is an answer.
+/// How long a buyer retries.
 pub(super) const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
-/// At most so many findings are told.
+/// Most findings that are reported.
 const FINDINGS_MAX: usize = 20;
-/// How long reads may take to pile up on all connections. Shorter than the 5 s after which a server gives a read up: that
-/// would wait on in the database, and count for a connection that is lost.
+/// How long reads may take to occupy all connections. Shorter than the 5 s after which a server gives up a read: such a read
+/// would go on waiting in the database, and hide a lost connection.
 const PILE_UP_WITHIN: Duration = Duration::from_secs(4);
-/// More than there is room for: some are refused, and come again.
+/// More readers than connections: some are refused, and retry.
 const N_READERS: usize = 2 * N_SERVERS * POOL;
-/// How often they may try: other steps of the servers come between.
+/// Attempts to occupy all connections: other work of the servers interferes.
 const PILE_UPS_MAX: usize = 5;
 
-/// How a stage is set.
+/// The setup of a proof.
 pub(super) struct Setting {
-    /// What is sold.
+    /// The sections on sale.
     pub(super) sections: Vec<SectionPlan>,
-    /// How many may be asked for by [`Stage::buyer`].
+    /// How many buyers [`Stage::buyer`] can return.
     pub(super) n_buyers: usize,
     pub(super) hold_ttl_s: u32,
-    /// How long what servers and database send each other is on its way.
+    /// One-way delay between servers and database.
     pub(super) delay: Duration,
-    /// Whether each server lets holds, payments and releases share transactions.
+    /// Each server's `store.group_commit`: whether holds, payments and releases share transactions.
     pub(super) group_commit: [bool; N_SERVERS],
 }
 
 impl Setting {
-    /// Nothing special.
+    /// The default setup.
     pub(super) const fn of(sections: Vec<SectionPlan>, n_buyers: usize) -> Self {
         Self { sections, n_buyers, hold_ttl_s: HOLD_TTL_S, delay: Duration::ZERO, group_commit: [true; N_SERVERS] }
     }
@@ -65,7 +65,7 @@ impl Setting {
 /// Servers that share a database and a line, and a sale.
 pub(super) struct Stage {
     pub(super) context: Context,
-    /// Where the database is, without the way that the servers go.
+    /// The database's URL, without the delay between it and the servers.
     url: String,
     servers: Vec<Server>,
     sale: Sale,
@@ -75,33 +75,33 @@ pub(super) struct Stage {
     findings: Mutex<Vec<String>>,
     pub(super) n_refused: AtomicUsize,
     pub(super) n_asked_again: AtomicUsize,
-    /// How long an answer took at most, by what was hoped for, of all that was asked with [`Self::until_answered`].
+    /// The longest wait for an answer in [`Self::until_answered`], by expected status.
     longest: Mutex<HashMap<StatusCode, Duration>>,
     _redis: redis_server::Server,
 }
 
-/// Somebody who can buy.
+/// A buyer with credentials, who sends requests to one server.
 #[derive(Clone)]
 pub(super) struct Buyer {
     shows: Credentials,
-    /// Which server they ask.
+    /// The index of that server.
     server: usize,
 }
 
 impl Buyer {
-    /// The same person at the next server.
+    /// The same buyer at the next server.
     pub(super) fn elsewhere(&self) -> Self {
         Self { server: (self.server + 1) % N_SERVERS, ..self.clone() }
     }
 }
 
-/// An answer that was one.
+/// A complete answer.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: Value,
-    /// When it was asked for.
+    /// When the request was sent.
     pub(super) asked_at: Timestamp,
-    /// Whether it is a problem document that says when to come again.
+    /// Whether it is a problem document with a `Retry-After`.
     says_when: bool,
 }
 
@@ -112,7 +112,7 @@ impl Answer {
 }
 
 impl Stage {
-    /// Sets it, on a database that ends when it is dropped.
+    /// Sets up servers and sale, on a database that ends when it is dropped.
     pub(super) async fn set(context: &Context, setting: Setting) -> Result<(Self, mysql_server::Server), ProofError> {
         let Setting { sections, n_buyers, hold_ttl_s, delay, group_commit } = setting;
         let database = mysql_server::Server::start(Durability::Full, &[]);
@@ -149,10 +149,10 @@ impl Stage {
         Ok((stage, database))
     }
 
-    /// A new buyer. As many as were asked for when the stage was set.
+    /// A new buyer, of those that the setup asked for.
     pub(super) fn buyer(&self) -> Result<Buyer, ProofError> {
         let buyer = self.buyers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        buyer.ok_or(ProofError::NotReached("there are buyers enough", 0))
+        buyer.ok_or(ProofError::NotReached("a buyer is left", 0))
     }
 
     pub(super) fn buyers(&self, count: usize) -> Result<Vec<Buyer>, ProofError> {
@@ -176,13 +176,13 @@ impl Stage {
         self.ask(buyer, Method::POST, &path, &format!("confirm-{reservation}")).json(&payment)
     }
 
-    /// All that the buyer has.
+    /// Lists the buyer's reservations.
     pub(super) fn list(&self, buyer: &Buyer) -> RequestBuilder {
         self.ask(buyer, Method::GET, "reservations", "-")
     }
 
-    /// Asks the same until the answer is one. Nothing but 503 that says when to come again, and that the same is under way,
-    /// may come before it.
+    /// Sends a request until it is answered with the expected status. Until then only 503 with `Retry-After` and
+    /// `idempotency-in-flight` are allowed; anything else is a finding.
     pub(super) async fn until_answered(
         &self,
         request: impl Fn() -> RequestBuilder,
@@ -198,12 +198,12 @@ impl Stage {
                 Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
                     self.n_refused.fetch_add(1, Ordering::SeqCst);
                     if !answer.says_when {
-                        self.find(format!("a 503 does not say when to come again: {}", answer.body));
+                        self.find(format!("a 503 has no Retry-After: {}", answer.body));
                     }
                 }
                 Ok(answer) if answer.code() == "idempotency-in-flight" => {}
                 Ok(answer) => {
-                    self.find(format!("a buyer is told: {} {}", answer.status, answer.code()));
+                    self.find(format!("unexpected answer to a buyer: {} {}", answer.status, answer.code()));
                     return None;
                 }
                 Err(error) => {
@@ -224,24 +224,23 @@ impl Stage {
         *longest = span.max(*longest);
     }
 
-    /// How long whoever hoped for this had to wait at most until there was an answer, with it or without.
+    /// The longest wait for one answer to a request that expects this status, whatever the answer was.
     pub(super) fn longest(&self, expected: StatusCode) -> Duration {
         let longest = self.longest.lock().unwrap_or_else(PoisonError::into_inner);
         longest.get(&expected).copied().unwrap_or_default()
     }
 
-    /// Notes what is not as it was promised.
+    /// Adds a finding.
     pub(super) fn find(&self, finding: String) {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(finding);
     }
 
-    /// Somebody who looks at the database itself.
+    /// A connection to the database itself.
     pub(super) async fn watcher(&self) -> Watcher {
         Watcher::of(&self.url).await
     }
 
-    /// Whether each server can still do as much at once as it has connections: reads of a table that is locked pile up on
-    /// all of them.
+    /// Checks that no server has lost a connection: reads of a locked table must occupy all of them at once.
     pub(super) async fn count_connections(&self) -> Result<(), ProofError> {
         let (all, mut most) = (N_SERVERS * POOL, 0);
         let (mut holder, mut watcher) = (self.watcher().await, self.watcher().await);
@@ -263,11 +262,11 @@ impl Stage {
                 return Ok(());
             }
         }
-        self.find(format!("of {all} connections {most} are used at once"));
+        self.find(format!("the servers use {most} of {all} connections at once"));
         Ok(())
     }
 
-    /// Waits until no transaction is open in the database, and answers how long that took; nothing, if one stays.
+    /// Waits until no transaction is open in the database, and returns how long that took; `None` if one stays open.
     pub(super) async fn until_nothing_is_open(&self, at_most: Duration) -> Option<Duration> {
         let (mut watcher, watch) = (self.watcher().await, Stopwatch::start());
         while watcher.n_open().await > 0 {
@@ -278,7 +277,7 @@ impl Stage {
         Some(watch.elapsed())
     }
 
-    /// Ends the servers, lets `usher verify` look at what they left, and adds what was found.
+    /// Ends the servers, runs `usher verify` on the database, and adds all findings to the verdict.
     pub(super) fn conclude(mut self, verdict: &mut Verdict) {
         self.servers.clear();
         match self.site.run(&["verify"], "") {
@@ -291,7 +290,7 @@ impl Stage {
     }
 }
 
-/// Asks, and reads what comes back.
+/// Sends a request, and reads its answer.
 pub(super) async fn answer(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
     let asked_at = clock::now();
     let response = request.send().await?;

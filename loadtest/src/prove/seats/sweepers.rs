@@ -1,5 +1,5 @@
-//! Writers and sweepers in each other's way: few seats, holds that lapse, and everybody takes, pays, gives back and comes
-//! late. The database may find deadlocks among them; nobody is to be told of one.
+//! Contention of writers and sweepers: few seats and short holds, which owners pay, release, abandon, or touch as they lapse.
+//! The database may detect deadlocks; no client may see one.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,18 +23,18 @@ use crate::world::hall::{seat_of, section};
 const SECTION: &str = "A";
 const N_WRITERS: usize = 8;
 const SEATS_PER_HOLD: usize = 4;
-/// How many of the seats that are not sold everybody wants: few, so that they meet.
+/// How many of the unsold seats the writers choose from: few, so that they contend.
 const IN_SIGHT: usize = 32;
-/// The shortest that there is, so that holds lapse under the sweepers, which look every second.
+/// The shortest lifetime, so that holds lapse while the sweepers run, which they do every second.
 const HOLD_TTL_S: u32 = 1;
-/// A writer is so many people, one after the other: one account may not ask as often as a program does.
+/// Accounts of each writer, used in turn: the rate limit of one account is below the rate of a writer.
 const PEOPLE_PER_WRITER: usize = 25;
-/// How far around its end somebody comes who comes as a hold ends.
+/// How far from the end of a hold a late owner may come, before or after.
 const AROUND_ITS_END: Duration = Duration::from_millis(150);
-/// How long somebody pauses who has nobody left to ask as, and how often it is looked whether the sweepers are done.
+/// Pause of a writer without a free account, and between two checks whether the sweepers are done.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Writers take seats for a while.
+/// Writers hold, pay and release the same few seats while sweepers end lapsed holds.
 pub(in crate::prove) async fn sweepers(context: Context) -> Result<Verdict, ProofError> {
     let (span, n_seats) = context.sized((Duration::from_secs(60), 20_000), (Duration::from_secs(3), 2_000));
     let parameters = json!({"writers": N_WRITERS, "seats_per_hold": SEATS_PER_HOLD, "seats_in_sight": IN_SIGHT,
@@ -43,7 +43,7 @@ pub(in crate::prove) async fn sweepers(context: Context) -> Result<Verdict, Proo
     let n_buyers = n_seats / SEATS_PER_HOLD + N_WRITERS * PEOPLE_PER_WRITER;
     let setting = Setting {
         hold_ttl_s: HOLD_TTL_S,
-        // Who shares a transaction is in nobody's way.
+        // Holds that share a transaction do not contend.
         group_commit: [true, false],
         ..Setting::of(vec![section(SECTION, n_seats, "A")], n_buyers)
     };
@@ -51,7 +51,7 @@ pub(in crate::prove) async fn sweepers(context: Context) -> Result<Verdict, Proo
     let mut watcher = stage.watcher().await;
     let n_deadlocks_before = watcher.n_deadlocks().await;
 
-    context.say(format_args!("{N_WRITERS} writers meet for {span:?}"));
+    context.say(format_args!("{N_WRITERS} writers contend for {span:?}"));
     let floor = Floor {
         stage: &stage,
         unsold: Mutex::new((0..n_seats).map(|n| seat_of(SECTION, n)).collect()),
@@ -66,7 +66,7 @@ pub(in crate::prove) async fn sweepers(context: Context) -> Result<Verdict, Proo
     let (written, ()) = tokio::join!(writing, closing);
     written.into_iter().collect::<Result<(), _>>()?;
 
-    // What is left lapses, and the sweepers free it by themselves.
+    // The remaining holds lapse, and the sweepers end them.
     let watch = Stopwatch::start();
     while watcher.number("SELECT COUNT(*) FROM reservations WHERE state = 'held'").await > 0 {
         if watch.elapsed() > GIVE_UP_AFTER {
@@ -85,13 +85,13 @@ pub(in crate::prove) async fn sweepers(context: Context) -> Result<Verdict, Proo
     for (name, count) in seen {
         verdict.figure(name, count_f64(count));
         if count == 0 {
-            stage.find(format!("it never came about: {name}"));
+            stage.find(format!("this never happened: {name}"));
         }
     }
     for (name, count) in [("lapsed", n_lapsed), ("lapsed_and_swept", n_swept)] {
         verdict.figure(name, count as f64);
         if count == 0 {
-            stage.find(format!("it never came about: {name}"));
+            stage.find(format!("this never happened: {name}"));
         }
     }
     verdict.figure("deadlocks_in_the_database", n_deadlocks as f64);
@@ -99,7 +99,7 @@ pub(in crate::prove) async fn sweepers(context: Context) -> Result<Verdict, Proo
     Ok(verdict)
 }
 
-/// What people met.
+/// Counts of what happened.
 #[derive(Default)]
 struct Seen {
     held: AtomicUsize,
@@ -127,7 +127,7 @@ fn note(count: &AtomicUsize) {
     count.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Where the writers meet.
+/// The seats for which the writers contend.
 struct Floor<'a> {
     stage: &'a Stage,
     unsold: Mutex<Vec<String>>,
@@ -135,16 +135,16 @@ struct Floor<'a> {
     seen: Seen,
 }
 
-/// What becomes of a hold.
+/// What the owner does with a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Paid,
     Released,
-    /// Nobody comes for it.
+    /// The owner does not come back.
     Left,
 }
 
-/// A hold whose owner comes again.
+/// A hold, and when its owner comes back.
 struct Held {
     buyer: Buyer,
     reservation: String,
@@ -154,7 +154,7 @@ struct Held {
 }
 
 impl Floor<'_> {
-    /// Takes seats until it is over, and does with them what comes to mind.
+    /// Holds seats until the proof ends, and pays, releases or abandons them at random.
     async fn write(&self, mut rng: StdRng) -> Result<(), ProofError> {
         let mut people: VecDeque<Buyer> = self.stage.buyers(PEOPLE_PER_WRITER)?.into();
         let mut holds: Vec<Held> = Vec::new();
@@ -194,18 +194,18 @@ impl Floor<'_> {
         Ok(())
     }
 
-    /// Some of the seats in sight, in any order.
+    /// Random seats of those in sight, in random order.
     fn choose(&self, rng: &mut StdRng) -> Vec<String> {
         let unsold = self.unsold.lock().unwrap_or_else(PoisonError::into_inner);
         let in_sight = &unsold[..IN_SIGHT.min(unsold.len())];
         in_sight.choose_multiple(rng, SEATS_PER_HOLD).cloned().collect()
     }
 
-    /// What becomes of a hold that was just made, and when.
+    /// What the owner does with a new hold, and when.
     fn fate(&self, rng: &mut StdRng) -> (Fate, Timestamp) {
         let n_unsold = self.unsold.lock().unwrap_or_else(PoisonError::into_inner).len();
         let fate = match rng.random_range(0..20) {
-            // If it were the last seats, nobody would meet any more.
+            // The last seats are not sold, so that the writers go on contending.
             0..8 if n_unsold > 2 * IN_SIGHT => Fate::Paid,
             0..19 => Fate::Released,
             _ => Fate::Left,
@@ -213,7 +213,7 @@ impl Floor<'_> {
         let (now, ttl) = (clock::now(), Duration::from_secs(HOLD_TTL_S.into()));
         let due = match fate {
             Fate::Left => now.plus(ttl + AROUND_ITS_END),
-            // Who comes late keeps the others from the seats for long.
+            // Few owners come late: each keeps the seats from the other writers.
             Fate::Paid | Fate::Released if rng.random_range(0..20) > 0 => now,
             Fate::Paid | Fate::Released => {
                 now.plus(ttl - AROUND_ITS_END + rng.random_range(Duration::ZERO..2 * AROUND_ITS_END))
@@ -222,7 +222,7 @@ impl Floor<'_> {
         (fate, due)
     }
 
-    /// The owner of a hold comes again. Answers who may take seats next.
+    /// Lets the owner of a hold come back. Returns the buyer for the next hold.
     async fn come_again(&self, held: Held) -> Result<Buyer, ProofError> {
         let Held { buyer, reservation, seats, fate, .. } = held;
         let answered = match fate {
@@ -237,7 +237,7 @@ impl Floor<'_> {
             (Fate::Paid, StatusCode::OK, _) => {
                 note(&self.seen.bought);
                 self.unsold.lock().unwrap_or_else(PoisonError::into_inner).retain(|seat| !seats.contains(seat));
-                // The pass is used up.
+                // The pass is used.
                 return self.stage.buyer();
             }
             (Fate::Released, StatusCode::NO_CONTENT, _) => note(&self.seen.released),
@@ -248,6 +248,6 @@ impl Floor<'_> {
     }
 
     fn find(&self, does: &str, answer: &Answer) {
-        self.stage.find(format!("who {does} is told: {} {}", answer.status, answer.code()));
+        self.stage.find(format!("unexpected answer to a buyer who {does}: {} {}", answer.status, answer.code()));
     }
 }
