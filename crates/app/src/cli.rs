@@ -14,7 +14,7 @@ use usher_concert::Page;
 use usher_concert::ports::CatalogueRepository as _;
 use usher_kernel::{AccountId, Clock, IdGenerator, PerformanceId, StoreError};
 use usher_reservation::audit;
-use usher_reservation::ports::ReservationRepository as _;
+use usher_reservation::ports::ReservationHistory as _;
 
 use crate::composition::{Application, StartError};
 use crate::config::{ConfigError, Secret, Settings};

@@ -20,7 +20,7 @@ use usher_kernel::{Clock, IdGenerator, StoreError};
 use usher_queue::ports::{LineLedger, LineStore, PolicyRepository};
 use usher_queue::{TokenKeys, pace};
 use usher_reservation::SimulatedGateway;
-use usher_reservation::ports::ReservationRepository;
+use usher_reservation::ports::{ReservationRepository, SeatEvents};
 
 use crate::bridge::{CatalogueCalendar, CatalogueDesk, LineGate};
 use crate::config::{self, ConfigError, LineBackend, Secret, Settings};
@@ -125,7 +125,9 @@ impl Application {
         let catalogue: Arc<dyn CatalogueRepository> = Arc::new(SqlCatalogueRepository::new(database.clone()));
         let ledger: Arc<dyn LineLedger> = Arc::new(SqlLineLedger::new(database.clone()));
         let policies: Arc<dyn PolicyRepository> = Arc::new(SqlPolicyRepository::new(database.clone()));
-        let reservations: Arc<dyn ReservationRepository> = Arc::new(SqlReservationRepository::new(database.clone()));
+        let stored = SqlReservationRepository::new(database.clone());
+        let seat_events: Arc<dyn SeatEvents> = Arc::new(stored.clone());
+        let reservations: Arc<dyn ReservationRepository> = Arc::new(stored);
         let store: Arc<dyn LineStore> = match settings.line.backend {
             LineBackend::Memory => Arc::new(MemoryLineStore::new()),
             LineBackend::Redis => Arc::new(RedisLineStore::connect(settings.line.redis_url.text()).await?),
@@ -151,6 +153,7 @@ impl Application {
             LineBackend::Memory => store,
             LineBackend::Redis => Arc::new(BatchedLineStore::new(store, &background)),
         };
+        let seat_events: Arc<dyn SeatEvents> = Arc::new(Observed::new(seat_events, Arc::clone(&metrics)));
         // Observed inside, so that a batch is timed as the one transaction that it is.
         let reservations: Arc<dyn ReservationRepository> = Arc::new(Observed::new(reservations, Arc::clone(&metrics)));
         let reservations: Arc<dyn ReservationRepository> = if settings.store.group_commit {
@@ -159,7 +162,7 @@ impl Application {
             reservations
         };
 
-        let boards = Boards::new(Arc::clone(&reservations), Arc::clone(&clock), &background);
+        let boards = Boards::new(seat_events, Arc::clone(&clock), &background);
         let line = usher_queue::Service::new(
             usher_queue::Ports {
                 store,

@@ -18,7 +18,7 @@ use usher_contract_tests::reservation_repository::seed_through;
 use usher_kernel::{AccountId, Claim, Fingerprint, ManualClock, Money, PerformanceId, ReservationId, Timestamp};
 use usher_migrations::{Migrator, MigratorTrait as _};
 use usher_reservation::model::PassNumber;
-use usher_reservation::ports::{HoldCommand, HoldOutcome, ReleaseOutcome, ReservationRepository, SeatWish};
+use usher_reservation::ports::{HoldCommand, HoldOutcome, ReleaseOutcome, ReservationRepositoryExt as _, SeatWish};
 
 const HERE: PerformanceId = PerformanceId::from_bytes([1; 16]);
 const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
@@ -78,11 +78,10 @@ async fn hold(repository: &SqlReservationRepository, n: u8, seat: u16) -> HoldOu
         pass: PassNumber(u64::from(n)),
         seats: SeatWish::Named(vec![format!("A-1-{seat}").parse().unwrap()]),
         seat_limit: 4,
-        now: NOW,
-        held_until: NOW.plus(300 * SECOND),
+        hold_ttl: 300 * SECOND,
         claim: Claim { account, key: "hold".parse().unwrap(), fingerprint: Fingerprint([n; 32]) },
     };
-    repository.hold(&[command]).await.unwrap().remove(0)
+    repository.hold_one(&command, NOW).await.unwrap()
 }
 
 async fn picture(server: &Boards) -> Arc<Picture> {

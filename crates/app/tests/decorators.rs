@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it is")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -25,7 +26,9 @@ use usher_kernel::{AccountId, Claim, Fingerprint, Money, PerformanceId, Reservat
 use usher_queue::PlaceNumber;
 use usher_queue::ports::{LineLedger, LineStore};
 use usher_reservation::model::PassNumber;
-use usher_reservation::ports::{HoldCommand, HoldOutcome, ReservationRepository, SeatWish};
+use usher_reservation::ports::{
+    HoldCommand, HoldOutcome, ReservationHistory, ReservationRepository, SeatEvents, SeatWish,
+};
 
 fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new().unwrap())
@@ -59,6 +62,15 @@ impl reservation_repository::Fixture for GroupCommitted {
 
     fn repository(&self) -> Arc<dyn ReservationRepository> {
         Arc::clone(&self.reservations)
+    }
+
+    fn events(&self) -> Arc<dyn SeatEvents> {
+        let stored: Arc<dyn SeatEvents> = Arc::new(SqlReservationRepository::new(self.database.clone()));
+        Arc::new(Observed::new(stored, metrics()))
+    }
+
+    fn history(&self) -> Arc<dyn ReservationHistory> {
+        Arc::new(SqlReservationRepository::new(self.database.clone()))
     }
 
     async fn seed(&self, performance: PerformanceId, map: &SeatMap) {
@@ -98,12 +110,11 @@ async fn a_hold_that_keeps_losing_races_does_not_fail_those_beside_it() {
             pass: PassNumber(u64::from(n)),
             seats: SeatWish::Named(vec![format!("A-1-{n}").parse().unwrap()]),
             seat_limit: 4,
-            now: Timestamp::EPOCH,
-            held_until: Timestamp::from_unix_ms(300_000),
+            hold_ttl: Duration::from_secs(300),
             claim: Claim { account, key: "hold".parse().unwrap(), fingerprint: Fingerprint([n; 32]) },
         };
         let reservations = fixture.repository();
-        async move { reservations.hold(&[command]).await }
+        async move { reservations.hold(&[command], Timestamp::EPOCH).await }
     };
 
     let (first, loser, third) = tokio::join!(hold(1), hold(2), hold(3));

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlReservationRepository};
-use usher_app::runtime::background::Background;
 use usher_app::decorators::group_commit::GroupCommit;
+use usher_app::runtime::background::Background;
 use usher_app::runtime::schema;
 use usher_concert::SeatMap;
 use usher_contract_tests::mysql_server::{self, Durability, Server};
@@ -26,7 +26,8 @@ use usher_loadtest::world::hall;
 use usher_reservation::audit;
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationRepository, SeatWish, Settled, Verdict,
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationHistory as _, ReservationRepository,
+    ReservationRepositoryExt as _, SeatWish, Settled, Verdict,
 };
 
 use crate::seats_over_http;
@@ -95,7 +96,9 @@ impl Engine {
         let runs = RUNS as u64;
         let n_seats = runs * (n_holds + 3 * n_alone + 2 * n_bought) + 1;
         progress(&format!("{name}: a hall of some {n_seats} seats"));
-        let port = Port::open(self.open(POOL_OF_SHARED).await?, n_seats).await?;
+        let database = self.open(POOL_OF_SHARED).await?;
+        let stored = SqlReservationRepository::new(database.clone());
+        let port = Port::open(database, n_seats).await?;
         let Port { repository: together, background, mut buyers } = port;
         let mut alone = Vec::new();
         for pool in POOLS {
@@ -146,7 +149,7 @@ impl Engine {
             figures.push(if is_judged { figure.with_goal(Goal::AtMost(REFUSED_WITHIN_MS)) } else { figure });
         }
 
-        let findings = audit::check(&together.history(PERFORMANCE).await?);
+        let findings = audit::check(&stored.history(PERFORMANCE).await?);
         background.stop(Duration::from_secs(5)).await;
         match findings.contradictions.first() {
             None => Ok(()),
@@ -232,8 +235,7 @@ fn wish(buyer: u64, seat: SeatId) -> Outcome<HoldCommand> {
         pass: PassNumber(buyer),
         seats: SeatWish::Named(vec![seat]),
         seat_limit: 4,
-        now: NOW,
-        held_until: NOW.plus(HOLD_TTL),
+        hold_ttl: HOLD_TTL,
         claim: claim(buyer, "hold")?,
     })
 }
@@ -241,7 +243,7 @@ fn wish(buyer: u64, seat: SeatId) -> Outcome<HoldCommand> {
 pub(crate) type Repository = Arc<dyn ReservationRepository>;
 
 pub(crate) async fn hold(repository: &Repository, buyer: u64) -> Outcome<()> {
-    match repository.hold(&[wish(buyer, seat(buyer)?)?]).await?.pop() {
+    match repository.hold(&[wish(buyer, seat(buyer)?)?], NOW).await?.pop() {
         Some(HoldOutcome::Held(_)) => Ok(()),
         other => Err(format!("a free seat is held: {other:?}").into()),
     }
@@ -254,11 +256,10 @@ async fn buy(repository: &Repository, buyer: u64) -> Outcome<()> {
         reservation: ReservationId::from_bytes(id(buyer)),
         account: AccountId::from_bytes(id(buyer)),
         attempt,
-        now: NOW,
-        resolve_at: NOW.plus(HOLD_TTL),
+        resolve_after: HOLD_TTL,
         claim: claim(buyer, "confirm")?,
     };
-    let begun = repository.begin_payment(&payment).await?;
+    let begun = repository.begin_payment(&payment, NOW).await?;
     let PayOutcome::Begun(_) = begun else { return Err(format!("a payment begins: {begun:?}").into()) };
     let verdict = Verdict::Captured(vec![(TicketId::from_bytes(id(buyer)), format!("code-{buyer}"))]);
     match repository.settle(attempt, &verdict, NOW).await? {
@@ -288,7 +289,7 @@ pub(crate) async fn refusals_ms(repository: &Repository, buyers: &mut Buyers, ow
     // These want a seat that is not their own, so they may come from beyond the hall.
     let asks = buyers.take((AT_ONE_SEAT * ASKS_EACH) as u64).into_iter().map(|buyer| async move {
         let (took, wanted) = (Stopwatch::start(), seat(owner)?);
-        match repository.hold(&[wish(buyer, wanted.clone())?]).await?.pop() {
+        match repository.hold(&[wish(buyer, wanted.clone())?], NOW).await?.pop() {
             Some(HoldOutcome::Taken(taken)) if taken == [wanted] => Outcome::Ok(took.elapsed().as_secs_f64() * 1_000.0),
             other => Err(format!("a held seat is taken: {other:?}").into()),
         }

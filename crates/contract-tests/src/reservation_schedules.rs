@@ -21,8 +21,8 @@ use usher_kernel::{
 use usher_reservation::audit::{self, AttemptRecord, AttemptState, ChargeRecord};
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
-    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReleaseOutcome, ReservationRepository, ReservationRepositoryExt as _, SeatFilter, SeatWish,
-    Settled, Verdict,
+    HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReleaseOutcome, ReservationRepository,
+    ReservationRepositoryExt as _, SeatFilter, SeatWish, Settled, Verdict,
 };
 use usher_reservation::{Seat, SeatStatus, State};
 

@@ -96,11 +96,7 @@ where
 }
 
 /// Makes several calls with the batches that come.
-async fn call_all<C, O>(
-    batcher: &Batcher<Timed<C>, O>,
-    commands: &[C],
-    now: Timestamp,
-) -> Result<Vec<O>, StoreError>
+async fn call_all<C, O>(batcher: &Batcher<Timed<C>, O>, commands: &[C], now: Timestamp) -> Result<Vec<O>, StoreError>
 where
     C: Clone + Send + Sync + 'static,
     O: Send + 'static,
@@ -130,7 +126,11 @@ impl ReservationRepository for GroupCommit {
         call_all(&self.settlements, commands, now).await
     }
 
-    async fn release_all(&self, commands: &[ReleaseCommand], now: Timestamp) -> Result<Vec<ReleaseOutcome>, StoreError> {
+    async fn release_all(
+        &self,
+        commands: &[ReleaseCommand],
+        now: Timestamp,
+    ) -> Result<Vec<ReleaseOutcome>, StoreError> {
         call_all(&self.releases, commands, now).await
     }
 

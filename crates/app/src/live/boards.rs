@@ -16,7 +16,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::watch;
 use usher_kernel::{Clock, PerformanceId, StoreError, Timestamp};
 use usher_reservation::board::{Applied, SeatStates};
-use usher_reservation::ports::ReservationRepository;
+use usher_reservation::ports::SeatEvents;
 use usher_reservation::{BoardEvent, BoardRecord, EventFollower, SeatBoard};
 
 use crate::decorators::batcher::{self, Batcher, Bounds};
@@ -73,7 +73,7 @@ enum Loaded {
 }
 
 struct Inner {
-    reservations: Arc<dyn ReservationRepository>,
+    events: Arc<dyn SeatEvents>,
     clock: Arc<dyn Clock>,
     boards: RwLock<HashMap<PerformanceId, Arc<Board>>>,
     /// Boards that are being read, and what happened to them since. Whoever applies events holds this lock.
@@ -151,9 +151,9 @@ pub struct Told {
 impl Boards {
     /// No maps yet. The task that reads them ends with the background tasks.
     #[must_use]
-    pub fn new(reservations: Arc<dyn ReservationRepository>, clock: Arc<dyn Clock>, background: &Background) -> Self {
+    pub fn new(events: Arc<dyn SeatEvents>, clock: Arc<dyn Clock>, background: &Background) -> Self {
         let inner = Arc::new(Inner {
-            reservations,
+            events,
             clock,
             boards: RwLock::default(),
             loading: Mutex::default(),
@@ -316,7 +316,7 @@ impl Inner {
     async fn catch_up(&self, follower: &mut EventFollower) -> Result<(), StoreError> {
         loop {
             let (after, missing, asked_at) = (follower.highest(), follower.missing(), self.clock.now());
-            let events = Self::in_time(self.reservations.events(after, &missing, EVENTS_MAX)).await?;
+            let events = Self::in_time(self.events.events(after, &missing, EVENTS_MAX)).await?;
             follower.observe(events.iter().map(|event| event.id), asked_at);
             self.apply(&events, follower);
             self.followed_at_ms.store(asked_at.unix_ms(), Ordering::Release);
@@ -375,7 +375,7 @@ impl Inner {
         {
             let mut follower = self.follower.lock().await;
             if follower.is_none() {
-                let settled = Self::in_time(self.reservations.settled_event()).await?;
+                let settled = Self::in_time(self.events.settled_event()).await?;
                 self.highest.store(settled, Ordering::Release);
                 self.settled.store(settled, Ordering::Release);
                 *follower = Some(EventFollower::after(settled));
@@ -409,7 +409,7 @@ impl Inner {
 
     /// Reads a board, and then how far the history has come, so that the board's sequence tells what is in it.
     async fn read_and_catch_up(&self, performance: PerformanceId) -> Result<Option<BoardRecord>, StoreError> {
-        let record = Self::in_time(self.reservations.board(performance, CHANGES_MAX)).await?;
+        let record = Self::in_time(self.events.board(performance, CHANGES_MAX)).await?;
         if let Some(follower) = self.follower.lock().await.as_mut() {
             self.catch_up(follower).await?;
         }

@@ -20,8 +20,8 @@ use usher_kernel::{
 };
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{
-    AdmissionGate, GateOutcome, PayCommand, PayOutcome, PaymentToken, ReservationRepository, SaleDesk, SalePhase,
-    SaleTerms, SeatWish,
+    AdmissionGate, GateOutcome, PayCommand, PayOutcome, PaymentToken, ReservationHistory as _, ReservationRepository,
+    ReservationRepositoryExt as _, SaleDesk, SalePhase, SaleTerms, SeatWish,
 };
 use usher_reservation::{Error, HoldRequest, Ports, Reservation, Service, Settings, SimulatedGateway, State, audit};
 
@@ -343,7 +343,7 @@ async fn at(moment: Timestamp) {
 /// than their seats' last minute cannot be had over HTTP in test time.
 struct Server {
     reservations: Service,
-    repository: Arc<dyn ReservationRepository>,
+    repository: Arc<SqlReservationRepository>,
 }
 
 /// The sale of the demo, open for ever; everybody is admitted, under their own number.
@@ -392,9 +392,9 @@ impl Machine {
     }
 
     fn start(&self) -> Server {
-        let repository: Arc<dyn ReservationRepository> = Arc::new(SqlReservationRepository::new(self.database.clone()));
+        let repository = Arc::new(SqlReservationRepository::new(self.database.clone()));
         let ports = Ports {
-            reservations: Arc::clone(&repository),
+            reservations: Arc::clone(&repository) as Arc<dyn ReservationRepository>,
             payments: Arc::new(SimulatedGateway::new(Arc::new(SqlChargeLog::new(self.database.clone())))),
             sales: Arc::new(OpenToAll),
             gate: Arc::new(OpenToAll),
@@ -499,11 +499,10 @@ async fn an_attempt_that_never_reached_the_gateway_gives_the_hold_back() {
         reservation: held.id,
         account: account(1),
         attempt: AttemptId::from_uuid(machine.ids.next_uuid()),
-        now: machine.clock.now(),
-        resolve_at: machine.clock.now().plus(Duration::from_secs(10)),
+        resolve_after: Duration::from_secs(10),
         claim: claim(1, "pay"),
     };
-    let begun = server.repository.begin_payment(&command).await.unwrap();
+    let begun = server.repository.begin_payment(&command, machine.clock.now()).await.unwrap();
     machine.clock.advance(Duration::from_secs(10));
 
     let swept = server.reservations.sweep().await.unwrap();
