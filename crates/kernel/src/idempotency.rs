@@ -74,7 +74,6 @@ impl Claim {
     }
 
     /// Compares the claim of an operation with the claim that a store holds under the same key.
-    #[must_use]
     pub fn compare<S>(&self, operation: Operation, stored: Option<StoredClaim<S>>, now: Timestamp) -> KeyUse<S> {
         let Some(stored) = stored else { return KeyUse::Unused };
         if Self::is_over(stored.stored_at, now) {

@@ -1,6 +1,8 @@
 //! Properties of the judge alone, over a world that stores what it writes: one owner per seat, limits, twins, complete
 //! conflicts, the order of arrival, best seats without a herd, and money that ends once.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
