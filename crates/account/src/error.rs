@@ -1,23 +1,23 @@
-//! Why an account call is refused.
+//! Errors of the account use cases.
 
 use usher_kernel::{StoreError, Violation};
 
-/// A refusal that the caller can act on, or a store that failed.
+/// The reasons to refuse a call, each of which the caller can act on, and failures of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The input breaks a rule; each violation names its field.
+    /// The input breaks rules; each violation names the field.
     #[error("{} field(s) of the account are not valid", .0.len())]
     Invalid(Vec<Violation>),
     /// Another account has this mail address.
     #[error("the mail address belongs to another account")]
     EmailTaken,
-    /// No account has this mail address and password. Which of them is wrong is not said.
+    /// No account has this mail address and password. Does not tell which of them is wrong.
     #[error("mail address or password is wrong")]
     InvalidCredentials,
     /// No such account.
     #[error("no such account")]
     NotFound,
-    /// Too many log-ins and sign-ups at once; come back later.
+    /// Too many log-ins and sign-ups at once. A later retry may succeed.
     #[error("too many passwords are being hashed")]
     Overloaded,
     /// The store failed.

@@ -1,5 +1,4 @@
-//! Who people are: sign-up, log-in, roles. Knows nothing of lines or seats, and never sees a password in the clear
-//! after it was hashed.
+//! Accounts: sign-up, log-in, roles. Knows nothing of lines or seats, and keeps no password in the clear.
 
 pub mod error;
 pub mod model;

@@ -1,15 +1,15 @@
-//! Accounts and what is allowed in them.
+//! Accounts, and the rules for their fields.
 
 use std::fmt;
 
 use usher_kernel::{AccountId, Timestamp, Violation, Violations};
 
-/// What an account may do.
+/// The role of an account, which decides what it may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Joins lines and buys seats.
     Buyer,
-    /// Makes concerts, seats and admission policies. Buys like anyone else.
+    /// Manages concerts, seats and admission policies, and may do what a buyer may.
     Operator,
 }
 
@@ -30,7 +30,7 @@ impl Role {
     }
 }
 
-/// A mail address, trimmed and in lower case, so that one address is one account.
+/// A mail address, trimmed and in lower case, so that one address belongs to one account.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Email(Box<str>);
 
@@ -38,7 +38,7 @@ impl Email {
     /// The longest address, in bytes (RFC 5321, 4.5.3.1.3).
     pub const LEN_MAX: usize = 254;
 
-    /// Reads an address. Only its shape is checked: whether it exists, a mail would tell.
+    /// Parses an address. Checks its form only: whether it exists can only be found by sending a mail.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim().to_lowercase();
@@ -55,14 +55,14 @@ impl Email {
     }
 }
 
-// People's addresses stay out of logs.
+// Mail addresses are personal data, and stay out of logs.
 impl fmt::Debug for Email {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Email(..)")
     }
 }
 
-/// A password as its owner typed it. Printed nowhere.
+/// A password as its owner typed it. Never printed.
 #[derive(Clone)]
 pub struct Password(Box<str>);
 
@@ -70,7 +70,7 @@ impl Password {
     /// The shortest and the longest password, in characters. The upper bound keeps hashing cheap.
     pub const LEN: std::ops::RangeInclusive<usize> = 8..=128;
 
-    /// Takes a password as it was typed.
+    /// Wraps a password as it was typed.
     #[must_use]
     pub fn new(text: impl Into<Box<str>>) -> Self {
         Self(text.into())
@@ -96,15 +96,15 @@ pub struct Account {
     pub id: AccountId,
     /// Its mail address, unique.
     pub email: Email,
-    /// What to call its owner.
+    /// The name of its owner.
     pub name: String,
-    /// What it may do.
+    /// Its role.
     pub role: Role,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
 }
 
-/// A wish for a new account, checked.
+/// A validated request for a new account.
 #[derive(Debug)]
 pub struct SignUp {
     pub(crate) email: Email,
@@ -113,10 +113,10 @@ pub struct SignUp {
 }
 
 impl SignUp {
-    /// Checks a wish for a new account.
+    /// Validates a request for a new account.
     ///
     /// # Errors
-    /// Every field that breaks a rule.
+    /// A violation for each field that breaks a rule.
     pub fn new(email: &str, password: Password, name: &str) -> Result<Self, Vec<Violation>> {
         let mut violations = Violations::none();
         let parsed = Email::parse(email);
@@ -125,13 +125,13 @@ impl SignUp {
         let name = name.trim();
         violations.check_length("name", name, 1..=100);
         violations.into_result()?;
-        // Checked above; the `ok_or_else` only spares an `expect`.
+        // Cannot fail: a missing address is a violation, and returned above.
         let email = parsed.ok_or_else(Vec::new)?;
         Ok(Self { email, password, name: name.to_owned() })
     }
 }
 
-/// What someone logs in with. Not checked: whatever is wrong with it, the answer is the same.
+/// The credentials of a log-in. Not validated, since every wrong input gets the same answer.
 #[derive(Debug)]
 pub struct Credentials {
     /// The mail address as typed.
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_mail_address_has_one_spelling() {
+    fn spellings_of_one_mail_address_are_equal() {
         assert_eq!(Email::parse(" Ann@Example.ORG "), Email::parse("ann@example.org"));
         for text in
             ["", "ann", "@example.org", "ann@", "a nn@example.org", "ann@.org", &format!("{}@b", "a".repeat(254))]

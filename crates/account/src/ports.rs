@@ -1,4 +1,4 @@
-//! What accounts need from outside.
+//! The ports of accounts: their repository, and the password hasher.
 
 use std::fmt;
 
@@ -7,18 +7,18 @@ use usher_kernel::{AccountId, StoreError};
 
 use crate::{Account, Email, Password};
 
-/// A password hash in PHC string format, e.g. `$argon2id$...`. Printed nowhere.
+/// A password hash in PHC string format, e.g. `$argon2id$...`. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(Box<str>);
 
 impl PasswordHash {
-    /// Takes a hash in PHC string format.
+    /// Wraps a hash in PHC string format.
     #[must_use]
     pub fn new(phc: impl Into<Box<str>>) -> Self {
         Self(phc.into())
     }
 
-    /// The hash, for a store or a hasher.
+    /// The hash, for stores and hashers.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -31,22 +31,22 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-/// What became of a new account.
+/// The outcome of adding an account.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddAccountOutcome {
-    /// It is stored.
+    /// The account is stored.
     Added,
-    /// Another account has its mail address; nothing is stored.
+    /// Another account has its mail address. Nothing is stored.
     EmailTaken,
 }
 
 /// Keeps accounts.
 ///
 /// # Contract
-/// 1. `add` is atomic: of any number of accounts with one mail address added at once, exactly one is stored.
-/// 2. What was added is found by its id and by its mail address, whole, and with its password hash.
-/// 3. What was never added is not found.
+/// 1. `add` is atomic: of any number of concurrent calls with one mail address, exactly one stores its account.
+/// 2. An account that was added is found by its id and by its mail address, complete, and with its password hash.
+/// 3. An account that was never added is not found.
 #[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait AccountRepository: Send + Sync + 'static {
@@ -69,18 +69,18 @@ pub trait AccountRepository: Send + Sync + 'static {
     async fn find_by_email(&self, email: &Email) -> Result<Option<(Account, PasswordHash)>, StoreError>;
 }
 
-/// Why a password could not be hashed or checked.
+/// Failures to hash or check a password.
 #[derive(Debug, thiserror::Error)]
 pub enum HashingError {
-    /// Too many are waiting to be hashed.
+    /// The queue of passwords to hash is full.
     #[error("too many passwords are waiting to be hashed")]
     Overloaded,
-    /// The hash in the store is not one.
+    /// The stored hash is malformed.
     #[error("a stored password hash cannot be read")]
     Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Hashes passwords, slowly on purpose, and never on the threads that answer requests.
+/// Hashes passwords, slowly by design, and never on the threads that answer requests.
 #[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait PasswordHasher: Send + Sync + 'static {
@@ -90,8 +90,8 @@ pub trait PasswordHasher: Send + Sync + 'static {
     /// [`HashingError::Overloaded`] if its queue is full.
     async fn hash(&self, password: Password) -> Result<PasswordHash, HashingError>;
 
-    /// Whether the hash is of this password. With no hash (no such account) it takes as long and says no, so that
-    /// nobody learns from the time which mail addresses have accounts.
+    /// Whether the hash is of this password. Without a hash, as for an unknown account, it answers `false` after the
+    /// same time, so that the time does not tell which mail addresses have accounts.
     ///
     /// # Errors
     /// See [`HashingError`].

@@ -19,7 +19,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Puts the service together.
+    /// Creates the service.
     #[must_use]
     pub fn new(
         accounts: Arc<dyn AccountRepository>,
@@ -30,7 +30,7 @@ impl Service {
         Self { accounts, hasher, clock, ids }
     }
 
-    /// Makes an account.
+    /// Creates an account.
     ///
     /// # Errors
     /// [`Error::EmailTaken`], [`Error::Overloaded`], [`Error::Store`].
@@ -68,7 +68,7 @@ impl Service {
     /// The account with this id.
     ///
     /// # Errors
-    /// [`Error::NotFound`] also for the identities that others vouch for, [`Error::Store`].
+    /// [`Error::NotFound`], also for an identity of an external token issuer; [`Error::Store`].
     pub async fn find(&self, id: AccountId) -> Result<Account, Error> {
         self.accounts.find(id).await?.ok_or(Error::NotFound)
     }

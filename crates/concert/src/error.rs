@@ -1,18 +1,18 @@
-//! Why a catalogue call is refused.
+//! Errors of the catalogue's use cases.
 
 use usher_kernel::{StoreError, Violation};
 
-/// A refusal that the caller can act on, or a store that failed.
+/// The reasons to refuse a call, each of which the caller can act on, and failures of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The input breaks a rule; each violation names its field.
+    /// The input breaks rules; each violation names the field.
     #[error("{} field(s) are not valid", .0.len())]
     Invalid(Vec<Violation>),
     /// No such concert, or no such performance.
     #[error("no such concert or performance")]
     NotFound,
-    /// The sale is open: seats and prices stay as they are.
-    #[error("the sale is open, seats cannot be changed any more")]
+    /// The sale has opened, or a seat was held: seats and prices can no longer change.
+    #[error("the seats can no longer be changed, as the sale has begun")]
     SeatsLocked,
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]

@@ -1,5 +1,5 @@
-//! The catalogue: concerts, performances, seat maps, prices, sale times. Rules and ports only; knows nothing of who
-//! waits or who buys.
+//! The catalogue: concerts, performances, seat maps, prices, sale times. Rules and ports only; knows nothing of lines
+//! and reservations.
 
 pub mod error;
 pub mod judge;

@@ -11,7 +11,7 @@ pub struct Concert {
     pub id: ConcertId,
     /// Its title.
     pub title: String,
-    /// What it is about; may be empty.
+    /// Its description; may be empty.
     pub description: String,
     /// Where it takes place.
     pub venue: String,
@@ -19,7 +19,7 @@ pub struct Concert {
     pub running_time_min: u32,
 }
 
-/// A wish for a new concert, checked.
+/// A validated request for a new concert.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewConcert {
     title: String,
@@ -29,10 +29,10 @@ pub struct NewConcert {
 }
 
 impl NewConcert {
-    /// Checks a wish for a new concert.
+    /// Validates a request for a new concert.
     ///
     /// # Errors
-    /// Every field that breaks a rule.
+    /// A violation for each field that breaks a rule.
     pub fn new(title: &str, description: &str, venue: &str, running_time_min: u32) -> Result<Self, Vec<Violation>> {
         let (title, venue) = (title.trim(), venue.trim());
         let mut violations = Violations::none();
@@ -67,7 +67,7 @@ pub struct Performance {
     pub id: PerformanceId,
     /// The concert it is a date of.
     pub concert: ConcertId,
-    /// When the music starts.
+    /// When the performance starts.
     pub starts_at: Timestamp,
     /// When seats can be bought.
     pub sale: SaleTimes,
@@ -75,11 +75,11 @@ pub struct Performance {
     pub seat_limit_per_buyer: u32,
     /// How long a hold lasts before it lapses.
     pub hold_ttl: Duration,
-    /// Which seat map it has: 0 before the first, one more with each.
+    /// The version of its seat map: 0 before the first map, raised by one with each.
     pub map_version: u32,
 }
 
-/// What a new performance gets where its operator says nothing.
+/// Defaults for values that an operator leaves out of a new performance.
 #[derive(Clone, Copy, Debug)]
 pub struct SaleDefaults {
     /// Seats per account.
@@ -88,7 +88,7 @@ pub struct SaleDefaults {
     pub hold_ttl: Duration,
 }
 
-/// A wish for a new performance, checked.
+/// A validated request for a new performance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewPerformance {
     starts_at: Timestamp,
@@ -98,15 +98,15 @@ pub struct NewPerformance {
 }
 
 impl NewPerformance {
-    /// The bounds of a hold's life, in seconds: long enough to pay, short enough that seats come back.
+    /// The bounds of a hold's duration, in seconds: long enough to pay, short enough for abandoned seats to come back.
     pub const HOLD_TTL_S: std::ops::RangeInclusive<u64> = 1..=3_600;
     /// The bounds of the seats per account.
     pub const SEATS_PER_BUYER: std::ops::RangeInclusive<u32> = 1..=100;
 
-    /// Checks a wish for a new performance.
+    /// Validates a request for a new performance.
     ///
     /// # Errors
-    /// Every field that breaks a rule.
+    /// A violation for each field that breaks a rule.
     pub fn new(
         starts_at: Timestamp,
         sale: SaleTimes,
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sale_opens_before_it_closes_and_before_the_music_starts() {
+    fn a_sale_opens_before_it_closes_and_before_the_performance_starts() {
         let at = Timestamp::from_unix_ms;
         let sale = SaleTimes { opens_at: at(10), closes_at: at(10) };
 

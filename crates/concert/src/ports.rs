@@ -1,4 +1,4 @@
-//! What the catalogue needs from outside.
+//! The port of the catalogue.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use usher_kernel::{Claim, ConcertId, PerformanceId, StoreError, Timestamp};
 
 use crate::{Concert, Performance, SeatMap, VersionedSeatMap};
 
-/// One page of a list, in the order of ids (which is the order of making).
+/// One page of a list, in the order of ids, which is the order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page<Id> {
-    /// The last id of the page before; `None` starts at the beginning.
+    /// The last id of the page before; `None` for the first page.
     pub after: Option<Id>,
-    /// How many at most, 1 to [`Page::LIMIT_MAX`] (plus one, to see whether more follow).
+    /// The most items, 1 to [`Page::LIMIT_MAX`], and one more to find out whether another page follows.
     pub limit: u64,
 }
 
@@ -21,27 +21,27 @@ impl<Id> Page<Id> {
     pub const LIMIT_MAX: u64 = 200;
 }
 
-/// What became of something new under an idempotency key.
+/// The outcome of adding an item under an idempotency key.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AddOutcome<T> {
-    /// It is stored.
+    /// The item is stored.
     Added,
-    /// The same request came before and made this; nothing new is stored.
+    /// The request is a retry, and its first attempt stored this item. Nothing new is stored.
     Replayed(T),
-    /// The key was used for another request; nothing is stored.
+    /// The key was used for another request. Nothing is stored.
     KeyMismatch,
-    /// What it should belong to does not exist; nothing is stored.
+    /// The item's parent does not exist. Nothing is stored.
     ParentMissing,
 }
 
-/// What became of a new seat map.
+/// The outcome of replacing a seat map.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplaceSeatsOutcome {
-    /// It replaces the one before, and has this version.
+    /// The new map is stored.
     Replaced {
-        /// One more than the version before.
+        /// The version of the new map, one above that of the map before.
         map_version: u32,
     },
     /// The sale is open; nothing changed.
@@ -53,13 +53,14 @@ pub enum ReplaceSeatsOutcome {
 /// Keeps concerts, performances and seat maps.
 ///
 /// # Contract
-/// 1. `add_concert` and `add_performance` store the thing and the claim together: of any number of calls with one
-///    claim at once, exactly one adds, and the others are told what it added.
+/// 1. `add_concert` and `add_performance` store the item and the claim together. Of any number of concurrent calls with
+///    one claim, exactly one adds, and the others get what it added.
 /// 2. A claim with another fingerprint is a mismatch while the first is kept ([`Claim::KEPT_FOR`]).
-/// 3. Nothing is stored under a refusal; the claim neither.
-/// 4. `replace_seats` is all or nothing, and makes every seat available, at version 1. It is refused from `sale.opens_at`
-///    on, and once any seat was held: whoever holds one while it runs either keeps it or has held it of the new map.
-/// 5. Lists come in the order of ids, each thing once.
+/// 3. A refused call stores nothing, and no claim.
+/// 4. `replace_seats` is all or nothing, and makes every seat available, at version 1. It is refused from
+///    `sale.opens_at` on, and once any seat was held. A concurrent hold either keeps its seat, which locks the map, or
+///    gets its seat from the new map.
+/// 5. Lists are in the order of ids, and contain each item once.
 /// 6. `performances_on_sale` names exactly those with `opens_at - lobby <= now < closes_at`.
 #[cfg_attr(test, mockall::automock)]
 #[async_trait]
@@ -111,7 +112,7 @@ pub trait CatalogueRepository: Send + Sync + 'static {
     async fn performances(&self, concert: ConcertId, page: Page<PerformanceId>)
     -> Result<Vec<Performance>, StoreError>;
 
-    /// The performances whose line is open: from `lobby` before the sale opens until it closes.
+    /// The performances whose line is live: from `lobby` before the sale opens until it closes.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.

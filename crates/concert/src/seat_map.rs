@@ -1,15 +1,15 @@
-//! Seat maps: which seats there are, where they stand, what they cost. Immutable per version.
+//! Seat maps: the seats of a performance, their positions and their prices. Immutable per version.
 
 use std::collections::{HashMap, HashSet};
 
 use usher_kernel::{Currency, Money, SeatId, Violation};
 
-/// One seat of a map. Its place in the map's list is its index.
+/// One seat of a map. Its position in the map's list is its index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeatPlan {
     /// The seat's name.
     pub seat: SeatId,
-    /// The section it stands in.
+    /// Its section.
     pub section: String,
     /// Its row, from 1 at the front.
     pub row: u16,
@@ -19,13 +19,13 @@ pub struct SeatPlan {
     pub grade: String,
     /// Its price.
     pub price: Money,
-    /// Across the hall, in half seats; 0 is the middle of the row.
+    /// Position across the hall, in half seats; 0 is the middle of the row.
     pub x: i32,
-    /// Away from the stage, in rows; sections follow each other with a gap of one row.
+    /// Distance from the stage, in rows; there is a gap of one row between sections.
     pub y: i32,
 }
 
-/// A rectangle of seats that an operator describes in one line.
+/// A rectangular section of seats, as an operator describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SectionPlan {
     /// The section's name.
@@ -40,10 +40,10 @@ pub struct SectionPlan {
     pub price: Money,
 }
 
-/// One seat as an operator's file names it, before it has a position.
+/// One seat of an operator's file, before it has a position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeatLine {
-    /// Where it was read, e.g. `line 7`: violations name it.
+    /// Where it was read, e.g. `line 7`. Violations name this.
     pub origin: String,
     /// The section.
     pub section: String,
@@ -57,30 +57,30 @@ pub struct SeatLine {
     pub price: Money,
 }
 
-/// All seats of a performance, in index order: as the operator listed the sections, by row, by number.
+/// All seats of a performance, in index order: by section as the operator listed them, then by row, then by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeatMap(Vec<SeatPlan>);
 
-/// A seat map and which one it is.
+/// A seat map with its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionedSeatMap {
-    /// One more with each map of the performance.
+    /// The version, raised by one with each map of the performance.
     pub version: u32,
     /// The map.
     pub map: SeatMap,
 }
 
 impl SeatMap {
-    /// The most seats a performance can have: the largest stadium in use has 114,000.
+    /// The most seats of a performance. The largest stadium in use has 114,000.
     pub const SEATS_MAX: usize = 120_000;
 
-    /// A map of rectangles.
+    /// A map made of rectangular sections.
     ///
     /// # Errors
-    /// Every section that breaks a rule, as `sections[i].field`.
+    /// A violation for each section that breaks a rule, as `sections[i].field`.
     pub fn from_sections(sections: &[SectionPlan]) -> Result<Self, Vec<Violation>> {
         let total: usize = sections.iter().map(|s| usize::from(s.rows) * usize::from(s.seats_per_row)).sum();
-        // Before a line per seat is made: a few bytes of JSON can ask for 6 x 10^9 seats.
+        // Checked before a line per seat is allocated: a few bytes of JSON can ask for 6 x 10^9 seats.
         if total > Self::SEATS_MAX {
             return Err(vec![too_many("sections")]);
         }
@@ -109,10 +109,10 @@ impl SeatMap {
         Self::from_lines(lines.collect())
     }
 
-    /// A map of single seats, in any order.
+    /// A map made of single seats, in any order.
     ///
     /// # Errors
-    /// The seats that break a rule, named by their origin; 100 at most.
+    /// A violation for each seat that breaks a rule, named by its origin; 100 at most.
     pub fn from_lines(lines: Vec<SeatLine>) -> Result<Self, Vec<Violation>> {
         const VIOLATIONS_MAX: usize = 100;
         if lines.is_empty() {
@@ -177,7 +177,7 @@ fn too_many(field: &str) -> Violation {
     Violation::new(field, format!("a performance has at most {} seats", SeatMap::SEATS_MAX))
 }
 
-/// Puts each row's middle at x = 0, and each row one further from the stage than the one before it.
+/// Centres each row at x = 0, and puts each row one step further from the stage than the row before.
 fn place(seats: &mut [SeatPlan]) {
     let mut y = -1;
     let mut section_before = None;
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_centred_and_sections_stand_apart() {
+    fn rows_are_centred_and_sections_have_a_gap_between_them() {
         let map = SeatMap::from_sections(&[section("A", 1, 2, "KRW"), section("B", 2, 1, "KRW")]).unwrap();
 
         let places: Vec<_> = map.seats().iter().map(|seat| (seat.x, seat.y)).collect();

@@ -1,4 +1,4 @@
-//! Browsing the catalogue, and filling it.
+//! The catalogue's use cases: reading it, and adding to it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,13 @@ pub struct Service {
 }
 
 impl Service {
-    /// Puts the service together.
+    /// Creates the service.
     #[must_use]
     pub fn new(catalogue: Arc<dyn CatalogueRepository>, clock: Arc<dyn Clock>, ids: Arc<dyn IdGenerator>) -> Self {
         Self { catalogue, clock, ids }
     }
 
-    /// Makes a concert, once per claim.
+    /// Adds a concert, once per claim.
     ///
     /// # Errors
     /// [`Error::IdempotencyMismatch`], [`Error::Store`].
@@ -36,7 +36,7 @@ impl Service {
         added(outcome, concert)
     }
 
-    /// Makes a performance of a concert, once per claim.
+    /// Adds a performance of a concert, once per claim.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such concert, [`Error::IdempotencyMismatch`], [`Error::Store`].
@@ -98,7 +98,7 @@ impl Service {
         Ok(self.catalogue.performances(concert, page).await?)
     }
 
-    /// The performances whose line is open: from `lobby` before the sale opens until it closes.
+    /// The performances whose line is live: from `lobby` before the sale opens until it closes.
     ///
     /// # Errors
     /// [`Error::Store`].

@@ -1,4 +1,4 @@
-//! The two sources of surprise, as ports: what time it is, and what the next id is.
+//! Ports for the two sources of non-determinism: the time, and new ids.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -14,7 +14,7 @@ pub trait Clock: Send + Sync + fmt::Debug + 'static {
     fn now(&self) -> Timestamp;
 }
 
-/// Makes ids and secrets that nobody can guess.
+/// Generates ids and secrets that cannot be guessed.
 pub trait IdGenerator: Send + Sync + fmt::Debug + 'static {
     /// A new UUID, unique, increasing with time (RFC 9562, version 7).
     fn next_uuid(&self) -> Uuid;
@@ -23,7 +23,7 @@ pub trait IdGenerator: Send + Sync + fmt::Debug + 'static {
     fn next_code(&self) -> String;
 }
 
-/// A clock that stands still until a test moves it.
+/// Clock for tests. It stands still until a test moves it.
 #[derive(Debug)]
 pub struct ManualClock(AtomicI64);
 
@@ -46,7 +46,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// Ids that a test can foretell: 1, 2, 3, and so on.
+/// Id generator for tests. Counts 1, 2, 3, and so on.
 #[derive(Debug, Default)]
 pub struct CountedIds(AtomicU64);
 

@@ -5,11 +5,11 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-/// A text that is not the id it should be.
+/// The text is not a valid id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid {kind} id")]
 pub struct InvalidId {
-    /// What the id should have named, e.g. `performance`.
+    /// The kind of id that was expected, e.g. `performance`.
     pub kind: &'static str,
 }
 
@@ -54,7 +54,7 @@ macro_rules! ids {
         impl FromStr for $name {
             type Err = InvalidId;
 
-            /// Reads the hyphenated form only: one id has one spelling (upper case is taken too).
+            /// Parses the hyphenated form only, in either case, so that an id is not written in several forms.
             fn from_str(text: &str) -> Result<Self, InvalidId> {
                 let invalid = InvalidId { kind: $kind };
                 if text.len() != 36 {
@@ -67,9 +67,9 @@ macro_rules! ids {
 }
 
 ids! {
-    /// A person with an account, here or at whoever signs our tokens.
+    /// An account, local or at the external issuer of access tokens.
     AccountId = "account";
-    /// One attempt to pay for a reservation; what the payment gateway knows it by.
+    /// One attempt to pay for a reservation. The payment gateway gets this id too.
     AttemptId = "attempt";
     /// A show.
     ConcertId = "concert";
@@ -77,7 +77,7 @@ ids! {
     PerformanceId = "performance";
     /// One buyer's group of seats.
     ReservationId = "reservation";
-    /// The right to sit on one seat.
+    /// A ticket: the right to use one seat.
     TicketId = "ticket";
 }
 

@@ -1,5 +1,5 @@
-//! Making a call safe to repeat: the caller's key, the fingerprint of the request, and the rule that tells a repetition
-//! from another request.
+//! Idempotency of calls: the client's key, the fingerprint of the request that it was used for, and the rule that
+//! distinguishes a retry from another request.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use crate::{AccountId, Timestamp};
 
-/// The caller's `Idempotency-Key`: 1 to 255 visible ASCII characters.
+/// The client's `Idempotency-Key`: 1 to 255 visible ASCII characters.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct IdempotencyKey(Box<str>);
 
-/// A text that cannot be an idempotency key.
+/// The text is not a valid idempotency key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an idempotency key is 1 to 255 visible ASCII characters")]
 pub struct InvalidIdempotencyKey;
@@ -39,35 +39,36 @@ impl FromStr for IdempotencyKey {
     }
 }
 
-// The key is the caller's secret handle on an answer, so it stays out of logs.
+// With the key, a client can get a stored answer again: it is a secret, and stays out of logs.
 impl fmt::Debug for IdempotencyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("IdempotencyKey(..)")
     }
 }
 
-/// SHA-256 of method, path and raw body: what a key was used for.
+/// SHA-256 of method, path and raw body of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 32]);
 
-/// A caller's claim that a request is the only one, or a repetition, under its key.
+/// A key together with the request that it is used for. A retry makes the same claim; another request under the same
+/// key makes a different one.
 ///
-/// A store keeps it in the transaction of the effect, and only with an outcome worth repeating.
+/// A store writes the claim in the same transaction as the effect, and only for outcomes that a retry must get again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Keys of different accounts never meet.
+    /// The account that the key belongs to. Accounts do not share keys.
     pub account: AccountId,
-    /// The caller's key.
+    /// The client's key.
     pub key: IdempotencyKey,
-    /// What the key is used for.
+    /// The request that the key is used for.
     pub fingerprint: Fingerprint,
 }
 
 impl Claim {
-    /// How long an outcome can be repeated.
+    /// How long a retry gets the same outcome.
     pub const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
-    /// Whether a claim stored at `stored_at` has run out.
+    /// Whether a claim stored at `stored_at` has expired.
     #[must_use]
     pub fn is_over(stored_at: Timestamp, now: Timestamp) -> bool {
         now >= stored_at.plus(Self::KEPT_FOR)

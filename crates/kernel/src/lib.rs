@@ -1,4 +1,4 @@
-//! The words that every crate shares: typed ids, time, money, and how a store fails. No I/O, no runtime, no serde.
+//! The types that every crate shares: typed ids, time, money, store errors. No I/O, no runtime, no serde.
 
 pub mod clock;
 pub mod id;

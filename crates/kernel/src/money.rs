@@ -7,7 +7,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Currency([u8; 3]);
 
-/// A text that is not a currency code.
+/// The text is not a currency code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a currency is three capital letters, e.g. KRW")]
 pub struct InvalidCurrency;
@@ -42,7 +42,7 @@ pub struct Money {
     currency: Currency,
 }
 
-/// An amount out of bounds, or a sum of two currencies.
+/// The amount is out of bounds, or two currencies were mixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MoneyError {
     /// The amount is negative or above [`Money::AMOUNT_MAX`].

@@ -5,11 +5,11 @@ use std::str::FromStr;
 
 /// A seat's name, unique in its performance: `SECTION-ROW-NUMBER`, e.g. `A-12-7`.
 ///
-/// Sections are letters and digits, so that a name reads one way only.
+/// Sections are letters and digits only, so that a name can be parsed in one way.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeatId(Box<str>);
 
-/// A text that cannot be a seat's name.
+/// The text is not a seat name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a seat is SECTION-ROW-NUMBER, e.g. A-12-7: up to 16 letters or digits, and two numbers from 1 to 9999")]
 pub struct InvalidSeatId;
@@ -55,7 +55,7 @@ impl FromStr for SeatId {
         };
         let parse = |digits: &str| digits.parse::<u16>().map_err(|_| InvalidSeatId);
         let seat = Self::new(section, parse(row)?, parse(number)?)?;
-        // `A-012-7` and `A-+12-7` parse as numbers too, but a seat has one name.
+        // `A-012-7` and `A-+12-7` contain valid numbers as well, but a seat has exactly one name.
         if seat.as_str() == text { Ok(seat) } else { Err(InvalidSeatId) }
     }
 }

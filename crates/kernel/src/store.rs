@@ -1,15 +1,15 @@
-//! How a store fails. Business refusals are outcomes, never errors.
+//! Errors of stores. A refusal by a business rule is an outcome, not an error.
 
 use std::error::Error;
 use std::fmt;
 
-/// What went wrong underneath, kept for the log.
+/// The cause, for the log.
 pub type Source = Box<dyn Error + Send + Sync>;
 
 /// The technology behind a port failed. The only error that an adapter returns.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The store cannot be reached, or refuses to work now. Trying later may help.
+    /// The store cannot be reached, or refuses to work now. A retry may succeed.
     #[error("{operation}: the store is unavailable")]
     Unavailable {
         /// The port's method, e.g. `reservation.hold`.
@@ -17,7 +17,7 @@ pub enum StoreError {
         /// The driver's error.
         source: Source,
     },
-    /// No answer in time. The effect may have happened, or may still happen.
+    /// The store did not answer in time. The effect may have happened, or may still happen.
     #[error("{operation}: the store did not answer in time")]
     Timeout {
         /// The port's method.
@@ -25,26 +25,27 @@ pub enum StoreError {
         /// The driver's error.
         source: Source,
     },
-    /// Other calls were quicker, time and again; there was no effect. Trying again may help, and helps best alone.
-    #[error("{operation}: other calls were quicker")]
+    /// Concurrent calls got in the way of every attempt; there was no effect. A retry may succeed, best in a batch of
+    /// its own.
+    #[error("{operation}: gave up after conflicts with concurrent calls")]
     Conflict {
         /// The port's method.
         operation: &'static str,
-        /// What it lost.
+        /// The conflict.
         source: Source,
     },
-    /// The store holds, or was asked for, what cannot be. A bug or a damaged row; repeating will not help.
-    #[error("{operation}: the store contradicts itself")]
+    /// The stored data or the arguments are invalid: a bug, or a damaged row. A retry does not help.
+    #[error("{operation}: invalid data in the store")]
     Corrupt {
         /// The port's method.
         operation: &'static str,
-        /// Which table, column and row.
+        /// The table, column and row.
         source: Source,
     },
 }
 
 impl StoreError {
-    /// One error of each kind, for tests of what holds for all of them.
+    /// One error of each kind, for tests that must hold for all kinds.
     #[must_use]
     pub fn of_each_kind(operation: &'static str) -> [Self; 4] {
         let source = || Source::from("the test says so");
@@ -56,7 +57,7 @@ impl StoreError {
         ]
     }
 
-    /// Whether the same call may succeed later.
+    /// Whether a retry of the same call may succeed.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
@@ -77,8 +78,8 @@ impl StoreError {
     }
 }
 
-/// Makes a call with a port that fails in each way there is, for tests of a service: the call is refused with that failure,
-/// `wrapped` in the service's error.
+/// For tests of a service: runs `call` once with each kind of failure for a mocked port to return, and asserts that
+/// `call` returns the same failure, `wrapped` in the service's error.
 pub async fn every_failure_is_told<T, E: fmt::Debug>(
     wrapped: fn(StoreError) -> E,
     call: impl AsyncFn(StoreError) -> Result<T, E>,

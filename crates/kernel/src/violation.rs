@@ -1,34 +1,34 @@
-//! Bad input, said so that its sender can mend it.
+//! Validation errors that name the field and the rule it breaks.
 
-/// One thing wrong with what was sent: where, and why.
+/// One validation error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// The path of the field as the sender wrote it, e.g. `seats[2]` or `line 7`.
+    /// The path of the field as the client wrote it, e.g. `seats[2]` or `line 7`.
     pub field: String,
-    /// Why it is refused, e.g. `must be 1 to 200 characters`. Never repeats a secret.
+    /// The rule that the field breaks, e.g. `must be 1 to 200 characters`. Never contains a secret.
     pub message: String,
 }
 
 impl Violation {
-    /// Says that `field` is refused because of `message`.
+    /// A violation in `field`.
     #[must_use]
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { field: field.into(), message: message.into() }
     }
 }
 
-/// Collects violations, so that a sender learns of all of them at once.
+/// Collects violations, so that a client gets all of them in one answer.
 #[derive(Debug, Default)]
 pub struct Violations(Vec<Violation>);
 
 impl Violations {
-    /// None yet.
+    /// Starts with no violation.
     #[must_use]
     pub const fn none() -> Self {
         Self(Vec::new())
     }
 
-    /// Adds a violation unless `fine`.
+    /// Adds a violation of `field` unless `fine`.
     pub fn check(&mut self, fine: bool, field: &str, message: impl Into<String>) {
         if !fine {
             self.0.push(Violation::new(field, message));
@@ -41,7 +41,7 @@ impl Violations {
         self.check(fine, field, format!("must be {} to {} characters", bounds.start(), bounds.end()));
     }
 
-    /// Nothing, if there was no violation.
+    /// Succeeds if there is no violation.
     ///
     /// # Errors
     /// All violations, in the order they were found.
