@@ -1,10 +1,9 @@
-//! Proves from a recorded history that a line kept its word: in order, within capacity and rate, everybody once, nobody
-//! lost. Pure: it reads what the store answered the servers and what the servers answered people, and says every
-//! contradiction between them.
+//! Audits the recorded history of a line: order, capacity, rate, each person admitted once, and no one lost. Pure. It
+//! compares the store's answers to the servers with the servers' answers to people, and reports each contradiction.
 //!
-//! Calls overlap, servers die between doing and telling, and clocks tell milliseconds. So nothing is taken for sure but
-//! what every order of the calls that fits their beginnings and ends has in common: what is found is wrong, whatever was
-//! on the way. All times are of one machine's clock.
+//! Calls overlap, servers die between an effect and its answer, and clocks have a resolution of a millisecond. The
+//! audit therefore takes only those facts for certain that hold in every order of the calls that fits their start and
+//! end times. So each finding is a fault, whatever messages were on the way. All times are of one machine's clock.
 
 #[cfg(test)]
 mod example;
@@ -19,19 +18,19 @@ use usher_kernel::Timestamp;
 pub use self::history::{Answer, History, Loss, Person, Recorded, ServerLife, Terms, Told};
 use self::passes::Pass;
 
-/// What an audit looked at, and what it found.
+/// The result of an audit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// How many people were checked.
     pub n_people: usize,
-    /// How many answers to them.
+    /// How many answers these people got.
     pub n_told: usize,
     /// How many passes were granted.
     pub n_grants: usize,
-    /// How many of them a second time: the known exception after a loss, see [`check`].
+    /// How many of the passes were granted a second time: the known exception after a loss, see [`check`].
     pub n_granted_again: usize,
-    /// How many people were told that their pass ran out whose grant was not recorded, because a server was killed or
-    /// the store did not answer.
+    /// How many people were told that their pass expired although no grant of it was recorded, because a server was
+    /// killed or the store did not answer.
     pub n_unrecorded: usize,
     /// In how many epochs the line was open.
     pub n_epochs: usize,
@@ -39,26 +38,26 @@ pub struct Findings {
     pub contradictions: Vec<String>,
 }
 
-/// Checks a history of one line. Takes O(n log n) of all that was recorded and told.
+/// Checks a history of one line. Takes O(n log n) in the number of records and answers.
 ///
-/// - **Capacity**: at no instant are more passes live than `capacity`. A pass is live from its grant until it runs out,
-///   or until its owner *sent* word that they leave.
-/// - **Rate**: in no span of time more are admitted than rate x span + 1 + rate x tick (docs/adr/0008). Each epoch
-///   begins with a full bucket.
-/// - **Nobody twice**: one grant for each number, and one live pass for each account.
-/// - **Numbers**: one account for each number; and who was answered before somebody else came has the lower one.
-/// - **Order**: nobody is admitted before someone with a lower number who waited and was present meanwhile: whose place
-///   the store had confirmed before the admission began and confirmed or admitted after it ended, and who was seen
-///   within the presence window all along. After a loss, also nobody before someone who was told to ask again later
-///   than that, and has not been asked for more.
+/// - **Capacity**: at most `capacity` passes are valid at any instant. A pass is valid from its grant until it expires,
+///   or until its owner *sent* the request to leave.
+/// - **Rate**: any span of time admits at most rate x span + 1 + rate x tick people (docs/adr/0008). Each epoch begins
+///   with a full bucket.
+/// - **Once**: each number has one grant, and each account has one valid pass.
+/// - **Numbers**: each number has one account. A person who got a number before another person came has the lower one.
+/// - **Order**: no admission overtakes a lower number that waited and was present meanwhile. That is certain if the
+///   store confirmed the place before the admission began, confirmed or admitted it after the admission ended, and if
+///   the place was seen within the presence window all along. After a loss, no admission overtakes a place whose owner
+///   was told to poll later than that, and has not polled yet.
 /// - **Positions**: the position of a place never rises on one server.
-/// - **Nobody lost**: who kept asking was admitted, or waits, or gave up. Nobody is told that a pass ran out that was
-///   not granted, nor that they left who did not.
+/// - **No one lost**: a person who kept polling was admitted, or waits, or left. No one is told that a pass expired
+///   which was not granted, or that they left when they did not.
 ///
-/// The known exception after a loss: a grant that was not saved to the ledger before the store was lost is forgotten
-/// (docs/adr/0004). Its place waits again, and is granted again under a later expiry. That is legal only for grants of
-/// the last moments before a loss: those of `saved_within` before it, and those of a server that was killed within
-/// `saved_within` after it granted them. A forgotten pass takes no room from the loss on. Findings count them.
+/// Known exception: a loss of the store forgets grants that were not saved to the ledger before (docs/adr/0004). The
+/// place waits again, and is granted again with a later expiry. This is legal only for grants of the last moments
+/// before a loss: those made within `saved_within` before it, and those of a server that was killed within
+/// `saved_within` after it made them. A forgotten pass takes no room from the loss on. Findings count these passes.
 #[must_use]
 pub fn check(history: &History, terms: &Terms) -> Findings {
     let mut audit = Audit::new(history, *terms);
@@ -75,7 +74,7 @@ pub fn check(history: &History, terms: &Terms) -> Findings {
 struct Audit<'a> {
     history: &'a History,
     terms: Terms,
-    /// In the order of numbers, then of grants.
+    /// Ordered by number, then by expiry.
     passes: Vec<Pass>,
     killed: HashMap<ServerLife, Timestamp>,
     findings: Findings,

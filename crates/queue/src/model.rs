@@ -1,4 +1,4 @@
-//! Places in a line, and what is granted to them.
+//! Places in a line, and the grants that admit them.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use usher_kernel::{AccountId, PerformanceId, Timestamp};
 pub struct PlaceNumber(u64);
 
 impl PlaceNumber {
-    /// Before the first place: nobody has it.
+    /// The number before the first: no place has it.
     pub const ZERO: Self = Self(0);
 
     /// The place number `n`.
@@ -40,7 +40,7 @@ impl fmt::Display for PlaceNumber {
     }
 }
 
-/// Which life of the line's store this is. Each loss of the store begins a new one; 0 is before the first.
+/// Counts the lives of a line in the store. Each loss of the store begins a new epoch; 0 is before the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(u64);
 
@@ -67,10 +67,10 @@ impl Epoch {
     }
 }
 
-/// What a line knows an account by: 16 bytes that do not tell which account it is.
+/// A pseudonym of an account: 16 bytes, from which the account's id cannot be found.
 ///
-/// It is the truncated SHA-256 of the account's id, without a key, so that it outlives every change of keys. Ids hold
-/// 74 random bits (UUIDv7), which nobody finds by trying.
+/// It is the truncated SHA-256 of the account's id, without a key, so that it does not change with the keys. Ids hold
+/// 74 random bits (UUIDv7), too many to try them all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountHash([u8; 16]);
 
@@ -97,30 +97,30 @@ impl AccountHash {
     }
 }
 
-/// One person's spot in one line.
+/// The place of one account in one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
-    /// Whose line.
+    /// The performance that the line is for.
     pub performance: PerformanceId,
-    /// Where in it.
+    /// The place's number.
     pub number: PlaceNumber,
-    /// Who stands there.
+    /// The account that the place belongs to.
     pub account: AccountHash,
 }
 
-/// The fact that a place was admitted: all there is to a pass. Every server signs the same pass from it.
+/// The admission of a place. It holds all that a pass says, so every server signs the same pass from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Grant {
     /// The place that was admitted.
     pub number: PlaceNumber,
-    /// Who stands there.
+    /// The account that the place belongs to.
     pub account: AccountHash,
     /// The pass is good while `now < expires_at`.
     pub expires_at: Timestamp,
 }
 
 impl Grant {
-    /// Whether its pass is still good.
+    /// Whether the pass is still valid.
     #[must_use]
     pub fn is_live(&self, now: Timestamp) -> bool {
         now < self.expires_at

@@ -1,4 +1,4 @@
-//! How often a waiting person asks, and how long the wait will be.
+//! Poll intervals, and the estimated wait (ETA).
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use usher_kernel::Timestamp;
 
 use crate::PlaceNumber;
 
-/// The shortest time between two polls, in front.
+/// The shortest poll interval, before jitter: at the front of the line.
 pub const POLL_AFTER_MIN: Duration = Duration::from_secs(2);
-/// The longest time between two polls, before jitter, far back.
+/// The longest poll interval, before jitter: far back.
 pub const POLL_AFTER_MAX: Duration = Duration::from_secs(30);
-/// What each position adds to the time between two polls: at 2,800 people ahead it is the longest.
+/// Each position adds this to the poll interval, which is longest from 2,800 people ahead on.
 const POLL_AFTER_PER_POSITION: Duration = Duration::from_millis(10);
-/// Jitter takes or adds up to a quarter, so that people who came together do not poll together.
+/// Jitter changes an interval by up to a quarter either way, so that people who joined together do not poll together.
 const JITTER_PERCENT: u32 = 25;
-/// How often a server tells the store whom it saw.
+/// How often a server merges the presence that it recorded into the store.
 pub const MERGE_INTERVAL: Duration = Duration::from_secs(1);
-/// How much later than told somebody may poll who is still waited for after a loss: for a server that could not answer
-/// and said to try again in a second, and for the way.
+/// After a loss, admission waits this much longer than the last poll that is due: the poll may meet a server that is
+/// not ready, which asks for a retry in a second, and takes some time on the network.
 pub const LATE_BY_MAX: Duration = Duration::from_secs(2);
-/// The shortest presence window in which even the shortest poll interval fits twice, with jitter and one merge.
+/// The shortest presence window: it has room for two polls at the shortest interval, with jitter, and one merge.
 pub const PRESENCE_WINDOW_MIN: Duration = Duration::from_secs(6);
 
 const _: () = assert!(
@@ -27,7 +27,7 @@ const _: () = assert!(
     "two polls and a merge fit into the shortest window"
 );
 
-/// The longest that a poll interval becomes under jitter.
+/// The interval with the largest jitter.
 const fn with_jitter(interval: Duration) -> Duration {
     match interval.saturating_mul(100 + JITTER_PERCENT).checked_div(100) {
         Some(longest) => longest,
@@ -35,15 +35,15 @@ const fn with_jitter(interval: Duration) -> Duration {
     }
 }
 
-/// The longest time between two polls that is handed out under a presence window, before jitter: two polls and a
-/// merge fit into the window, whatever the jitter.
+/// The longest poll interval under a presence window, before jitter. The window has room for two polls and a merge,
+/// whatever the jitter.
 #[must_use]
 pub fn poll_after_max(presence_window: Duration) -> Duration {
     let fits_twice = presence_window.saturating_sub(MERGE_INTERVAL) * 100 / (2 * (100 + JITTER_PERCENT));
     fits_twice.clamp(POLL_AFTER_MIN, POLL_AFTER_MAX)
 }
 
-/// The longest time between two polls that can have been handed out while `n_waiting` people waited, jitter included.
+/// The longest poll interval, with jitter, that a person may have been given while `n_waiting` people waited.
 #[must_use]
 pub fn longest_poll_after(n_waiting: u64, presence_window: Duration) -> Duration {
     with_jitter(base(n_waiting, presence_window))
@@ -55,7 +55,7 @@ fn base(position: u64, presence_window: Duration) -> Duration {
     by_distance.min(poll_after_max(presence_window))
 }
 
-/// When to ask again: sooner in front, later far back, each person a little differently each time.
+/// The poll interval for a place: it grows with the position, and each poll gets another jitter.
 #[must_use]
 pub fn poll_after(position: u64, number: PlaceNumber, now: Timestamp, presence_window: Duration) -> Duration {
     let base_ms = u64::try_from(base(position, presence_window).as_millis()).unwrap_or(u64::MAX);
@@ -72,7 +72,7 @@ const fn mix(n: u64) -> u64 {
     n ^ (n >> 31)
 }
 
-/// How long the wait will be, in whole seconds.
+/// The estimated wait, in whole seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Eta {
     /// Probably not sooner than this.
@@ -81,7 +81,7 @@ pub struct Eta {
     pub high_s: u64,
 }
 
-/// How much shorter or longer than expected a wait is said to be: half of it in all.
+/// The range extends this far to either side of the expected wait, so it is half as wide as the wait is long.
 const ETA_SPREAD: f64 = 0.25;
 
 /// The range around an expected wait.
@@ -104,7 +104,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(90);
 
     #[test]
-    fn who_stands_in_front_polls_often_and_who_stands_far_back_seldom() {
+    fn poll_intervals_are_short_in_front_and_long_far_back() {
         let now = Timestamp::from_unix_ms(1_000_000);
 
         for n in 0..1_000 {
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn people_who_came_together_poll_spread_over_the_whole_jitter() {
+    fn people_who_joined_together_poll_spread_over_the_whole_jitter() {
         let now = Timestamp::from_unix_ms(1_000_000);
         let mut tenths = [0_u32; 10];
 
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_told_as_a_range_of_half_its_length() {
+    fn an_eta_is_a_range_half_as_wide_as_the_wait() {
         assert_eq!(eta(Duration::from_secs(100)), Eta { low_s: 75, high_s: 125 });
         assert_eq!(eta(Duration::ZERO), Eta { low_s: 0, high_s: 0 });
     }

@@ -1,4 +1,4 @@
-//! How a line admits: how many inside, how fast, for how long.
+//! Admission policies: how many people are inside, how fast they are admitted, and how long passes last.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use usher_kernel::{Timestamp, Violation, Violations};
 
 use crate::pace;
 
-/// What an operator wants a line to do.
+/// The state that an operator sets a line to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LineState {
     /// People join and are admitted.
     Open,
     /// People join and wait.
     Paused,
-    /// Nobody joins, nobody is admitted.
+    /// No one joins, and no one is admitted.
     Closed,
 }
 
@@ -35,29 +35,29 @@ impl LineState {
     }
 }
 
-/// How one line admits.
+/// The admission policy of one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdmissionPolicy {
     /// The most people inside at any instant.
     pub capacity: u32,
     /// The most people admitted in a second; 0 is no limit.
     pub rate_per_s: u32,
-    /// How long a pass is good.
+    /// How long a pass is valid.
     pub pass_ttl: Duration,
-    /// Someone not seen for this long is away: skipped, but not forgotten.
+    /// A person who did not poll for this long is away: skipped, without losing the place.
     pub presence_window: Duration,
-    /// What the operator wants.
+    /// The state that the operator set.
     pub state: LineState,
 }
 
-/// A change of some of a policy's values.
+/// A change to a policy. Values that are `None` stay as they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PolicyPatch {
     /// The new capacity.
     pub capacity: Option<u32>,
     /// The new rate.
     pub rate_per_s: Option<u32>,
-    /// The new life of passes.
+    /// The new lifetime of passes.
     pub pass_ttl: Option<Duration>,
     /// The new presence window.
     pub presence_window: Option<Duration>,
@@ -85,7 +85,7 @@ impl AdmissionPolicy {
     /// The longest pass and the longest presence window, in seconds.
     pub const SPAN_S_MAX: u64 = 86_400;
 
-    /// This policy with a patch over it.
+    /// This policy with the patch applied.
     #[must_use]
     pub fn with(self, patch: &PolicyPatch) -> Self {
         Self {
@@ -100,7 +100,7 @@ impl AdmissionPolicy {
     /// Checks the policy's rules.
     ///
     /// # Errors
-    /// Every value that breaks a rule, under its name in the API.
+    /// A violation for each value that breaks a rule, under its name in the API.
     pub fn validate(&self) -> Result<(), Vec<Violation>> {
         let mut violations = Violations::none();
         let max = Self::COUNT_MAX;
@@ -110,24 +110,24 @@ impl AdmissionPolicy {
         violations.check(ttl_is_fine, "pass_ttl_s", format!("must be 1 to {}", Self::SPAN_S_MAX));
         let shortest = pace::PRESENCE_WINDOW_MIN.as_secs();
         let window_is_fine = (shortest..=Self::SPAN_S_MAX).contains(&self.presence_window.as_secs());
-        let rule = format!("must be {shortest} to {}: people are asked to poll twice within it", Self::SPAN_S_MAX);
+        let rule = format!("must be {shortest} to {}, which leaves time for two polls", Self::SPAN_S_MAX);
         violations.check(window_is_fine, "presence_window_s", rule);
         violations.into_result()
     }
 }
 
-/// Whether seats are being sold, as people are told.
+/// The state of a sale, as people are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SaleState {
     /// The sale opens later.
     Scheduled,
     /// Seats are being sold.
     Open,
-    /// Seats are being sold to those inside; nobody is admitted for now.
+    /// Seats are sold to the people inside; no one else is admitted for now.
     Paused,
     /// The sale is over.
     Closed,
-    /// No seat is available or held. It opens again if seats come back.
+    /// No seat is available or held. The sale is open again when seats come back.
     SoldOut,
 }
 
@@ -145,7 +145,7 @@ impl SaleState {
     }
 }
 
-/// What a line needs to know of a performance's sale.
+/// The sale of a performance, as far as the line needs to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sale {
     /// The first moment of the sale.
@@ -157,7 +157,7 @@ pub struct Sale {
 }
 
 impl Sale {
-    /// Whether seats are being sold at `now`, under what the operator wants.
+    /// The state of the sale at `now`, given the state that the operator set.
     #[must_use]
     pub fn state(&self, line: LineState, now: Timestamp) -> SaleState {
         if now >= self.closes_at || line == LineState::Closed {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sale_is_what_time_operator_and_seats_make_of_it() {
+    fn the_state_of_a_sale_follows_from_time_operator_and_seats() {
         let at = Timestamp::from_unix_ms;
         let sale = Sale { opens_at: at(10), closes_at: at(20), is_sold_out: false };
         let gone = Sale { is_sold_out: true, ..sale };

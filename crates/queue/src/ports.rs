@@ -1,4 +1,4 @@
-//! What the line needs from outside: its store, its durable ledger, its policies, and the sale it belongs to.
+//! The ports of the line: its store, its durable ledger, its policies, and the calendar of sales.
 //!
 //! Stores never read a clock: `now` is an argument, and scripts of a remote store use max(now, last seen).
 
@@ -11,10 +11,10 @@ use usher_kernel::{PerformanceId, StoreError, Timestamp};
 use crate::policy::Sale;
 use crate::{AccountHash, AdmissionPolicy, Epoch, Grant, Place, PlaceNumber, PolicyPatch};
 
-/// Which line a call is about, in which life of the store, and when.
+/// The line, the epoch and the time that a call is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct At {
-    /// Whose line.
+    /// The performance that the line is for.
     pub performance: PerformanceId,
     /// The epoch that the caller believes in.
     pub epoch: Epoch,
@@ -26,26 +26,27 @@ pub struct At {
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InEpoch<T> {
-    /// The store holds the line in the caller's epoch, and did as it was told.
+    /// The store holds the line in the caller's epoch, and did what the call asks for.
     Current(T),
-    /// The store does not hold the line in the caller's epoch; nothing was done. Either it lost everything, or another
-    /// server saw that and went on to the next epoch.
+    /// The store does not hold the line in the caller's epoch, and did nothing. Either it lost the line, or another
+    /// server noticed the loss and began the next epoch.
     Lost,
 }
 
-/// Whether anybody is let in now.
+/// Whether a line admits people now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
-    /// As capacity and rate allow.
+    /// Admits people as capacity and rate allow.
     Open,
-    /// Nobody: before the sale, paused, sold out or over. The rate's bucket does not fill meanwhile.
+    /// Admits no one: before or after the sale, while it is paused or sold out, or while grants cannot be saved. The
+    /// token bucket of the rate does not fill meanwhile.
     Shut,
 }
 
-/// Under which terms people are admitted.
+/// The terms under which a line admits people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdmitTerms {
-    /// Whether anybody is let in.
+    /// Whether the line admits people.
     pub gate: Gate,
     /// The most people inside at any instant.
     pub capacity: u32,
@@ -53,13 +54,13 @@ pub struct AdmitTerms {
     pub rate_per_s: u32,
     /// The token bucket of the rate holds 1 + rate x tick.
     pub tick: Duration,
-    /// How long a pass is good.
+    /// How long a pass is valid.
     pub pass_ttl: Duration,
-    /// Who was not seen for this long is away.
+    /// A person who was not seen for this long is away.
     pub presence_window: Duration,
 }
 
-/// Where someone stands.
+/// The standing of an account in a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// Waits at this number.
@@ -68,28 +69,27 @@ pub enum Standing {
     Admitted(Grant),
 }
 
-/// What became of a wish to join.
+/// The outcome of a join.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JoinOutcome {
     /// A new place.
     Joined(Standing),
-    /// The account had a place already: this one. If it was away, it is back.
+    /// The account has this place already. If it was away, it is back.
     Already(Standing),
-    /// Every number up to the ceiling is taken; nothing was done. The ledger has to raise it.
+    /// Every number up to the ceiling is taken, and the ledger has to raise it. The store did nothing.
     CeilingReached,
 }
 
-/// What a place token finds.
+/// The state of a place, looked up in the store.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
-    /// The account waits, at its number (the lower one, if it came with the token of another place). If it was away,
-    /// it is back, in the same step.
+    /// The account waits. If it was away, the same step took it back.
     Waiting {
-        /// The number the account waits at.
+        /// The account's number. If the token is of another place of the account, this is the lower number.
         number: PlaceNumber,
-        /// How many wait before it.
+        /// How many people wait before it.
         ahead: u64,
     },
     /// The account is inside.
@@ -98,61 +98,61 @@ pub enum Resolution {
     Done,
     /// This place's pass ran out unused.
     Expired,
-    /// The store knows nothing of the place: it is older than this epoch.
+    /// The store does not know the place, which is from an earlier epoch.
     Unknown,
 }
 
-/// A place from before a loss that comes back.
+/// A place from before a loss, to be put back into the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReEntry {
-    /// The place, with its own number.
+    /// The place, with the number that it had.
     pub place: Place,
-    /// Its pass, if the ledger says that it was inside and still is.
+    /// The grant of its pass, if the ledger knows one that is still valid.
     pub grant: Option<Grant>,
 }
 
-/// What became of a place that leaves.
+/// The outcome of leaving.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaveOutcome {
-    /// It waited, or was away.
+    /// The place waited, or was away.
     LeftTheLine,
-    /// It was inside; its room is free at once.
+    /// The place was inside. Its room is free at once.
     EndedPass,
-    /// It was gone already, or never there.
+    /// The place had left before, or never existed.
     NotThere,
 }
 
-/// What one call of the scheduler did.
+/// The result of one call of `admit`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admission {
-    /// Who was admitted, in order of their numbers.
+    /// The grants of the places that were admitted, in the order of their numbers.
     pub granted: Vec<Grant>,
-    /// How many places were looked at.
+    /// How many places were examined.
     pub examined: u32,
-    /// Whether more could be admitted by another call at once.
+    /// Whether another call could admit more at once.
     pub more: bool,
 }
 
-/// How far a server's view has read the changes of a line.
+/// How far a view has read the changes of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor(pub u64);
 
-/// What changed among the numbers that are gone (G): those above `serving` that left, and the gaps made by a loss.
+/// Changes of the set of gone numbers (G): numbers above `serving` whose places left, and the gaps that losses made.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GoneChanges {
-    /// These came since the cursor.
+    /// The numbers that were added since the cursor.
     Since(Vec<PlaceNumber>),
-    /// The cursor is too old, or the first: this is all of G.
+    /// All of G: the cursor is the first, or too old.
     All(RoaringTreemap),
 }
 
-/// What a server needs to answer polls by itself.
+/// Changes of a line, from which a server updates its view to answer polls.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LineChanges {
-    /// Where to read on next time.
+    /// Where the next read continues.
     pub cursor: Cursor,
-    /// What was added to G.
+    /// The changes of G.
     pub gone: GoneChanges,
     /// The numbers and counts of the line.
     pub counts: LineCounts,
@@ -161,81 +161,82 @@ pub struct LineChanges {
 /// The numbers and counts of a line at one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LineCounts {
-    /// The highest number ever called; it only rises.
+    /// The highest number ever called. It never falls.
     pub serving: PlaceNumber,
     /// The highest number ever given out.
     pub issued: PlaceNumber,
-    /// Places up to this one are from earlier epochs.
+    /// Places up to this number are from earlier epochs.
     pub inherited: PlaceNumber,
-    /// How many wait.
+    /// How many places wait.
     pub waiting: u64,
-    /// How many of them have a number up to `serving`: they came back, and go first.
+    /// How many of the waiting have a number up to `serving`: they were away, came back, and go first.
     pub returned: u64,
-    /// How many are away.
+    /// How many places are away.
     pub away: u64,
-    /// How many are inside.
+    /// How many places are inside.
     pub active: u64,
-    /// How many were admitted in this epoch.
+    /// How many places were admitted in this epoch.
     pub admitted_total: u64,
-    /// Nobody is admitted before this time: after a loss, those who waited are given the time to come back.
+    /// Admission is on hold until this time: after a loss, people who waited get the time to come back.
     pub holds_until: Option<Timestamp>,
 }
 
-/// What a server knows of a line's time before an epoch.
+/// A server's knowledge of a line from before an epoch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contribution {
-    /// The first number given out is the one after this: the ceiling of the epoch before.
+    /// The ceiling of the epoch before. The first number given out is the next one.
     pub start: PlaceNumber,
     /// The highest number ever called.
     pub serving: PlaceNumber,
-    /// The numbers above `serving` that nobody waits at.
+    /// The numbers above `serving` at which no place waits.
     pub gone: RoaringTreemap,
-    /// Who was inside.
+    /// The grants of the places that were inside.
     pub active: Vec<Grant>,
-    /// How many were inside, as last saved: their room stays taken until `reserved_until`, whether or not they are
-    /// among `active`.
+    /// How many places were inside when the ledger last saved the line. Their room stays taken until `reserved_until`,
+    /// whether or not they are among `active`.
     pub reserved: u32,
-    /// When the last saved pass runs out.
+    /// When the last of the saved passes expires.
     pub reserved_until: Option<Timestamp>,
-    /// Nobody is admitted before this time. Of several contributions in one epoch, the latest time holds.
+    /// Admission is on hold until this time. Of several contributions in one epoch, the latest time applies.
     pub holds_until: Option<Timestamp>,
 }
 
-/// Keeps the lines: who waits, who is away, who is inside. Fast, and may be lost.
+/// Keeps the lines: the places that wait, are away, or are inside. Fast, and may be lost.
 ///
 /// # Contract
-/// 1. Each method is atomic. Waiting, away and inside exclude each other per account.
-/// 2. Before [`open`](Self::open), and with another epoch than the one it opened in, every method answers
-///    [`InEpoch::Lost`] and does nothing. `contribute`, and opening again in the same epoch, add to what is known
-///    (`serving` = max, `gone` and `active` = union) and take nothing back.
-/// 3. `join` gives numbers in the order of the calls, each once, none above `ceiling` (the highest it was ever told);
-///    an account that has a place keeps it, however often and from wherever it joins.
-/// 4. `join` admits at once only if nobody waits, `admit` would have room and rate, and nothing holds.
-/// 5. `admit` takes the lowest waiting numbers first, skips (puts away) those not seen within the presence window,
-///    grants in the same step, and never lets more than `capacity` be inside, passes of before a loss included: those of
-///    the `reserved` that were not shown again count as inside until `reserved_until`. It looks at no more than
-///    `examine_max` places a call.
-/// 6. Over any time, `admit` and `join` together admit at most rate x time + 1 + rate x tick; and people
-///    who wait are admitted at the rate, whatever fraction of a person a tick is worth.
-/// 7. A pass is live while `now < expires_at`; then its room is free by itself. `leave` frees it at once. A pass that
-///    ended either way is never granted again.
-/// 8. Someone away keeps the number, and is first when back (`join` or `resolve`).
-/// 9. `serving` only rises. G only grows; a number above `serving` that leaves is in it.
-/// 10. Who was admitted or merged as present within the window is not skipped. After a silence of more than a quarter
-///     window without merges, nobody is skipped until one full window was seen.
-/// 11. `re_enter` puts a place back under its own number. It does nothing for an account that is inside; of two places
-///     of one account the lower number stays.
+/// 1. Each method is atomic. An account waits, or is away, or is inside: never two of these.
+/// 2. Before [`open`](Self::open), and in another epoch than the line's, every method answers [`InEpoch::Lost`] and
+///    does nothing. `contribute`, and a second `open` in the same epoch, add to what the store knows (`serving` = max,
+///    `gone` and `active` = union) and take nothing back.
+/// 3. `join` gives numbers in the order of the calls, each number once, none above the highest `ceiling` that any call
+///    named. An account that has a place keeps it, however often it joins.
+/// 4. `join` admits at once only if no place waits, `admit` would have room and rate, and admission is not on hold.
+/// 5. `admit` takes the lowest waiting numbers first, puts places away that were not seen within the presence window,
+///    and grants in the same step. It never lets more than `capacity` be inside. Passes from before a loss count: of
+///    the `reserved`, those that were not shown again count as inside until `reserved_until`. A call examines at most
+///    `examine_max` places.
+/// 6. Over any span, `admit` and `join` together admit at most rate x span + 1 + rate x tick; and waiting people are
+///    admitted at the rate, even if that is less than one person a tick.
+/// 7. A pass is valid while `now < expires_at`; then its room is free by itself. `leave` frees the room at once. A
+///    place whose pass ended either way is not admitted again.
+/// 8. A place that is away keeps its number, and goes first when it comes back by `join` or `resolve`.
+/// 9. `serving` only rises. G only grows; it contains each number above `serving` whose place left.
+/// 10. A place that was admitted, or merged as present, within the window is not skipped. After more than a quarter
+///     window without merges, no place is skipped until merges covered one full window.
+/// 11. `re_enter` puts a place back under its own number. It does nothing for an account that is inside. Of two places
+///     of one account, the one with the lower number stays.
 /// 12. Every method may be repeated without harm.
 #[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait LineStore: Send + Sync + 'static {
-    /// Opens a line in an epoch. For the one server that the ledger told to: a line opened twice gives numbers twice.
+    /// Opens a line in an epoch. Only the server that the ledger chose may call it: a line that is opened twice gives
+    /// out numbers twice.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn open(&self, at: At, contribution: &Contribution) -> Result<(), StoreError>;
 
-    /// Adds to what is known of a line that another server opened in this epoch.
+    /// Adds what this server knows to a line that another server opened in this epoch.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
@@ -244,7 +245,7 @@ pub trait LineStore: Send + Sync + 'static {
     /// Gives each account a place. `ceiling` is the highest number that the ledger has reserved.
     ///
     /// # Errors
-    /// [`StoreError`] if the store failed; each may or may not have joined, and joining again is safe.
+    /// [`StoreError`] if the store failed. Each account may or may not have joined, and joining again is safe.
     async fn join(
         &self,
         at: At,
@@ -253,31 +254,31 @@ pub trait LineStore: Send + Sync + 'static {
         accounts: &[AccountHash],
     ) -> Result<InEpoch<Vec<JoinOutcome>>, StoreError>;
 
-    /// Finds out where places stand, marks them present, and takes those who were away back into the line.
+    /// Looks places up, marks them present, and takes places that were away back into the line.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn resolve(&self, at: At, places: &[Place]) -> Result<InEpoch<Vec<Resolution>>, StoreError>;
 
-    /// Takes places from before a loss back, and marks them present.
+    /// Puts places from before a loss back into the line, and marks them present.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn re_enter(&self, at: At, entries: &[ReEntry]) -> Result<InEpoch<()>, StoreError>;
 
-    /// Takes a place out of the line, or ends its pass.
+    /// Removes a place from the line, or ends its pass.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn leave(&self, at: At, place: Place) -> Result<InEpoch<LeaveOutcome>, StoreError>;
 
-    /// Ends the pass of a place whose account the caller does not know, and frees its room.
+    /// Ends the pass of a place, and frees its room. For callers that do not know the account.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn end_pass(&self, at: At, number: PlaceNumber) -> Result<InEpoch<()>, StoreError>;
 
-    /// Merges the numbers that a server saw since its last merge.
+    /// Marks places present that a server saw since its last merge.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
@@ -288,13 +289,13 @@ pub trait LineStore: Send + Sync + 'static {
         seen: &RoaringTreemap,
     ) -> Result<InEpoch<()>, StoreError>;
 
-    /// Admits the next people, looking at no more than `examine_max` places.
+    /// Admits the next places, and examines at most `examine_max` of them.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn admit(&self, at: At, terms: &AdmitTerms, examine_max: u32) -> Result<InEpoch<Admission>, StoreError>;
 
-    /// Reads what changed since the cursors, for all lines in one round trip; answers in the order asked.
+    /// Reads the changes since the cursors, for all lines in one round trip. Answers are in the order of `lines`.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
@@ -306,80 +307,82 @@ pub trait LineStore: Send + Sync + 'static {
     ) -> Result<Vec<InEpoch<LineChanges>>, StoreError>;
 }
 
-/// What the ledger last heard of a line.
+/// How far a line has come, as last saved in the ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LineMark {
     /// The highest number ever called.
     pub serving: PlaceNumber,
     /// The highest number ever given out.
     pub issued: PlaceNumber,
-    /// How many waited or were away.
+    /// How many places waited or were away.
     pub waiting: u64,
-    /// How many were inside.
+    /// How many places were inside.
     pub active: u64,
-    /// When the last of their passes runs out.
+    /// When the last of their passes expires.
     pub active_until: Option<Timestamp>,
 }
 
-/// What a line opens with in a new epoch.
+/// The ledger's answer to a server that opens a line in an epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// Whether this call opened the line in the epoch. If an earlier one did and the store does not hold the line, the
-    /// store lost it, and the line must open in the next epoch instead: opening twice in one would give out numbers twice.
+    /// Whether this call opened the line in the epoch. If an earlier call did, and the store does not hold the line,
+    /// then the store lost it, and the line must open in the next epoch: opening it twice in one epoch would give out
+    /// numbers twice.
     pub is_first: bool,
-    /// The first number given out is the one after this: the ceiling of the epoch before.
+    /// The ceiling of the epoch before. The first number given out is the next one.
     pub start: PlaceNumber,
     /// The highest number that may be given out.
     pub ceiling: PlaceNumber,
-    /// What the ledger last heard of the line before.
+    /// How far the line had come, as last saved.
     pub mark: LineMark,
-    /// The grants whose passes neither ran out nor ended.
+    /// The grants whose passes have neither expired nor ended.
     pub live: Vec<Grant>,
 }
 
-/// What became of a call that names its epoch.
+/// The outcome of a ledger call that names its epoch.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Superseded<T> {
-    /// The epoch is the ledger's; done.
+    /// The epoch is current, and the call was done.
     No(T),
-    /// The ledger is in this newer epoch; nothing was done.
+    /// The ledger is in this newer epoch, and did nothing.
     By(Epoch),
 }
 
-/// What the ledger knows of a place's pass.
+/// The pass of a place, as far as the ledger knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PastGrant {
-    /// It was never admitted, as far as was saved.
+    /// No admission of the place was saved.
     Never,
-    /// It was admitted.
+    /// The place was admitted.
     Granted(Grant),
-    /// Its pass was used up, or it left.
+    /// The pass was used up, or the place left.
     Ended,
 }
 
-/// The durable side of the lines: what must survive the loss of the [`LineStore`].
+/// Keeps the durable part of the lines, which survives a loss of the [`LineStore`].
 ///
 /// # Contract
-/// 1. `begin_epoch` is a compare-and-set: of any number of callers who saw the same epoch, one moves it on by one; all
-///    are told the epoch that holds afterwards.
-/// 2. A line opens once per epoch, starting at its ceiling, which then moves by one block. Every further `open_line` in
-///    that epoch is told the same start, and that it is not the first. No number is given out in two epochs.
-/// 3. `reserve` is a compare-and-set on the ceiling seen, and tells the ceiling that holds afterwards.
+/// 1. `begin_epoch` is a compare-and-set: of any number of callers that saw the same epoch, one raises it by one. All
+///    get the epoch that is current afterwards.
+/// 2. A line opens once per epoch. It starts at its ceiling, which then rises by one block. Every further `open_line`
+///    in that epoch gets the same start, and `is_first: false`. No number is given out in two epochs.
+/// 3. `reserve` is a compare-and-set on the ceiling that the caller saw, and answers the ceiling that is current
+///    afterwards.
 /// 4. `save` never lowers `serving` or `issued`, and stores mark and grants together or not at all.
-/// 5. Under an older epoch than the ledger's, `open_line`, `reserve` and `save` do nothing and name the newer one.
-/// 6. `end_pass` may be repeated. `past_grants` answers in the order asked; an ended pass is `Ended`, whether or not its
-///    grant was saved.
+/// 5. In an older epoch than the ledger's, `open_line`, `reserve` and `save` do nothing and answer the newer epoch.
+/// 6. `end_pass` may be repeated. `past_grants` answers in the order of `numbers`; an ended pass is `Ended`, whether or
+///    not its grant was saved.
 #[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait LineLedger: Send + Sync + 'static {
-    /// The present epoch.
+    /// The current epoch.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn epoch(&self) -> Result<Epoch, StoreError>;
 
-    /// Moves on to the epoch after `seen`, unless someone did already. Answers the epoch that holds afterwards.
+    /// Begins the epoch after `seen`, unless another server did already. Answers the epoch that is current afterwards.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
@@ -397,7 +400,8 @@ pub trait LineLedger: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Superseded<Opening>, StoreError>;
 
-    /// Raises the ceiling from `seen` by `block`, unless someone did already. Answers the ceiling that holds.
+    /// Raises the ceiling from `seen` by `block`, unless another server did already. Answers the ceiling that is
+    /// current afterwards.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
@@ -409,7 +413,7 @@ pub trait LineLedger: Send + Sync + 'static {
         block: u64,
     ) -> Result<Superseded<PlaceNumber>, StoreError>;
 
-    /// Saves how far a line has come, and the passes granted since the last time.
+    /// Saves how far a line has come, and the grants since the last save.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
@@ -421,14 +425,15 @@ pub trait LineLedger: Send + Sync + 'static {
         granted: &[Grant],
     ) -> Result<Superseded<()>, StoreError>;
 
-    /// Notes that a place's pass is used up, or that its owner left. A hold is refused from then on.
+    /// Notes that the pass of a place is used up, or that the place left. From then on, holds with the pass are
+    /// refused.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn end_pass(&self, performance: PerformanceId, number: PlaceNumber, now: Timestamp)
     -> Result<(), StoreError>;
 
-    /// What is known of the passes of these places; at most 1,000 a call.
+    /// The passes of these places, at most 1,000 a call.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
@@ -439,11 +444,12 @@ pub trait LineLedger: Send + Sync + 'static {
     ) -> Result<Vec<PastGrant>, StoreError>;
 }
 
-/// Keeps what operators changed of the admission policies.
+/// Keeps the changes that operators made to admission policies.
 ///
 /// # Contract
-/// 1. A value never patched is the default's; a patch changes only what it names, atomically.
-/// 2. `patch` refuses to store a policy that is not valid, and says why.
+/// 1. Values that were never patched are those of the default. A patch changes only the values that it names,
+///    atomically.
+/// 2. `patch` does not store an invalid policy, and answers the violations.
 #[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait PolicyRepository: Send + Sync + 'static {
@@ -453,7 +459,7 @@ pub trait PolicyRepository: Send + Sync + 'static {
     /// [`StoreError`] if the store failed.
     async fn find(&self, performance: PerformanceId, default: &AdmissionPolicy) -> Result<AdmissionPolicy, StoreError>;
 
-    /// Changes the policy of a line. Answers the whole policy, or what is wrong with it.
+    /// Changes the policy of a line. Answers the whole policy, or its violations.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
@@ -465,17 +471,17 @@ pub trait PolicyRepository: Send + Sync + 'static {
     ) -> Result<Result<AdmissionPolicy, Vec<usher_kernel::Violation>>, StoreError>;
 }
 
-/// Tells which lines there are and when their sales are. Bridged to the catalogue and the seats.
+/// Knows the sales, and so the lines. Implemented by a bridge to the catalogue and the seats.
 #[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait SaleCalendar: Send + Sync + 'static {
-    /// The performances whose line is open: from `lobby` before the sale opens until it closes.
+    /// The performances whose line is live: from `lobby` before the sale opens until it closes.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn live(&self, now: Timestamp, lobby: Duration) -> Result<Vec<(PerformanceId, Sale)>, StoreError>;
 
-    /// The sale of one performance, if there is such a performance.
+    /// The sale of one performance; `None` if there is no such performance.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.

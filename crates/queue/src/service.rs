@@ -1,7 +1,7 @@
 //! The line's use cases, and the steps that a server takes for its lines in the background.
 //!
-//! Whatever a poll needs is in the line's [`LineView`](crate::LineView); only places that were called, and places from before a loss, ask
-//! the store.
+//! A poll is answered from the line's [`LineView`](crate::LineView). Only for places that were called, and for places
+//! from before a loss, the service asks the store.
 
 mod epochs;
 mod line;
@@ -26,26 +26,26 @@ use crate::policy::{Sale, SaleState};
 use crate::ports::{At, LineCounts, LineLedger, LineStore, PolicyRepository, SaleCalendar};
 use crate::{AdmissionPolicy, Error, LineState, PolicyPatch, TokenKeys};
 
-/// What the service is set to.
+/// Settings of the service.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// The policy of lines whose operator said nothing.
+    /// The policy of lines that no operator changed.
     pub default_policy: AdmissionPolicy,
-    /// How long before the sale opens people can join.
+    /// People can join this long before the sale opens.
     pub lobby: Duration,
     /// How often [`Service::tick`] is called.
     pub tick: Duration,
-    /// How long a line may take from the ledger's word to being in the store, where another server opens it. Not there for
-    /// longer, it is lost. Zero where no other server shares the store.
+    /// While another server opens a line, the line may be missing from the store for this long after the ledger knows
+    /// of it. Missing for longer, it is lost. Zero where no other server shares the store.
     pub opening_grace: Duration,
 }
 
-/// What an operator is told of a line.
+/// Statistics of a line, for operators.
 #[derive(Clone, Copy, Debug)]
 pub struct Stats {
     /// The line's numbers and counts.
     pub counts: LineCounts,
-    /// The admissions a second, measured.
+    /// Admissions a second, measured.
     pub admitted_per_s: f64,
 }
 
@@ -53,17 +53,17 @@ pub struct Stats {
 #[derive(Clone)]
 pub struct Service(Arc<Inner>);
 
-/// What the service needs from outside.
+/// The ports that the service calls.
 pub struct Ports {
-    /// Who waits, who is inside.
+    /// Keeps the lines. May lose them.
     pub store: Arc<dyn LineStore>,
-    /// What survives the loss of the store.
+    /// Keeps the part of the lines that survives a loss of the store.
     pub ledger: Arc<dyn LineLedger>,
-    /// What operators changed.
+    /// Keeps the changes that operators made to policies.
     pub policies: Arc<dyn PolicyRepository>,
-    /// Which lines there are.
+    /// Knows the sales.
     pub calendar: Arc<dyn SaleCalendar>,
-    /// The time.
+    /// Tells the time.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -74,13 +74,13 @@ struct Inner {
     /// The epoch that this server believes in.
     epoch: AtomicU64,
     lines: ArcSwap<HashMap<PerformanceId, Arc<Line>>>,
-    /// Opening lines and changing epochs is for one task of this server at a time: two that open one new line at once
-    /// would each take the other for a loss.
+    /// Held while a line is opened or the epoch changes. Two tasks that open the same new line at once would each take
+    /// the other's opening for a loss.
     opening: Mutex<()>,
 }
 
 impl Service {
-    /// Puts the service together.
+    /// Creates the service, which knows no line yet.
     #[must_use]
     pub fn new(ports: Ports, keys: TokenKeys, settings: Settings) -> Self {
         let (epoch, lines) = (AtomicU64::new(0), ArcSwap::default());
@@ -96,7 +96,7 @@ impl Service {
         self.stored_policy(performance).await
     }
 
-    /// Changes the admission policy of a line: here at once, on other servers within a second.
+    /// Changes the admission policy of a line. It applies on this server at once, on other servers within a second.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Invalid`], or a store's.
@@ -115,17 +115,17 @@ impl Service {
         Ok(policy)
     }
 
-    /// Whether the line's store answers. With no line there is nothing to ask it, and nothing that it is needed for.
+    /// Checks that the line's store answers. Does not call it while there is no line, since nothing needs it then.
     ///
     /// # Errors
-    /// [`StoreError`] if it does not.
+    /// [`StoreError`] if the store does not answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let asked = self.0.lines.load().values().next().map(|line| (line.performance, line.view().cursor()));
         let now = self.0.ports.clock.now();
         self.0.ports.store.refresh(self.epoch(), now, asked.as_slice()).await.map(|_| ())
     }
 
-    /// What a line looks like now.
+    /// Statistics of one line.
     ///
     /// # Errors
     /// [`Error::NotFound`], or a store's.
@@ -139,13 +139,13 @@ impl Service {
         }
     }
 
-    /// What every line of this server looks like now.
+    /// Statistics of all lines of this server.
     #[must_use]
     pub fn stats_of_all(&self) -> Vec<(PerformanceId, Stats)> {
         self.0.lines.load().iter().map(|(&performance, line)| (performance, line.stats())).collect()
     }
 
-    /// Whether a performance's seats are being sold. Of a line that is not live, the times alone tell.
+    /// The state of a performance's sale. Without a live line, it follows from the times alone.
     #[must_use]
     pub fn sale_state(&self, performance: PerformanceId, opens_at: Timestamp, closes_at: Timestamp) -> SaleState {
         let now = self.0.ports.clock.now();
@@ -179,7 +179,7 @@ impl Service {
         }
     }
 
-    /// The open line of a performance. One that the calendar has not shown yet is looked up.
+    /// The open line of a performance. Looks the sale up if `refresh_calendar` has not seen it yet.
     async fn line(&self, performance: PerformanceId) -> Result<Arc<Line>, Error> {
         let known = self.0.lines.load().get(&performance).cloned();
         let line = match known {

@@ -4,9 +4,9 @@
 //! place = version kid performance number account          MAC    1 + 1 + 16 + 8 + 16     + 16 = 58 bytes
 //! pass  = version kid performance number account expires  MAC    1 + 1 + 16 + 8 + 16 + 8 + 16 = 66 bytes
 //! ```
-//! in base64url without padding. The MAC is HMAC-SHA-256 cut to 128 bits (RFC 2104, 5), under a key per purpose
-//! derived by HKDF (RFC 5869) from the server's secret. There is no field that names an algorithm, and nothing in a
-//! token depends on the moment of signing: see docs/adr/0003.
+//! in base64url without padding. The MAC is HMAC-SHA-256 truncated to 128 bits (RFC 2104, 5), under a key per purpose
+//! derived by HKDF (RFC 5869) from the server's secret. No field names an algorithm, and nothing in a token depends on
+//! the time of signing: see docs/adr/0003.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -23,16 +23,16 @@ const MAC_LEN: usize = 16;
 const PLACE_BODY_LEN: usize = 1 + 1 + 16 + 8 + 16;
 const PASS_BODY_LEN: usize = PLACE_BODY_LEN + 8;
 
-/// What a pass token says, once its signature was checked.
+/// The contents of a pass token whose signature is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pass {
-    /// Whose seats it opens.
+    /// The performance that the pass is for.
     pub performance: PerformanceId,
-    /// What was granted, to whom, until when.
+    /// The admission that the pass stands for.
     pub grant: Grant,
 }
 
-/// The keys that sign places and passes. The previous secret, if there is one, still verifies.
+/// The keys that sign places and passes. Tokens signed with the previous secret, if there is one, stay valid.
 pub struct TokenKeys {
     current: Keys,
     previous: Option<Keys>,
@@ -55,7 +55,7 @@ impl Keys {
         let hkdf = Hkdf::<Sha256>::new(None, secret);
         let derived = |purpose: &[u8]| {
             let mut key = [0_u8; 32];
-            // 32 bytes are one block, and HKDF refuses only above 255.
+            // 32 bytes are one block; HKDF fails only above 255 blocks.
             hkdf.expand(purpose, &mut key).map_or([0; 32], |()| key)
         };
         let hmac = |purpose| Hmac::new_from_slice(&derived(purpose)).expect("HMAC takes keys of every length");
@@ -87,14 +87,14 @@ impl TokenKeys {
         seal(token, &self.current.pass)
     }
 
-    /// The place that a token describes, if we signed it.
+    /// The place that a token describes, if its signature is valid.
     #[must_use]
     pub fn verify_place(&self, token: &str) -> Option<Place> {
         let body = self.open::<PLACE_BODY_LEN, { PLACE_BODY_LEN + MAC_LEN }>(token, |keys| &keys.place)?;
         read_place(&body)
     }
 
-    /// The pass that a token describes, if we signed it. Whether it has expired is for the caller to see.
+    /// The pass that a token describes, if its signature is valid. The caller checks whether the pass has expired.
     #[must_use]
     pub fn verify_pass(&self, token: &str) -> Option<Pass> {
         let body = self.open::<PASS_BODY_LEN, { PASS_BODY_LEN + MAC_LEN }>(token, |keys| &keys.pass)?;

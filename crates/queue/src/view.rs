@@ -1,4 +1,4 @@
-//! What one server knows of a line: enough to answer polls without asking anybody. Pure.
+//! A server's view of a line, which answers polls without a call to any store. Pure.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use usher_kernel::Timestamp;
 use crate::PlaceNumber;
 use crate::ports::{Cursor, GoneChanges, LineChanges, LineCounts};
 
-/// A server's picture of one line, some milliseconds old.
+/// A server's snapshot of one line, one tick old at most while ticks succeed.
 ///
-/// For a number above `serving`: `position = number - serving - |gone between|`. As `serving` only rises and the gone
-/// only grow, a position never rises.
+/// For a number above `serving`: `position = number - serving - |gone between|`. `serving` only rises and the set of
+/// gone numbers only grows, so a position never rises.
 #[derive(Clone, Debug, Default)]
 pub struct LineView {
     cursor: Cursor,
@@ -23,7 +23,7 @@ pub struct LineView {
 }
 
 impl LineView {
-    /// Where to read on from.
+    /// Where the next read of changes continues.
     #[must_use]
     pub const fn cursor(&self) -> Cursor {
         self.cursor
@@ -35,40 +35,40 @@ impl LineView {
         &self.counts
     }
 
-    /// The numbers above `serving` that nobody waits at.
+    /// The numbers above `serving` at which no place waits.
     #[must_use]
     pub const fn gone(&self) -> &RoaringTreemap {
         &self.gone
     }
 
-    /// The admissions a second, measured over the last half minute.
+    /// Admissions a second, measured over the last half minute.
     #[must_use]
     pub const fn admitted_per_s(&self) -> f64 {
         self.rate.per_s
     }
 
-    /// The position of a number that was not called yet: 1 is next. `None` for those that were called.
+    /// The position of a number that was not called yet: 1 is next. `None` for a number that was called.
     #[must_use]
     pub fn position(&self, number: PlaceNumber) -> Option<u64> {
         let distance = number.get().checked_sub(self.counts.serving.get()).filter(|&distance| distance > 0)?;
-        // The number itself does not count: a place that came back after a loss may stand in a gap.
+        // Leaves out the number itself, which may be gone too: after a loss, a place can come back into a gap.
         let gone_between = self.gone.rank(number.get() - 1) - self.gone_up_to_serving;
         Some(distance - gone_between)
     }
 
-    /// How many stand before a number that was not called yet: those with lower numbers, and those who came back.
+    /// How many places go before a number that was not called yet: lower numbers that wait, and returned places.
     #[must_use]
     pub fn ahead(&self, number: PlaceNumber) -> Option<u64> {
         self.position(number).map(|position| position - 1 + self.counts.returned)
     }
 
-    /// How long someone at a position has probably to wait, if the line goes on as it did. `None` while it did not move.
+    /// The expected wait at a position, if the line moves on as it did. `None` while it did not move.
     #[must_use]
     pub fn wait(&self, position: u64) -> Option<Duration> {
         self.calls.wait(position)
     }
 
-    /// This view with what changed since, while `limit` decided who was called.
+    /// This view with the changes applied. `limit` is what kept the line from calling more places meanwhile.
     #[must_use]
     pub fn with(mut self, changes: LineChanges, limit: Limit, now: Timestamp) -> Self {
         let LineChanges { cursor, gone, counts } = changes;
@@ -84,7 +84,7 @@ impl LineView {
         let n_admitted = counts.admitted_total.saturating_sub(self.counts.admitted_total);
         let n_ended = (n_admitted + self.counts.active).saturating_sub(counts.active);
         self.calls.observe(limit.keeps_up(n_called, n_admitted, n_ended), limit, now);
-        // What was called is of no more interest, and the bitmap stays small.
+        // Drops the numbers that were called, which keeps the bitmap small.
         self.gone.remove_range(..=counts.serving.get());
         self.gone_up_to_serving = self.gone.rank(counts.serving.get());
         self.cursor = cursor;
@@ -102,7 +102,7 @@ struct AdmissionRate {
 
 impl AdmissionRate {
     const TIME_CONSTANT_S: f64 = 10.0;
-    /// Shorter spans only repeat the noise of single ticks.
+    /// The shortest span to measure. A shorter one shows the noise of single ticks.
     const SPAN_MIN_S: f64 = 0.9;
 
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
@@ -115,7 +115,7 @@ impl AdmissionRate {
         if span_s < Self::SPAN_MIN_S {
             return;
         }
-        // A new epoch counts from 0 again: that is no negative rate.
+        // In a new epoch the count starts from 0 again, which must not read as a negative rate.
         let latest = admitted_total.saturating_sub(before) as f64 / span_s;
         let weight = 1.0 - (-span_s / Self::TIME_CONSTANT_S).exp();
         self.per_s = if self.per_s == 0.0 { latest } else { self.per_s + weight * (latest - self.per_s) };
@@ -123,20 +123,20 @@ impl AdmissionRate {
     }
 }
 
-/// What decides how many are called.
+/// What limits how many places are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Nobody is.
+    /// The gate is shut: no place is called.
     Shut,
-    /// The rate: there is room.
+    /// The rate: there is room for more people.
     Rate,
-    /// The room: somebody is called where a pass ends.
+    /// The room: a place is called when a pass ends.
     Room,
 }
 
 impl Limit {
-    /// How many of those who were called tell how it will go on. Of those who filled room that was empty, none do: it is
-    /// full now, and fills but once.
+    /// How many of the called places show the pace at which the line will move on. Places that filled empty room do
+    /// not: that happens only once.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     fn keeps_up(self, n_called: u64, n_admitted: u64, n_ended: u64) -> f64 {
         match self {
@@ -148,17 +148,18 @@ impl Limit {
     }
 }
 
-/// How many places were called in how much time. A wait is as long as that many calls last took: who has five minutes to
-/// wait is told what came of the last five minutes, and who is next, of the last seconds.
+/// History of calls, from which waits are estimated. The expected wait at a position is the time that the last calls of
+/// that many places took. So an estimate of five minutes rests on the last five minutes, and that of the next place on
+/// the last seconds.
 #[derive(Clone, Debug, Default)]
 struct CallHistory {
     seen_at: Option<Timestamp>,
     latest: Calls,
-    /// Oldest first, and thinner the older.
+    /// Oldest first. Older samples are further apart.
     samples: Vec<Calls>,
 }
 
-/// Places called, and the time that people were being called for.
+/// A number of called places, and the time in which the line was calling.
 #[derive(Clone, Copy, Debug, Default)]
 struct Calls {
     count: f64,
@@ -166,16 +167,16 @@ struct Calls {
 }
 
 impl CallHistory {
-    /// What is shorter only repeats the noise of single ticks.
+    /// The shortest span to estimate from. A shorter one shows the noise of single ticks.
     const SPAN_MIN_MS: u64 = 10_000;
-    /// Before this, one tick would be the whole history.
+    /// The shortest history to estimate from. A shorter one is little more than one tick.
     const SPAN_FIRST_MS: u64 = 2_000;
     const BETWEEN_SAMPLES_MS: u64 = 1_000;
-    /// Four minutes by the second, and hours by the minute, in 8 KB.
+    /// Room for four minutes by the second and for hours by the minute, in 8 KB.
     const SAMPLES_MAX: usize = 512;
 
     fn observe(&mut self, n_called: f64, limit: Limit, now: Timestamp) {
-        // What was called before the first look, nobody knows how fast.
+        // The first view has no earlier one to measure from.
         let Some(seen_at) = self.seen_at.replace(now) else { return };
         if limit == Limit::Shut {
             return;
@@ -199,7 +200,7 @@ impl CallHistory {
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     fn wait(&self, position: u64) -> Option<Duration> {
         let (Calls { count, span_ms }, position) = (self.latest, position as f64);
-        // The latest sample that so many calls lie behind; or all there is.
+        // The latest sample since which enough places were called, or the whole history.
         let is_enough =
             |sample: &Calls| count - sample.count >= position && span_ms - sample.span_ms >= Self::SPAN_MIN_MS;
         let from = self.samples[..self.samples.partition_point(is_enough)].last().copied().unwrap_or_default();
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_person_is_at_position_one_whoever_left() {
+    fn the_next_person_is_at_position_one_although_others_left() {
         let view = LineView::default().with(changes(0, 9, &[1, 2, 3]), Limit::Rate, Timestamp::EPOCH);
 
         assert_eq!(positions(&view, &[4]), [Some(1)]);
@@ -272,7 +273,7 @@ mod tests {
         assert!((view.admitted_per_s() - 20.0).abs() < 0.5, "{}", view.admitted_per_s());
     }
 
-    /// A line that calls so many in each second, where it is open.
+    /// The view of a line that calls the given number of places in each second.
     fn after_seconds(per_second: impl Iterator<Item = (u64, Limit)>) -> LineView {
         let (mut view, mut serving) = (LineView::default(), 0);
         for (second, (called, limit)) in (0..).zip(per_second) {
@@ -288,22 +289,23 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_as_long_as_that_many_calls_last_took() {
+    fn an_expected_wait_is_the_time_that_as_many_calls_took_last() {
         let view = after_seconds((0..600).map(|second| (if second < 400 { 10 } else { 20 }, Limit::Rate)));
 
         assert_eq!(waits_s(&view, &[1, 200, 4_000, 8_000]), [Some(0), Some(10), Some(200), Some(600)]);
     }
 
     #[test]
-    fn calls_in_bursts_are_told_by_the_bursts_that_a_wait_lasts() {
+    fn an_expected_wait_counts_the_bursts_that_it_spans() {
         let view = after_seconds((0..=630).map(|second| (if second % 60 == 0 { 600 } else { 0 }, Limit::Rate)));
 
-        // Those of 360 to 600, since 359; and it will be those of 660 to 900.
+        // The last 3,000 calls were the bursts at 360 to 600 s, in the 271 s since 359 s. The next will be those at 660
+        // to 900 s.
         assert_eq!(waits_s(&view, &[3_000]), [Some(271)]);
     }
 
     #[test]
-    fn time_in_which_nobody_could_be_called_tells_nothing() {
+    fn time_behind_a_shut_gate_does_not_count_in_an_expected_wait() {
         let paused = |second| (100..500).contains(&second);
         let view = after_seconds((0..600).map(|s| if paused(s) { (0, Limit::Shut) } else { (10, Limit::Rate) }));
 
@@ -311,10 +313,10 @@ mod tests {
     }
 
     #[test]
-    fn filling_the_room_tells_nothing_of_what_comes_then() {
+    fn calls_that_fill_empty_room_do_not_count_in_an_expected_wait() {
         let (mut view, mut admitted) = (LineView::default(), 0);
         for second in 0..100 {
-            // A thousand at once, and then ten for the ten who leave.
+            // First a thousand at once, then ten a second as ten people leave.
             admitted += if second == 1 { 1_000 } else { 10 };
             let mut changes = changes(admitted, 1_000_000, &[]);
             changes.counts.admitted_total = admitted;
@@ -326,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn no_wait_is_told_of_a_line_that_did_not_move() {
+    fn a_line_that_did_not_move_has_no_expected_wait() {
         assert_eq!(LineView::default().wait(1), None);
         assert_eq!(after_seconds((0..100).map(|_| (0, Limit::Rate))).wait(1), None);
     }

@@ -57,14 +57,14 @@ pub(super) fn person(n: u8, told: Vec<Told>) -> Person {
     Person { account: account(n), came: told[0].sent, told, left: None, kept_asking: true }
 }
 
-/// What somebody is told every two seconds.
+/// The answers to a person who polls every two seconds.
 pub(super) fn waiting(n: u8, from: i64, until: i64, position: u64) -> impl Iterator<Item = Told> {
     let at = (from..until).step_by(2_000);
     at.map(move |ms| told(n, ms, PlaceState::Waiting, position))
 }
 
-/// The first two are admitted after a second. The first leaves, the second's pass runs out; the third and the fourth
-/// take their room. Then the store is lost. The fifth waits all along, and is admitted in the next epoch.
+/// The first two people are admitted after a second. The first leaves, and the second's pass expires; the third and the
+/// fourth take their room. Then the store is lost. The fifth waits all along, and is admitted in the next epoch.
 pub(super) fn history() -> History {
     use PlaceState::{Admitted, Done, Expired};
     let mut recorded_ = vec![recorded(1, 50, Answer::Opened), recorded(2, 15_500, Answer::Opened)];
@@ -101,14 +101,14 @@ pub(super) fn checked(corrupt: impl FnOnce(&mut History)) -> Findings {
     check(&history, &TERMS)
 }
 
-/// One of the contradictions found says this.
+/// Asserts that one of the contradictions contains this text.
 #[track_caller]
 pub(super) fn finds(what: &str, corrupt: impl FnOnce(&mut History)) {
     let found = checked(corrupt).contradictions;
     assert!(found.iter().any(|contradiction| contradiction.contains(what)), "{what:?} is not in {found:?}");
 }
 
-/// Nothing is found: this may happen.
+/// Asserts that there are no contradictions.
 #[track_caller]
 pub(super) fn accepts(happen: impl FnOnce(&mut History)) -> Findings {
     let findings = checked(happen);
@@ -116,7 +116,7 @@ pub(super) fn accepts(happen: impl FnOnce(&mut History)) -> Findings {
     findings
 }
 
-/// The recorded answer that is like this.
+/// The first record with this answer.
 pub(super) fn find(history: &mut History, what: Answer) -> &mut Recorded {
     history.recorded.iter_mut().find(|recorded| recorded.answer == what).unwrap()
 }

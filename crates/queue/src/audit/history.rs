@@ -1,4 +1,4 @@
-//! What happened to one line, as its servers and the people in it recorded it.
+//! The history of one line, as recorded by its servers and by the people in it.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use usher_kernel::Timestamp;
 
 use crate::{AccountHash, Epoch, Grant, PlaceNumber, PlaceState};
 
-/// One life of one server process: another one after each restart.
+/// One run of one server process. Each restart begins another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerLife(pub u32);
 
-/// What the line promised.
+/// The terms that the line has to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// The most people inside at any instant.
@@ -19,116 +19,116 @@ pub struct Terms {
     pub rate_per_s: u32,
     /// How often the scheduler runs.
     pub tick: Duration,
-    /// How long a pass is good.
+    /// How long a pass is valid.
     pub pass_ttl: Duration,
-    /// Who was not seen for this long is away.
+    /// A person who was not seen for this long is away.
     pub presence_window: Duration,
-    /// How long a server that lives may take to save a grant to the ledger.
+    /// How long a running server may take to save a grant to the ledger.
     pub saved_within: Duration,
 }
 
-/// What a store told a server.
+/// A fact from a store's answer to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The line is open in the epoch.
     Opened,
-    /// The account waits at this number: it joined, came back, or was there all along.
+    /// The account waits at this number: it joined, came back, or waited all along.
     Waits {
-        /// Where.
+        /// The place's number.
         number: PlaceNumber,
-        /// Who.
+        /// The place's account.
         account: AccountHash,
     },
-    /// This call admitted someone.
+    /// This call made the grant.
     Admitted(Grant),
-    /// Someone was inside already.
+    /// The grant was made by an earlier call.
     Inside(Grant),
-    /// The place waits no more and is not inside: it left, its pass was used up or ran out.
+    /// The place neither waits nor is inside: it left, or its pass was used up or expired.
     Over {
-        /// Where.
+        /// The place's number.
         number: PlaceNumber,
-        /// Who.
+        /// The place's account.
         account: AccountHash,
     },
-    /// This call took a place out of the line, or ended its pass.
+    /// This call removed a place from the line, or ended its pass.
     Left(PlaceNumber),
-    /// This call told the store whom the server saw since its call before.
+    /// This call merged the places that the server saw since its call before.
     Merged,
-    /// Nobody knows what this call did: a join or an admission that the store did not answer.
+    /// The store did not answer a join or an admission, so its effect is unknown.
     Unanswered,
 }
 
-/// One answer of a store, as the server that asked recorded it.
+/// A fact from a store's answer, as recorded by the server that made the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recorded {
-    /// Who asked.
+    /// The server that made the call.
     pub by: ServerLife,
     /// The epoch in which the store answered.
     pub epoch: Epoch,
-    /// The time that the call gave the store.
+    /// The `now` of the call.
     pub now: Timestamp,
     /// When the call began.
     pub began: Timestamp,
-    /// When its answer was there.
+    /// When its answer arrived.
     pub ended: Timestamp,
     /// The answer.
     pub answer: Answer,
 }
 
-/// What a server answered someone about their place.
+/// A server's answer to a person about their place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// By which server. `None` where it died and came back meanwhile, so that nobody knows.
+    /// The server that answered. `None` if the server restarted meanwhile, so that the run is unknown.
     pub by: Option<ServerLife>,
-    /// When the question was sent.
+    /// When the request was sent.
     pub sent: Timestamp,
-    /// When the answer was there.
+    /// When the answer arrived.
     pub answered: Timestamp,
     /// The place's number.
     pub number: PlaceNumber,
-    /// Where it stands.
+    /// The place's state.
     pub state: PlaceState,
-    /// 1 is next; 0 for those who do not wait.
+    /// The position, 1 for the next place; 0 if the place does not wait.
     pub position: u64,
-    /// When to ask again.
+    /// When to poll again.
     pub poll_after: Duration,
-    /// When the pass runs out, of someone inside.
+    /// When the pass expires, if the place is inside.
     pub pass_until: Option<Timestamp>,
 }
 
-/// One person, with an account that nobody else uses.
+/// One person, with an account of their own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Person {
-    /// Who.
+    /// The person's account.
     pub account: AccountHash,
-    /// When they first asked for a place, whether or not that was answered.
+    /// When they sent their first join, whether or not it was answered.
     pub came: Timestamp,
-    /// What they were answered, in order: the first is their place.
+    /// The answers that they got, in order. The first names their place.
     pub told: Vec<Told>,
-    /// When they first sent word that they leave, whether or not that was answered.
+    /// When they first sent a request to leave, whether or not it was answered.
     pub left: Option<Timestamp>,
-    /// Whether they went on asking until they were told the end of it, or the recording ended.
+    /// Whether they kept polling until the place was over, or the recording ended.
     pub kept_asking: bool,
 }
 
-/// A destruction of the store by the experiment: it began and ended at these times.
+/// A loss of the store, caused by the experiment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loss {
-    /// Until then the store held the line.
+    /// The store held the line until this time.
     pub began: Timestamp,
-    /// From then on it did not.
+    /// The store did not hold the line from this time on.
     pub ended: Timestamp,
 }
 
-/// Everything that happened to one line.
+/// The whole history of one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    /// What the store answered, in any order.
+    /// The store's answers, in any order.
     pub recorded: Vec<Recorded>,
-    /// Who came, and what they were told.
+    /// The people, and the answers that they got.
     pub people: Vec<Person>,
-    /// Which servers were killed, and when.
+    /// The servers that were killed, and when.
     pub killed: Vec<(ServerLife, Timestamp)>,
-    /// When the store was destroyed, in order.
+    /// The losses of the store, in order.
     pub losses: Vec<Loss>,
 }

@@ -1,4 +1,4 @@
-//! The order of the line: numbers, positions, and nobody admitted before somebody who waits in front.
+//! Checks of the order: numbers, positions, and that no admission overtakes a lower number that waits.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -37,7 +37,7 @@ impl Audit<'_> {
                 highest = highest.max(theirs);
             }
             if number < highest {
-                contradictions.push(format!("place {number}: came after {highest} was given out"));
+                contradictions.push(format!("place {number}: its owner came after {highest} was given out"));
             }
         }
         self.findings.contradictions.extend(contradictions);
@@ -78,7 +78,7 @@ impl Audit<'_> {
                     let highest = epoch.calls.entry(call).or_insert(grant.number);
                     *highest = grant.number.max(*highest);
                 }
-                // It may be over since any time: nothing is sure of it.
+                // The place may have been over for any time before.
                 Answer::Over { account, .. } => {
                     epoch.is_over.entry(account).or_insert(recorded.began);
                 }
@@ -105,7 +105,7 @@ impl Audit<'_> {
         }
     }
 
-    /// When someone surely waited in an epoch's line, present.
+    /// The intervals in which a person certainly waited in an epoch's line, and was present.
     fn sure_to_wait(&self, person: &Person, epoch: &mut InEpoch) -> Vec<Waiting> {
         if let Some(waits) = epoch.waits.get_mut(&person.account) {
             waits.sort_unstable();
@@ -114,7 +114,7 @@ impl Audit<'_> {
         let (Some(waits), Some(told)) = (epoch.waits.get(&person.account), person.told.first()) else {
             return Vec::new();
         };
-        // That they still waited is sure until the last time the store said so, or let them in.
+        // They certainly waited until the store last confirmed it, or admitted them.
         let admitted = epoch.admitted.get(&person.account).copied();
         let proof = waits.last().map(|&(began, _)| began).max(admitted);
         let until = [proof, admitted, person.left, epoch.is_over.get(&person.account).copied()];
@@ -123,7 +123,7 @@ impl Audit<'_> {
         let mut seen: Vec<Sighting> = Vec::with_capacity(waits.len() + person.told.len());
         seen.extend(waits.iter().map(|&(began, ended)| Sighting { known: ended, sent: began, by_store: true }));
         for told in person.told.iter().filter(|told| told.state == PlaceState::Waiting) {
-            // A server that died may not have told the store whom it saw.
+            // A server that died may not have merged the places that it saw.
             if let Some(known) = told.by.and_then(|by| epoch.merged(by, told.answered)) {
                 seen.push(Sighting { known, sent: told.sent, by_store: false });
             }
@@ -134,7 +134,7 @@ impl Audit<'_> {
             let seen_until = sent.plus(window);
             match intervals.last_mut().filter(|last| known < last.until) {
                 Some(last) => last.until = last.until.max(seen_until),
-                // After a gap they may be away, and only the store can take them back.
+                // After a gap the place may be away, and only a call to the store takes it back.
                 None if by_store => {
                     intervals.push(Waiting { from: known, until: seen_until, number: told.number });
                 }
@@ -148,7 +148,7 @@ impl Audit<'_> {
     }
 }
 
-/// After a loss, until when someone may rely on what they were told before it: to ask again later, and to be waited for.
+/// The interval after a loss in which admission has to wait for a person: until the poll that they were told to make.
 fn told_to_wait(person: &Person, epoch: &InEpoch) -> Option<Waiting> {
     let opened = epoch.opened?;
     let last = person.told.partition_point(|told| told.answered < opened).checked_sub(1)?;
@@ -163,7 +163,7 @@ fn told_to_wait(person: &Person, epoch: &InEpoch) -> Option<Waiting> {
     Some(Waiting { from: opened, until, number: told.number })
 }
 
-/// Every admission of a higher number while someone waited from before the call until after it.
+/// Reports every admission of a higher number while a place waited from before the call until after it.
 fn overtaken(
     mut waiting: Vec<Waiting>,
     calls: &BTreeMap<(Timestamp, Timestamp, ServerLife), PlaceNumber>,
@@ -182,7 +182,7 @@ fn overtaken(
                 is_gone.push(number);
             } else if until > ended {
                 let at = began.unix_ms();
-                contradictions.push(format!("place {admitted}: is admitted before {number}, which waits, at {at}"));
+                contradictions.push(format!("place {admitted}: was admitted before {number}, which waited, at {at}"));
             }
         }
         for number in is_gone.drain(..) {
@@ -192,24 +192,24 @@ fn overtaken(
     contradictions
 }
 
-/// What was recorded in one epoch.
+/// The records of one epoch.
 #[derive(Default)]
 struct InEpoch {
     opened: Option<Timestamp>,
-    /// When calls began and ended that found an account waiting.
+    /// The start and end times of the calls that found an account waiting.
     waits: HashMap<AccountHash, Vec<(Timestamp, Timestamp)>>,
-    /// When the call began that admitted an account.
+    /// The start time of the call that admitted an account.
     admitted: HashMap<AccountHash, Timestamp>,
     is_over: HashMap<AccountHash, Timestamp>,
-    /// The calls that admitted anybody, and the highest number of each.
+    /// The calls that admitted people, and the highest number that each admitted.
     calls: BTreeMap<(Timestamp, Timestamp, ServerLife), PlaceNumber>,
-    /// The times of each server's merges of presence, and when they were answered; in order.
+    /// The times of each server's merges of presence, and when their answers arrived; in order.
     merges: HashMap<ServerLife, Vec<(Timestamp, Timestamp)>>,
 }
 
 impl InEpoch {
-    /// When the store knew of somebody for sure whom a server saw before `seen`. Not by the first merge after that, whose
-    /// people may have been gathered just before, but by the second.
+    /// When the store certainly knew of a place that a server saw before `seen`. That is after the second merge: the
+    /// first one may have been collected just before the server saw the place.
     fn merged(&self, by: ServerLife, seen: Timestamp) -> Option<Timestamp> {
         let merges = self.merges.get(&by)?;
         let first = merges.partition_point(|&(now, _)| now < seen);
@@ -217,14 +217,14 @@ impl InEpoch {
     }
 }
 
-/// Somebody was seen at `sent` or later, and the store knew from `known` on at the latest.
+/// A person was seen at `sent` or later, and the store knew of it at `known` at the latest.
 struct Sighting {
     known: Timestamp,
     sent: Timestamp,
     by_store: bool,
 }
 
-/// Somebody surely waited, present, between these times.
+/// A person certainly waited, and was present, between these times.
 struct Waiting {
     from: Timestamp,
     until: Timestamp,
@@ -248,14 +248,14 @@ mod tests {
 
     #[test]
     fn a_number_below_one_that_was_given_out_before_is_found() {
-        finds("place 2: came after 3 was given out", |history| history.people[1].came = at(311));
-        // While calls overlap, either may be first.
+        finds("place 2: its owner came after 3 was given out", |history| history.people[1].came = at(311));
+        // Either of two overlapping calls may be first.
         accepts(|history| history.people[1].came = at(310));
     }
 
     #[test]
-    fn an_admission_before_somebody_who_waits_is_found() {
-        finds("epoch 1: place 4: is admitted before 3, which waits, at 4995", |history| {
+    fn an_admission_that_overtakes_a_waiting_person_is_found() {
+        finds("epoch 1: place 4: was admitted before 3, which waited, at 4995", |history| {
             *find(history, Answer::Admitted(grant(3, 3_300))) = recorded(1, 11_300, Answer::Admitted(grant(3, 11_300)));
             *find(history, Answer::Admitted(grant(4, 11_300))) = recorded(1, 5_000, Answer::Admitted(grant(4, 5_000)));
             history.people[2].told = waiting(3, 300, 11_300, 3).collect();
@@ -273,38 +273,38 @@ mod tests {
     }
 
     #[test]
-    fn an_admission_before_somebody_who_is_away_is_fine() {
+    fn an_admission_may_overtake_a_person_who_is_away() {
         accepts(admitted_while_away(3_000));
-        finds("place 4: is admitted before 3", admitted_while_away(5_000));
+        finds("place 4: was admitted before 3", admitted_while_away(5_000));
     }
 
     #[test]
-    fn who_was_away_waits_again_once_the_store_says_so() {
-        // Somebody who comes back may be told of their place by a server that does not know yet that they are away.
+    fn a_person_who_was_away_waits_again_once_the_store_confirms_it() {
+        // A server that does not know yet that a person is away may tell them of their place.
         accepts(|history| {
             admitted_while_away(3_000)(history);
             history.people[2].told.push(told(3, 11_000, PlaceState::Waiting, 1));
         });
-        finds("place 4: is admitted before 3", |history| {
+        finds("place 4: was admitted before 3", |history| {
             admitted_while_away(3_000)(history);
             history.recorded.push(recorded(1, 11_200, waits(3)));
         });
     }
 
     #[test]
-    fn who_was_seen_by_a_server_that_did_not_tell_the_store_may_count_as_away() {
+    fn a_person_seen_by_a_server_that_did_not_merge_may_count_as_away() {
         accepts(|history| {
             admitted_while_away(5_000)(history);
             history.recorded.retain(|recorded| recorded.answer != Answer::Merged || recorded.now < at(4_900));
         });
-        finds("place 4: is admitted before 3", |history| {
+        finds("place 4: was admitted before 3", |history| {
             admitted_while_away(5_000)(history);
             history.recorded.retain(|recorded| recorded.answer != Answer::Merged || recorded.now < at(5_100));
         });
     }
 
     #[test]
-    fn who_is_admitted_by_overlapping_calls_is_in_order() {
+    fn overlapping_calls_may_admit_in_any_order() {
         accepts(|history| {
             let call = *find(history, Answer::Admitted(grant(3, 3_300)));
             let later = Recorded { began: at(3_304), ended: at(3_320), ..call };
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_told_to_ask_later_is_waited_for_after_a_loss() {
+    fn admission_after_a_loss_waits_for_a_person_who_was_told_to_poll_later() {
         let newcomer = |ms: i64| {
             move |history: &mut History| {
                 history.recorded.push(recorded(2, ms, Answer::Admitted(grant(99, ms))));
@@ -325,8 +325,8 @@ mod tests {
             }
         };
 
-        // The fifth asked at 14.5 s, was told to ask again 2 s later, and does at 16 s.
-        finds("epoch 2: place 99: is admitted before 5", newcomer(15_700));
+        // The fifth person polled at 14.5 s, was told to poll again 2 s later, and does so at 16 s.
+        finds("epoch 2: place 99: was admitted before 5", newcomer(15_700));
         accepts(|history| {
             newcomer(15_700)(history);
             history.people[4].told.retain(|told| told.answered < at(12_000));

@@ -1,4 +1,4 @@
-//! Who was let in: within capacity and rate, everybody once, and nobody lost.
+//! Checks of the passes: capacity, rate, each person admitted once, and no one lost.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -9,22 +9,22 @@ use super::Audit;
 use super::history::{Answer, Recorded};
 use crate::{Epoch, Grant, PlaceNumber, PlaceState};
 
-/// A grant, with all that is known of it.
+/// A grant, with everything that the history shows about it.
 #[derive(Clone, Copy)]
 pub(super) struct Pass {
     grant: Grant,
-    /// The line's time when it was granted.
+    /// When it was granted, in the line's time.
     granted_at: Timestamp,
-    /// The call that granted it, if that was recorded.
+    /// The call that made the grant, if it was recorded.
     call: Option<Recorded>,
-    /// From then on it takes no room for sure.
+    /// The time from which on it may take no room.
     until: Timestamp,
-    /// The loss that it was forgotten in, if it may have been.
+    /// The loss that may have forgotten the grant, if there is one.
     forgotten: Option<Timestamp>,
 }
 
 impl Audit<'_> {
-    /// Every pass that was recorded or seen.
+    /// Every pass that a server recorded or a person was told of.
     pub(super) fn gather_passes(&mut self) -> Vec<Pass> {
         let mut found: BTreeMap<(PlaceNumber, Timestamp), Pass> = BTreeMap::new();
         let granted_at = |grant: &Grant| grant.expires_at.minus(self.terms.pass_ttl);
@@ -64,7 +64,7 @@ impl Audit<'_> {
             }
         }
         for number in twice {
-            self.contradict(format!("place {number}: is granted by two calls at one instant"));
+            self.contradict(format!("place {number}: was granted by two calls at one instant"));
         }
         let ended = self.ended();
         let mut passes: Vec<_> = found.into_values().collect();
@@ -76,7 +76,7 @@ impl Audit<'_> {
         passes
     }
 
-    /// When each place that left may have been gone at the earliest.
+    /// The earliest time at which each place that left may have been gone.
     fn ended(&self) -> HashMap<PlaceNumber, Timestamp> {
         let mut ended: HashMap<PlaceNumber, Timestamp> = HashMap::new();
         let mut end = |number, at: Timestamp| {
@@ -95,7 +95,7 @@ impl Audit<'_> {
         ended
     }
 
-    /// The loss that a grant may have been forgotten in: the first after it, if it may not have been saved by then.
+    /// The loss that may have forgotten a grant: the first one after it, if the grant may not have been saved by then.
     fn forgotten(&self, pass: &Pass) -> Option<Timestamp> {
         let losses = &self.history.losses;
         let (began, ended) = pass.call.map_or((pass.granted_at, pass.granted_at), |call| (call.began, call.ended));
@@ -110,7 +110,7 @@ impl Audit<'_> {
     }
 
     pub(super) fn capacity(&mut self) {
-        // Of those at one instant, the ends come first: a pass is live while now < its end.
+        // At one instant, ends sort before grants: a pass is valid while now < its end.
         let mut changes: Vec<(Timestamp, i64)> = Vec::with_capacity(2 * self.passes.len());
         for pass in self.passes.iter().filter(|pass| pass.granted_at < pass.until) {
             changes.extend([(pass.granted_at, 1), (pass.until, -1)]);
@@ -124,7 +124,7 @@ impl Audit<'_> {
                 most = Some((n_inside, at));
             }
             if let Some((most, since)) = most.take_if(|_| n_inside <= capacity) {
-                self.contradict(format!("{most} are inside at {}, and {capacity} may be", since.unix_ms()));
+                self.contradict(format!("{most} are inside at {}, above the capacity of {capacity}", since.unix_ms()));
             }
         }
     }
@@ -139,8 +139,8 @@ impl Audit<'_> {
                 by_epoch.entry(call.epoch).or_default().push(pass.granted_at);
             }
         }
-        // As a bucket that leaks: it never holds more than 1 + rate x tick, in thousandths, exactly if no span of time
-        // has more than rate x span + 1 + rate x tick.
+        // A leaky bucket, in thousandths. It stays at or below 1 + rate x tick exactly if no span of time admits more
+        // than rate x span + 1 + rate x tick.
         const ONE: u64 = 1_000;
         let rate = u64::from(self.terms.rate_per_s);
         let size = ONE + rate * ms(self.terms.tick);
@@ -152,7 +152,7 @@ impl Audit<'_> {
                 before = at;
                 if level > size {
                     let epoch = epoch.get();
-                    self.contradict(format!("epoch {epoch}: is faster than {rate} a second at {}", at.unix_ms()));
+                    self.contradict(format!("epoch {epoch}: admits more than {rate} a second at {}", at.unix_ms()));
                     level = size;
                 }
             }
@@ -168,7 +168,7 @@ impl Audit<'_> {
             if first.forgotten.is_some_and(|loss| loss <= again_by) {
                 n_again += 1;
             } else {
-                contradictions.push(format!("place {}: is granted twice", first.grant.number));
+                contradictions.push(format!("place {}: was granted twice", first.grant.number));
             }
         }
         let mut by_account: Vec<_> = self.passes.iter().collect();
@@ -188,14 +188,14 @@ impl Audit<'_> {
     pub(super) fn nobody_lost(&mut self) {
         let first_grant: HashMap<PlaceNumber, Pass> =
             self.passes.iter().rev().map(|pass| (pass.grant.number, *pass)).collect();
-        // From then on there may be grants that nobody recorded.
+        // From this time on there may be grants that no server recorded.
         let unanswered = self.history.recorded.iter().filter(|recorded| recorded.answer == Answer::Unanswered);
         let unrecorded = unanswered.map(|recorded| recorded.now).chain(self.killed.values().copied()).min();
         let (mut contradictions, mut n_unrecorded) = (Vec::new(), 0);
         for person in &self.history.people {
             let Some(last) = person.told.last() else {
                 if person.kept_asking {
-                    contradictions.push(format!("somebody came at {} and got no place", person.came.unix_ms()));
+                    contradictions.push(format!("a person came at {} and got no place", person.came.unix_ms()));
                 }
                 continue;
             };
@@ -207,14 +207,16 @@ impl Audit<'_> {
                 PlaceState::Waiting | PlaceState::Admitted => {}
                 PlaceState::Done => {
                     if person.left.is_none_or(|left| left > last.answered) {
-                        contradictions.push(format!("place {number}: is told that it left, and did not"));
+                        contradictions.push(format!("place {number}: its owner was told that they left, and did not"));
                     }
                 }
                 PlaceState::Expired => match first_grant.get(&number) {
                     Some(pass) if pass.grant.expires_at <= last.answered => {}
-                    Some(_) => contradictions.push(format!("place {number}: is told too early that its pass ran out")),
+                    Some(_) => contradictions
+                        .push(format!("place {number}: its owner was told too early that the pass expired")),
                     None if unrecorded.is_some_and(|at| at <= last.answered) => n_unrecorded += 1,
-                    None => contradictions.push(format!("place {number}: its pass ran out, and it never had one")),
+                    None => contradictions
+                        .push(format!("place {number}: its owner was told that a pass expired, and never had one")),
                 },
             }
         }
@@ -238,23 +240,23 @@ mod tests {
 
     #[test]
     fn one_more_inside_than_there_is_room_for_is_found() {
-        finds("3 are inside at 1500, and 2 may be", |history| {
+        finds("3 are inside at 1500, above the capacity of 2", |history| {
             history.recorded.push(recorded(1, 1_500, Answer::Admitted(grant(9, 1_500))));
         });
     }
 
     #[test]
-    fn a_pass_takes_room_until_its_owner_says_that_they_leave() {
+    fn a_pass_takes_room_until_its_owner_asks_to_leave() {
         finds("3 are inside at 3300", |history| {
             history.people[0].left = None;
             remove(history, Answer::Left(number(1)));
         });
-        // Whether or not the server lived to record it.
+        // That holds even if the server died before it recorded the call.
         accepts(|history| remove(history, Answer::Left(number(1))));
     }
 
     #[test]
-    fn a_pass_that_was_only_seen_takes_room_too() {
+    fn a_pass_without_a_recorded_grant_takes_room_too() {
         finds("3 are inside at 1500", |history| {
             history.recorded.push(recorded(1, 2_500, Answer::Inside(grant(9, 1_500))));
         });
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_room_is_free_at_the_instant_at_which_a_pass_runs_out() {
+    fn room_is_free_at_the_instant_at_which_a_pass_expires() {
         let at_that = |granted_at| {
             move |history: &mut History| {
                 let passed = find(history, Answer::Admitted(grant(4, 11_300)));
@@ -280,7 +282,7 @@ mod tests {
 
     #[test]
     fn more_in_a_span_than_the_rate_lets_in_is_found() {
-        // 1 + 10 a second x 100 ms = 2 at once are fine, as the clean history shows.
+        // 1 + 10 a second x 100 ms = 2 at once are within the rate, as in the clean history.
         let crowd = |ms: [i64; 3]| {
             let passes = (20..).zip(ms).map(|(n, ms)| recorded(1, ms, Answer::Admitted(grant(n, ms))));
             let findings =
@@ -289,15 +291,15 @@ mod tests {
         };
 
         assert_eq!(crowd([1_000, 1_000, 1_100]), [""; 0]);
-        assert_eq!(crowd([1_000, 1_000, 1_099]), ["epoch 1: is faster than 10 a second at 1099"]);
+        assert_eq!(crowd([1_000, 1_000, 1_099]), ["epoch 1: admits more than 10 a second at 1099"]);
     }
 
     #[test]
     fn a_place_that_is_granted_twice_is_found() {
-        finds("place 2: is granted twice", |history| {
+        finds("place 2: was granted twice", |history| {
             history.recorded.push(recorded(1, 12_000, Answer::Admitted(grant(2, 12_000))));
         });
-        finds("place 2: is granted by two calls at one instant", |history| {
+        finds("place 2: was granted by two calls at one instant", |history| {
             let again = *find(history, Answer::Admitted(grant(2, 1_000)));
             history.recorded.push(Recorded { by: OTHER, ..again });
         });
@@ -315,8 +317,8 @@ mod tests {
         };
 
         assert_eq!(accepts(again(14_500, 17_000)).n_granted_again, 1);
-        finds("place 4: is granted twice", again(13_500, 17_000));
-        finds("place 4: is granted twice", again(14_000, 14_600));
+        finds("place 4: was granted twice", again(13_500, 17_000));
+        finds("place 4: was granted twice", again(14_000, 14_600));
     }
 
     #[test]
@@ -330,7 +332,7 @@ mod tests {
         };
 
         assert_eq!(accepts(again(12_000)).n_granted_again, 1);
-        finds("place 4: is granted twice", again(12_500));
+        finds("place 4: was granted twice", again(12_500));
     }
 
     #[test]
@@ -342,8 +344,8 @@ mod tests {
     }
 
     #[test]
-    fn somebody_who_never_got_a_place_is_found() {
-        finds("somebody came at 490 and got no place", |history| history.people[4].told.clear());
+    fn a_person_who_never_got_a_place_is_found() {
+        finds("a person came at 490 and got no place", |history| history.people[4].told.clear());
         accepts(|history| {
             history.people[4].told.clear();
             history.people[4].kept_asking = false;
@@ -351,32 +353,32 @@ mod tests {
     }
 
     #[test]
-    fn somebody_who_is_told_another_number_is_found() {
+    fn a_person_who_is_told_another_number_is_found() {
         finds("place 6: its owner was told another number before", |history| {
             history.people[4].told.push(told(6, 19_000, PlaceState::Admitted, 0));
         });
     }
 
     #[test]
-    fn a_pass_that_ran_out_and_was_never_granted_is_found() {
+    fn a_pass_that_expired_and_was_never_granted_is_found() {
         let never_granted = |history: &mut History| {
             remove(history, Answer::Admitted(grant(2, 1_000)));
         };
 
-        finds("place 2: its pass ran out, and it never had one", never_granted);
+        finds("place 2: its owner was told that a pass expired, and never had one", never_granted);
         let findings = accepts(|history| {
             never_granted(history);
             history.recorded.push(recorded(1, 900, Answer::Unanswered));
         });
         assert_eq!(findings.n_unrecorded, 1);
-        finds("place 2: is told too early that its pass ran out", |history| {
+        finds("place 2: its owner was told too early that the pass expired", |history| {
             history.people[1].told[2] = told(2, 10_000, PlaceState::Expired, 0);
         });
     }
 
     #[test]
-    fn somebody_who_is_told_that_they_left_and_did_not_is_found() {
-        finds("place 3: is told that it left, and did not", |history| {
+    fn a_person_who_is_told_that_they_left_and_did_not_is_found() {
+        finds("place 3: its owner was told that they left, and did not", |history| {
             history.people[2].told.push(told(3, 9_000, PlaceState::Done, 0));
         });
     }

@@ -1,4 +1,4 @@
-//! How a line gets into the store, and into the next epoch when the store has lost it.
+//! Opening a line in the store, and moving on to the next epoch when the store has lost it.
 
 use std::sync::atomic::Ordering;
 
@@ -10,14 +10,14 @@ use super::{Ports, Service};
 use crate::ports::{At, Cursor, InEpoch, Superseded};
 use crate::{Epoch, Error};
 
-/// How many numbers are reserved at a time. A loss of the store leaves a gap of at most this many (DESIGN: 10,000 joins
-/// are one SQL write).
+/// How many numbers the ledger reserves at a time: 10,000 joins cost one SQL write. A loss of the store leaves a gap of
+/// at most this many numbers.
 pub(super) const BLOCK: u64 = 10_000;
 
 const _: () = assert!(BLOCK >= 2 * EXAMINE_MAX as u64);
 
 impl<T> InEpoch<T> {
-    /// The answer. Of a line that the store has lost there is none until a tick has opened it again.
+    /// The answer. A lost line is unavailable until a tick has opened it again.
     pub(super) fn current(self) -> Result<T, Error> {
         match self {
             Self::Current(answer) => Ok(answer),
@@ -27,9 +27,9 @@ impl<T> InEpoch<T> {
 }
 
 impl Service {
-    /// Whether the line of a performance is open on this server: then nothing asked of it has to open it first. An opening
-    /// is to be run to its end, for the ledger hears of it before the store does, and one given up in between is taken for
-    /// a loss.
+    /// Whether the line of a performance is open on this server, so that calls need not open it first. Callers must let
+    /// an opening run to its end: the ledger hears of it before the store does, and all servers take an opening that
+    /// stops in between for a loss.
     #[must_use]
     pub fn is_open(&self, performance: PerformanceId) -> bool {
         self.0.lines.load().get(&performance).is_some_and(|line| self.holds(line))
@@ -39,7 +39,7 @@ impl Service {
         Epoch::new(self.0.epoch.load(Ordering::Acquire))
     }
 
-    /// Makes sure that the store holds the line in the epoch that this server believes in.
+    /// Opens the line if the store does not hold it in this server's epoch.
     pub(super) async fn ensure_open(&self, line: &Line) -> Result<(), Error> {
         if self.holds(line) {
             return Ok(());
@@ -57,7 +57,7 @@ impl Service {
     }
 
     async fn open_line(&self, line: &Line) -> Result<(), Error> {
-        // A loss, or another server's newer epoch, sends us round again; each round is a newer epoch.
+        // A loss, or a newer epoch of another server, takes another round. Each round is in a newer epoch.
         for _ in 0..4 {
             if self.holds(line) {
                 return Ok(());
@@ -70,7 +70,7 @@ impl Service {
         Err(Error::LineUnavailable)
     }
 
-    /// Whether the line was opened in the epoch that this server believes in.
+    /// Whether the line is open in this server's epoch.
     pub(super) fn holds(&self, line: &Line) -> bool {
         line.epoch() == self.epoch() && line.epoch() != Epoch::ZERO
     }
@@ -106,14 +106,15 @@ impl Service {
         if !opening.is_first && line.may_be_opening(epoch, now, self.0.settings.opening_grace) {
             return Err(Error::LineUnavailable);
         }
-        // Opened in this epoch and not there: lost. Whoever sees it first begins the next epoch.
+        // The line was opened in this epoch and is not in the store, so it is lost. The first server to notice begins
+        // the next epoch.
         let next = ledger.begin_epoch(epoch).await?;
-        // After a restart of an in-process line that is how it goes; otherwise it is worth a look.
+        // Normal after a restart of a server whose lines are in process; otherwise worth a look.
         tracing::info!(performance = %line.performance, epoch = next.get(), "the line's store is empty, rebuilding the line");
         self.adopt(next).await
     }
 
-    /// Notes that the store has lost a line, so that the next [`Self::ensure_open`] rebuilds it.
+    /// Notes that the store lost a line, so that the next [`Self::ensure_open`] opens it again.
     pub(super) fn lost(&self, line: &Line) -> Error {
         line.close();
         Error::LineUnavailable
@@ -146,7 +147,7 @@ mod tests {
         server.service.is_open(LINE)
     }
 
-    /// The ledger's word to a server that opens the line.
+    /// The ledger's answer to a server that opens the line.
     fn opening(is_first: bool) -> Superseded<Opening> {
         let start = PlaceNumber::ZERO;
         Superseded::No(Opening { is_first, start, ceiling: CEILING, mark: LineMark::default(), live: Vec::new() })

@@ -1,4 +1,4 @@
-//! What one server keeps of one line, between the store and the people who ask.
+//! The state that one server keeps of one line, to answer people without asking the store.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use crate::ports::{AdmitTerms, Contribution, Gate, LineChanges, LineMark, Openin
 use crate::view::Limit;
 use crate::{AdmissionPolicy, Epoch, Grant, LineView, PlaceNumber};
 
-/// How long a failure to open a line stands for those who ask next. Shorter than any tick, which tries again.
+/// For how long calls are refused after a failure to open the line. Shorter than any tick, which tries again.
 pub(super) const OPENING_PAUSE: Duration = Duration::from_millis(50);
 
 /// A live performance's sale and policy.
@@ -61,22 +61,22 @@ pub(super) struct Line {
     /// The epoch that the line was opened in here; 0 while it is not open.
     epoch: AtomicU64,
     opening: Mutex<OpeningAttempts>,
-    /// Until when polls are due that this server told people to make.
+    /// When the last of the polls is due that this server told people to make.
     polls_due_until_ms: AtomicI64,
     ceiling: AtomicU64,
     is_raising: AtomicBool,
-    /// Who was seen since the last merge.
+    /// The places that were seen since the last merge.
     seen: Mutex<RoaringTreemap>,
-    /// Which places of earlier epochs are known to be back in the store.
+    /// The places from earlier epochs that are known to be back in the store.
     entered: Mutex<RoaringTreemap>,
-    /// Who left through this server, or was told by it to be inside, while its view did not show that yet.
+    /// The places that left through this server, or got a pass from it, while its view does not show that yet.
     settled: Mutex<RoaringTreemap>,
     unsaved: Mutex<Unsaved>,
-    /// Whether the ledger failed to take grants, and has not taken any since.
+    /// Whether the last save of grants failed.
     is_behind: AtomicBool,
 }
 
-/// Somebody raises the ceiling. Whoever does may give up at any time.
+/// Held by the one call that raises the ceiling. Dropping it lets another call try, also when the call is cancelled.
 pub(super) struct Raising<'a>(&'a Line);
 
 impl Drop for Raising<'_> {
@@ -85,12 +85,12 @@ impl Drop for Raising<'_> {
     }
 }
 
-/// What came of trying to open the line.
+/// Results of earlier attempts to open the line.
 #[derive(Default)]
 struct OpeningAttempts {
-    /// The last epoch that the line was open in here.
+    /// The last epoch in which the line was open on this server.
     held: Epoch,
-    /// The epoch that another server opened the line in and in which it is not there, and since when that is known.
+    /// An epoch in which another server opened the line, and since when the line is known to be missing from the store.
     missing: Option<(Epoch, Timestamp)>,
     failed_at: Option<Timestamp>,
 }
@@ -98,7 +98,7 @@ struct OpeningAttempts {
 #[derive(Default)]
 struct Unsaved {
     granted: Vec<Grant>,
-    /// Whose grants of this epoch were noted here, so that each is saved once.
+    /// The places whose grants were noted in this epoch, so that each grant is saved once.
     noted: RoaringTreemap,
     saved: LineMark,
 }
@@ -134,8 +134,8 @@ impl Line {
         self.live.rcu(|live| LiveSale { policy, ..**live });
     }
 
-    /// The terms of admission now. Nobody is admitted while the ledger does not take the grants: in a loss of the store
-    /// they would be forgotten, and their number must not grow beyond those of one tick.
+    /// The current terms of admission. The gate is shut while grants cannot be saved: a loss of the store would forget
+    /// them, so there must never be more of them than one tick grants.
     pub(super) fn terms(&self, tick: Duration, now: Timestamp) -> AdmitTerms {
         let terms = self.live_sale().terms(tick, now);
         if self.is_behind() { AdmitTerms { gate: Gate::Shut, ..terms } } else { terms }
@@ -158,12 +158,12 @@ impl Line {
         Epoch::new(self.epoch.load(Ordering::Acquire))
     }
 
-    /// What this server knows of the line from before an epoch; if it is the one that opens the line, also what the
-    /// ledger knows.
+    /// What this server knows of the line from before an epoch. If it is the server that opens the line, this includes
+    /// what the ledger knows.
     pub(super) fn contribution(&self, opening: &Opening, now: Timestamp) -> Contribution {
         let view = self.view();
         let active = lock(&self.unsaved).granted.iter().filter(|grant| grant.is_live(now)).copied().collect();
-        // Nobody is overtaken who was told to come back later than this.
+        // Admission waits for all polls that are due, so that no one is overtaken by people who poll earlier.
         let due = Timestamp::from_unix_ms(self.polls_due_until_ms.load(Ordering::Acquire));
         let own = Contribution {
             serving: view.counts().serving,
@@ -192,16 +192,16 @@ impl Line {
             active: [own.active.as_slice(), opening.live.as_slice()].concat(),
             reserved: reserved_until.map_or(0, |_| u32::try_from(mark.active).unwrap_or(u32::MAX)),
             reserved_until,
-            // Those who waited, on whatever server, are given the time of one poll to come back. If nobody waited, nobody
-            // has to be waited for.
+            // People who waited, on any server, get the time of one poll to come back. If no one waited, nothing is on
+            // hold.
             holds_until: own.holds_until.max((waited > 0).then(|| now.plus(longest).plus(pace::LATE_BY_MAX))),
         }
     }
 
-    /// The line is open in `epoch`: begins a new view.
+    /// Notes that the line is open in `epoch`, and begins a new view.
     pub(super) fn opened(&self, epoch: Epoch, ceiling: PlaceNumber, changes: LineChanges, now: Timestamp) {
         lock(&self.entered).clear();
-        // What was granted before and is granted again now is news.
+        // A grant of the epoch before may be granted again in this one, and must then be saved again.
         lock(&self.unsaved).noted.clear();
         *lock(&self.opening) = OpeningAttempts { held: epoch, ..OpeningAttempts::default() };
         self.raise_ceiling(ceiling);
@@ -209,7 +209,7 @@ impl Line {
         self.epoch.store(epoch.get(), Ordering::Release);
     }
 
-    /// Whether opening the line failed so recently that whoever asks is better told so than made to wait for another try.
+    /// Whether opening the line failed so recently that a call is refused at once instead of waiting for another try.
     pub(super) fn has_just_failed_to_open(&self, now: Timestamp) -> bool {
         lock(&self.opening).failed_at.is_some_and(|at| now.since(at) < OPENING_PAUSE)
     }
@@ -218,8 +218,8 @@ impl Line {
         lock(&self.opening).failed_at = Some(now);
     }
 
-    /// Whether a line that another server opened in `epoch`, and that is not in the store, may be one that it is just about
-    /// to put there. Never of a line that was seen there.
+    /// Whether another server, which opened the line in `epoch`, may still be about to put it into the store. False
+    /// once this server has seen the line in the store in that epoch, or after `grace`.
     pub(super) fn may_be_opening(&self, epoch: Epoch, now: Timestamp, grace: Duration) -> bool {
         let mut opening = lock(&self.opening);
         if opening.held == epoch {
@@ -232,7 +232,7 @@ impl Line {
         now.since(since) < grace
     }
 
-    /// The store has lost the line.
+    /// Notes that the store lost the line.
     pub(super) fn close(&self) {
         self.epoch.store(0, Ordering::Release);
     }
@@ -254,7 +254,7 @@ impl Line {
         self.ceiling.fetch_max(ceiling.get(), Ordering::AcqRel);
     }
 
-    /// Whether the caller is the one to raise the ceiling ahead of need; it is until it drops the answer.
+    /// Lets one caller at a time raise the ceiling ahead of need, until it drops the answer. `None` for all others.
     pub(super) fn begin_raising(&self) -> Option<Raising<'_>> {
         (!self.is_raising.swap(true, Ordering::AcqRel)).then_some(Raising(self))
     }
@@ -263,9 +263,10 @@ impl Line {
         lock(&self.seen).insert(number.get());
     }
 
-    /// Someone was told to poll again at `due`.
+    /// Notes that a person was told to poll again at `due`.
     pub(super) fn note_poll_due(&self, due: Timestamp) {
-        // Most are told to come sooner than someone else was: then nothing is written that other threads read.
+        // Most polls are due before the latest one. Then this writes nothing, and other threads keep the value in
+        // cache.
         if self.polls_due_until_ms.load(Ordering::Relaxed) < due.unix_ms() {
             self.polls_due_until_ms.fetch_max(due.unix_ms(), Ordering::AcqRel);
         }
@@ -285,16 +286,15 @@ impl Line {
         }
     }
 
-    /// The place waits no more, whatever the view says until its next refresh.
+    /// Notes that the place does not wait any more, although the view may show it until the next refresh.
     pub(super) fn note_settled(&self, number: PlaceNumber) {
         if number > self.view().counts().serving {
             lock(&self.settled).insert(number.get());
         }
     }
 
-    /// Whether the view alone tells where a place stands that was not called yet. Not of one that left or is inside (nor
-    /// of one that came back into a gap, which looks the same), and not of one from before a loss that was not seen
-    /// again.
+    /// Whether the view alone can answer for a place that was not called yet. It cannot if the place left or is inside,
+    /// if it came back into a gap (which looks the same), or if it is from before a loss and was not seen since.
     pub(super) fn knows(&self, number: PlaceNumber) -> bool {
         let view = self.view();
         let n = number.get();
@@ -302,14 +302,14 @@ impl Line {
         has_entered && !view.gone().contains(n) && !lock(&self.settled).contains(n)
     }
 
-    /// The ledger has to hear of these grants: this server made them, or tells of them, for who made them may not have
-    /// lived to hear of it.
+    /// Notes grants that have to be saved. These are the grants that this server made, and those that it tells people
+    /// of: the server that made them may have died before it could save them.
     pub(super) fn note_granted(&self, granted: &[Grant]) {
         let Unsaved { granted: unsaved, noted, .. } = &mut *lock(&self.unsaved);
         unsaved.extend(granted.iter().filter(|grant| noted.insert(grant.number.get())));
     }
 
-    /// The ledger failed to take these grants.
+    /// Notes that saving these grants failed, and shuts the gate until a save succeeds.
     pub(super) fn note_failed_to_save(&self, granted: &[Grant]) {
         self.put_back_granted(granted);
         if !granted.is_empty() {
@@ -317,12 +317,12 @@ impl Line {
         }
     }
 
-    /// These grants could not be saved.
+    /// Puts grants back that were not saved.
     pub(super) fn put_back_granted(&self, granted: &[Grant]) {
         lock(&self.unsaved).granted.extend_from_slice(granted);
     }
 
-    /// What the ledger has not heard of; nothing if it is up to date.
+    /// Takes what has to be saved: the mark and the new grants. `None` if the ledger is up to date.
     pub(super) fn unsaved(&self, now: Timestamp) -> Option<(LineMark, Vec<Grant>)> {
         let counts = *self.view().counts();
         let mut unsaved = lock(&self.unsaved);
@@ -337,7 +337,7 @@ impl Line {
         if unsaved.granted.is_empty() && mark == before {
             return None;
         }
-        // No pass granted so far runs out later than one granted now would.
+        // A pass granted now would expire last.
         let latest = (mark.active > 0).then(|| now.plus(self.live_sale().policy.pass_ttl));
         let mark = LineMark { active_until: before.active_until.max(latest), ..mark };
         Some((mark, std::mem::take(&mut unsaved.granted)))
@@ -349,7 +349,7 @@ impl Line {
     }
 }
 
-/// Nothing that runs under these locks leaves a half-made state behind, so poison means nothing here.
+/// Ignores poison: no panic under one of these locks can leave an inconsistent state behind.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

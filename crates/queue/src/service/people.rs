@@ -1,4 +1,4 @@
-//! What people do: join, ask where they stand, leave, and show their pass.
+//! Use cases of people in a line: join, poll, leave, and show a pass.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ use crate::ports::{JoinOutcome, LeaveOutcome, PastGrant, ReEntry, Resolution, St
 use crate::token::Pass;
 use crate::{AccountHash, Error, Grant, Place, PlaceNumber};
 
-/// Where a place stands, as its owner is told.
+/// The state of a place, as its owner is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlaceState {
-    /// Waits.
+    /// The place waits.
     Waiting,
-    /// Is inside.
+    /// The place is inside.
     Admitted,
-    /// Booked, or left.
+    /// The pass was used up, or the place left.
     Done,
-    /// The pass ran out unused.
+    /// The pass expired unused.
     Expired,
 }
 
@@ -39,12 +39,12 @@ impl PlaceState {
     }
 }
 
-/// A signed pass. Printed nowhere.
+/// A signed pass. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PassToken {
     /// The token.
     pub token: String,
-    /// It is good while `now < expires_at`.
+    /// The pass is valid while `now < expires_at`.
     pub expires_at: Timestamp,
 }
 
@@ -54,54 +54,54 @@ impl std::fmt::Debug for PassToken {
     }
 }
 
-/// What the owner of a place is told.
+/// The answer to the owner of a place.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PlaceStatus {
     /// The place token.
     pub place: String,
     /// The place's number.
     pub number: PlaceNumber,
-    /// Where it stands.
+    /// The place's state.
     pub state: PlaceState,
-    /// 1 is next; 0 for those who do not wait.
+    /// The position, 1 for the next place; 0 if the place does not wait.
     pub position: u64,
-    /// How many stand before it, those who came back included.
+    /// How many places go before it, returned places included.
     pub ahead: u64,
-    /// When to ask again.
+    /// When to poll again.
     pub poll_after: Duration,
-    /// How long the wait will be, if that can be told.
+    /// The estimated wait, if there is an estimate.
     pub eta: Option<Eta>,
-    /// The pass of someone inside.
+    /// The pass, if the place is inside.
     pub pass: Option<PassToken>,
-    /// Whether seats are being sold.
+    /// The state of the sale.
     pub sale_state: SaleState,
 }
 
-/// A place, and whether it is a new one.
+/// The answer to a join.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Joined {
-    /// What its owner is told.
+    /// The account's place.
     pub status: PlaceStatus,
-    /// Whether the account had none before.
+    /// Whether the account had no place before.
     pub is_new: bool,
 }
 
-/// What a pass is found to be.
+/// The result of checking a pass.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PassCheck {
-    /// Good, as far as the token itself tells.
+    /// The pass of this place is valid, as far as the token alone shows.
     Live(PlaceNumber),
-    /// Not ours.
+    /// The token is malformed, or its signature is wrong.
     Invalid,
-    /// Another account's, or another performance's.
+    /// The pass belongs to another account or performance.
     Mismatch,
-    /// Ran out.
+    /// The pass has expired.
     Expired,
 }
 
 impl Service {
-    /// Gives the account a place, or tells which one it has.
+    /// Gives the account a place, or finds the place that it has.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::SaleNotOpen`], [`Error::SaleClosed`], [`Error::LineUnavailable`], or a store's.
@@ -130,10 +130,11 @@ impl Service {
         Ok(Joined { status, is_new })
     }
 
-    /// Tells where a place stands. Costs the store nothing while the place was not called.
+    /// The state of a place. Does not call the store while the place waits to be called.
     ///
     /// # Errors
-    /// [`Error::PlaceInvalid`], [`Error::PlaceMismatch`], [`Error::SaleClosed`], [`Error::LineUnavailable`], or a store's.
+    /// [`Error::PlaceInvalid`], [`Error::PlaceMismatch`], [`Error::SaleClosed`], [`Error::LineUnavailable`], or a
+    /// store's.
     pub async fn poll(&self, performance: PerformanceId, place_token: &str) -> Result<PlaceStatus, Error> {
         let place = self.verified_place(performance, place_token)?;
         let (line, now) = (self.line(performance).await?, self.0.ports.clock.now());
@@ -153,8 +154,8 @@ impl Service {
     pub async fn leave(&self, performance: PerformanceId, place_token: &str) -> Result<(), Error> {
         let place = self.verified_place(performance, place_token)?;
         let now = self.0.ports.clock.now();
-        // The ledger first: if the second step is lost, the room comes free when the pass runs out; the other way
-        // round, a pass that was given up would still open seats.
+        // The ledger comes first. If the second step fails, the room comes free when the pass expires. In the other
+        // order, a failure would leave a pass that still books seats although its owner left.
         self.0.ports.ledger.end_pass(performance, place.number, now).await?;
         match self.line(performance).await {
             Ok(line) => {
@@ -169,7 +170,7 @@ impl Service {
         }
     }
 
-    /// Whether a pass lets its bearer in. Every refusal looks the same.
+    /// Checks a pass for a gate in front of the sale. All refusals look alike.
     ///
     /// # Errors
     /// [`Error::NotAdmitted`], or a store's.
@@ -184,7 +185,7 @@ impl Service {
         }
     }
 
-    /// Checks a pass for signature, owner, performance and time. Asks no store.
+    /// Checks the signature, account, performance and expiry of a pass. Calls no store.
     pub fn check_pass(&self, token: &str, account: AccountId, performance: PerformanceId, now: Timestamp) -> PassCheck {
         match self.0.keys.verify_pass(token) {
             None => PassCheck::Invalid,
@@ -198,10 +199,10 @@ impl Service {
         }
     }
 
-    /// Frees the room of a pass that was used up. The ledger knows already: that was written with the sale.
+    /// Frees the room of a pass that was used up. The ledger knows already, as that was written with the sale.
     ///
     /// # Errors
-    /// A store's; then the room comes free when the pass runs out.
+    /// A store's. The room then comes free when the pass expires.
     pub async fn pass_used(&self, performance: PerformanceId, number: PlaceNumber) -> Result<(), Error> {
         let line = self.line(performance).await?;
         let at = self.at(&line, self.0.ports.clock.now());
@@ -220,7 +221,7 @@ impl Service {
         now: Timestamp,
     ) -> Result<JoinOutcome, Error> {
         let terms = line.terms(self.0.settings.tick, now);
-        // The ceiling may rise under us while we ask for it; three times means that the ledger does not let it rise.
+        // Other calls may use up a raised ceiling before this one joins; after three attempts something else is wrong.
         for _ in 0..3 {
             let ceiling = line.ceiling();
             let accounts = [account];
@@ -258,7 +259,7 @@ impl Service {
         }
     }
 
-    /// The answer to someone not called yet, from what this server knows.
+    /// The answer for a place that was not called yet, from this server's view.
     fn waiting_by_view(&self, line: &Line, place: Place, now: Timestamp) -> Option<PlaceStatus> {
         let view = line.view();
         let (position, ahead) = (view.position(place.number)?, view.ahead(place.number)?);
@@ -266,10 +267,10 @@ impl Service {
         Some(self.waiting(line, place, position, ahead, now))
     }
 
-    /// The answer to someone who was called, or was here before a loss: the store and the ledger know.
+    /// The answer for a place that was called, or is from before a loss, from the store and the ledger.
     async fn ask(&self, line: &Line, place: Place, now: Timestamp) -> Result<PlaceStatus, Error> {
         let at = self.at(line, now);
-        // Twice: what the store does not know re-enters, and is then known.
+        // Resolves twice: a place that the store does not know re-enters, and is then known.
         for _ in 0..2 {
             let resolved = self.0.ports.store.resolve(at, &[place]).await.map_err(Error::LineStore)?;
             let resolution = resolved.current()?.into_iter().next().ok_or(Error::LineUnavailable)?;
@@ -307,7 +308,7 @@ impl Service {
         let (distance, eta) = match sale_state {
             SaleState::Open => (ahead + 1, view.wait(ahead + 1).map(pace::eta)),
             SaleState::Scheduled => (ahead + 1, None),
-            // Nothing moves: asking often would tell nobody anything.
+            // The line does not move, so frequent polls are of no use.
             SaleState::Paused | SaleState::Closed | SaleState::SoldOut => (u64::MAX, None),
         };
         let poll_after = pace::poll_after(distance, place.number, now, live.policy.presence_window);
@@ -334,7 +335,7 @@ impl Service {
         PlaceStatus { pass, ..self.over(line, place, PlaceState::Admitted, now) }
     }
 
-    /// The answer to someone who does not wait any more.
+    /// The answer for a place that does not wait any more.
     fn over(&self, line: &Line, place: Place, state: PlaceState, now: Timestamp) -> PlaceStatus {
         let live = line.live_sale();
         PlaceStatus {
@@ -360,7 +361,7 @@ mod tests {
     use super::*;
     use crate::ports::InEpoch;
 
-    /// The answer to a join: a new place behind all others.
+    /// The store's answer to a join that takes a new place.
     fn joined(number: u64) -> Result<InEpoch<Vec<JoinOutcome>>, StoreError> {
         Ok(InEpoch::Current(vec![JoinOutcome::Joined(Standing::Waiting(PlaceNumber::new(number)))]))
     }
@@ -423,7 +424,7 @@ mod tests {
 
             let refused = server.service.join(LINE, ACCOUNT).await;
 
-            assert!(server.line(LINE).take_seen().is_empty(), "nobody has a place yet");
+            assert!(server.line(LINE).take_seen().is_empty(), "no place was seen");
             assert_eq!(server.service.join(LINE, ACCOUNT).await.unwrap().status.number.get(), 6);
             refused
         })
@@ -531,7 +532,7 @@ mod tests {
         .await;
     }
 
-    /// A place from before a loss is known to be back only when the store has said so.
+    /// The server takes a place from before a loss for present only after the store confirmed it.
     #[tokio::test]
     async fn a_re_entry_that_cannot_be_confirmed_is_asked_for_again() {
         every_failure_is_told(Error::LineStore, async |failure| {

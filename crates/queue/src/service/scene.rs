@@ -1,4 +1,4 @@
-//! A server over mocked ports, for the tests of its error paths. A call that a test does not expect fails it.
+//! A server over mocked ports, for tests of error paths. A call that a test does not expect makes the test fail.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -47,7 +47,7 @@ pub(super) struct Mocks {
 }
 
 impl Mocks {
-    /// A server that knows no line.
+    /// A server without lines.
     pub(super) fn server(self) -> Server {
         let clock = Arc::new(ManualClock::new(NOW));
         let ports = Ports {
@@ -81,7 +81,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Lets the server know a line that is on sale, and not open here.
+    /// Adds a line that is on sale, and not open.
     pub(super) fn know(&self, performance: PerformanceId) -> Arc<Line> {
         let line = Arc::new(Line::new(performance, LiveSale { sale: sale(), policy: POLICY }));
         self.service.0.lines.rcu(|lines| {
@@ -92,7 +92,7 @@ impl Server {
         line
     }
 
-    /// Lets the server know a line that is open in [`EPOCH`].
+    /// Adds a line that is open in [`EPOCH`].
     pub(super) fn open(&self, performance: PerformanceId) -> Arc<Line> {
         let line = self.know(performance);
         line.opened(EPOCH, CEILING, changes(CALLED), self.clock.now());
@@ -116,7 +116,7 @@ pub(super) fn sale() -> Sale {
     Sale { opens_at: NOW.minus(DAY), closes_at: NOW.plus(DAY), is_sold_out: false }
 }
 
-/// What a store tells of a line with places up to [`WAITING`], when it has called those up to `serving`.
+/// The changes of a line that has places up to [`WAITING`], and has called those up to `serving`.
 pub(super) fn changes(serving: PlaceNumber) -> LineChanges {
     let (serving, issued) = (serving.get(), WAITING.get());
     let counts = LineCounts {

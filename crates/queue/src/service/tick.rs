@@ -1,4 +1,4 @@
-//! What a server does for its lines in the background: learns which there are, admits, reads, saves, and tells whom it saw.
+//! Background work of a server for its lines: reads the calendar, admits, reads changes, saves, and merges presence.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use super::{Ports, Service};
 use crate::Error;
 use crate::ports::{InEpoch, Superseded};
 
-/// How many places one call of the scheduler looks at: a remote store answers nobody else meanwhile. Redis takes some
-/// 10 us for each, and a call may take 15 ms of it where the machine is busy with other things too.
+/// How many places one call of `admit` examines at most. A remote store serves no other call meanwhile: Redis takes
+/// some 10 us for each place, and up to 15 ms for a call on a busy machine.
 pub const EXAMINE_MAX: u32 = 800;
-/// How many calls of the scheduler one tick makes for one line, so that no line starves the others.
+/// How many calls of `admit` one tick makes for one line at most, so that no line starves the others.
 const ADMIT_CALLS_MAX: u32 = 20;
 
 impl Service {
-    /// Learns which lines are live, and their sales and policies. Called every second.
+    /// Reads which lines are live, with their sales and policies. Called every second.
     ///
     /// # Errors
     /// A store's.
@@ -45,10 +45,10 @@ impl Service {
         Ok(())
     }
 
-    /// One step of the scheduler for every live line: admits, reads what changed, saves how far it came.
+    /// One step of the scheduler for every live line: opens it if needed, admits, reads changes, and saves.
     ///
     /// # Errors
-    /// A store's; the next tick goes on where this one stopped.
+    /// A store's. The next tick continues where this one stopped.
     #[tracing::instrument(skip_all, name = "line.tick", level = "debug")]
     pub async fn tick(&self) -> Result<(), Error> {
         let lines: Vec<_> = self.0.lines.load().values().cloned().collect();
@@ -65,12 +65,13 @@ impl Service {
         }
         let refreshed = self.refresh(&open).await;
         let saved = join_all(open.iter().map(|line| self.save(line))).await;
-        // One line's trouble is not the others'. Whoever calls every tick says when it begins and when it ends.
+        // A failure of one line does not stop the others. The first error is enough: the caller logs when ticks begin
+        // to fail, and when they stop failing.
         errors.extend(std::iter::once(refreshed).chain(saved).filter_map(Result::err));
         errors.into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Tells the store whom this server saw. Called every [`pace::MERGE_INTERVAL`].
+    /// Merges the places that this server saw into the store. Called every [`pace::MERGE_INTERVAL`].
     ///
     /// # Errors
     /// A store's.
@@ -83,7 +84,7 @@ impl Service {
             let at = self.at(line, self.0.ports.clock.now());
             match self.0.ports.store.mark_present(at, window, &seen).await {
                 Ok(InEpoch::Current(())) => {}
-                // The line opens again with the next tick, and who waits is seen again.
+                // The next tick opens the line again, and the next merge repeats these places.
                 Ok(InEpoch::Lost) => line.put_back_seen(seen),
                 Err(error) => {
                     line.put_back_seen(seen);
@@ -112,10 +113,10 @@ impl Service {
         Ok(())
     }
 
-    /// Reads what changed of all lines, in one round trip.
+    /// Reads the changes of all lines, in one round trip.
     async fn refresh(&self, lines: &[&Arc<Line>]) -> Result<(), Error> {
         let (epoch, now) = (self.epoch(), self.0.ports.clock.now());
-        // One that was just opened in a newer epoch than the others is read anew already.
+        // Leaves out a line of a newer epoch: it was just opened, and read as a whole.
         let lines: Vec<_> = lines.iter().filter(|line| line.epoch() == epoch).collect();
         let asked: Vec<_> = lines.iter().map(|line| (line.performance, line.view().cursor())).collect();
         let answers = self.0.ports.store.refresh(epoch, now, &asked).await.map_err(Error::LineStore)?;
@@ -318,9 +319,9 @@ mod tests {
         .await;
     }
 
-    /// A mark that lags loses nobody's pass.
+    /// A mark that is behind costs no one a pass.
     #[tokio::test]
-    async fn a_mark_that_could_not_be_saved_without_grants_keeps_nobody_out() {
+    async fn admission_goes_on_after_a_failed_save_without_grants() {
         every_failure_is_told(Error::Store, async |failure| {
             let mut mocks = Mocks::default();
             let admit = mocks.store.expect_admit().times(2).withf(|_, terms, _| terms.gate == Gate::Open);
