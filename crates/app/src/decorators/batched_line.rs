@@ -36,11 +36,11 @@ type Together<K, I, A> = Batcher<Call<K, I>, A>;
 
 /// An answer to a group of calls.
 trait Answer: Sized + Send + 'static {
-    /// Divides the answer among calls that asked for so many items each, in their order.
+    /// Splits the answer among calls with `n_items` each, in their order.
     fn split(self, n_items: Vec<usize>) -> Vec<Self>;
 }
 
-/// One part for each item.
+/// One element for each item.
 impl<O: Send + 'static> Answer for Vec<O> {
     fn split(self, n_items: Vec<usize>) -> Vec<Self> {
         let mut parts = self.into_iter();
@@ -48,7 +48,7 @@ impl<O: Send + 'static> Answer for Vec<O> {
     }
 }
 
-/// Nothing but that it was done, for every call alike.
+/// A bare confirmation, the same for every call.
 impl Answer for () {
     fn split(self, n_items: Vec<usize>) -> Vec<Self> {
         vec![(); n_items.len()]
@@ -64,7 +64,7 @@ impl<A: Answer> Answer for InEpoch<A> {
     }
 }
 
-/// The same for every call.
+/// One result, the same for every call.
 impl<T: Clone + Send + 'static> Answer for Superseded<T> {
     fn split(self, n_items: Vec<usize>) -> Vec<Self> {
         vec![self; n_items.len()]
