@@ -71,7 +71,7 @@ impl Service {
         errors.into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Merges the places that this server saw into the store. Called every [`pace::MERGE_INTERVAL`].
+    /// Merges the places that this server saw into the store. Called every [`crate::pace::MERGE_INTERVAL`].
     ///
     /// # Errors
     /// A store's.
