@@ -13,6 +13,7 @@ mod limits;
 mod paying;
 mod races;
 mod reading;
+mod selecting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub use limits::*;
 pub use paying::*;
 pub use races::*;
 pub use reading::*;
+pub use selecting::*;
 
 /// A repository of its own for each test.
 pub trait Fixture: Send + Sync + Sized + 'static {
@@ -176,6 +178,9 @@ macro_rules! reservation_repository_contract {
             what_belongs_to_another_account_is_not_found
             reservations_come_in_pages_in_the_order_of_ids
             seats_are_listed_counted_and_drawn_as_they_are
+            queries_select_what_the_rules_say_of_the_stored_values
+            the_best_seats_are_chosen_among_all_that_are_free
+            the_sweeper_expires_exactly_what_has_lapsed
 
             every_change_and_every_new_map_leaves_an_event_that_can_be_followed
             a_board_is_as_its_events_left_it

@@ -13,4 +13,5 @@ mod log_in;
 mod opening;
 mod policy;
 mod reservation;
+mod statement_counts;
 mod sweeping;

@@ -72,7 +72,9 @@ impl Owned {
         Some(Self { pass: reservation.pass, n_seats: reservation.seats.len(), counts })
     }
 
-    fn counts_at(&self, now: Timestamp) -> bool {
+    /// Whether it counts against the limit at `now`.
+    #[must_use]
+    pub fn counts_at(&self, now: Timestamp) -> bool {
         match self.counts {
             Counts::Until(until) => now < until,
             Counts::WhilePaying | Counts::ForEver => true,
