@@ -26,7 +26,7 @@ help: ## List the targets
 
 .PHONY: run
 run: ## Build and serve the demo on 127.0.0.1:8080
-	cargo run --locked --release --package usher-app --bin usher -- serve --demo
+	cargo run --locked --profile quick --package usher-app --bin usher -- serve --demo
 
 # The suite of the line's store runs on USHER_TEST_REDIS_URL, if that is set, and else on a server that the tests start;
 # the tests that restart a server always start their own.
