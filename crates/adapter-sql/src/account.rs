@@ -1,4 +1,4 @@
-//! Accounts in SQL. The unique index on the mail address decides who has it.
+//! Accounts in SQL. The unique index on the mail address decides which account has it.
 
 use async_trait::async_trait;
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, IntoActiveModel, QueryFilter, SqlErr};
@@ -43,7 +43,7 @@ impl AccountRepository for SqlAccountRepository {
                 let inserted = Entity::insert(row).exec_without_returning(&*tx).await;
                 match inserted.map_err(|error| (error.sql_err(), error)) {
                     Ok(_) => Ok(AddAccountOutcome::Added),
-                    // Of the two unique columns only the address can be taken: ids are never made twice.
+                    // Of the two unique columns only the address can conflict: ids are never generated twice.
                     Err((Some(SqlErr::UniqueConstraintViolation(_)), _)) => Ok(AddAccountOutcome::EmailTaken),
                     Err((_, error)) => Err(error.into()),
                 }

@@ -148,7 +148,7 @@ impl CatalogueRepository for SqlCatalogueRepository {
     ) -> Result<ReplaceSeatsOutcome, StoreError> {
         use performances::{Column, Entity};
         let replace = |tx: Transaction| async move {
-            // Judged without a lock first: an operator who comes too late holds up no buyer.
+            // Judges without a lock first, so that a refused replacement does not block buyers.
             let seen = find_performance(&*tx, performance).await?;
             let early = judge::replace_seats(seen.as_ref(), seat_use(&*tx, performance).await?, now);
             if !matches!(early, ReplaceSeatsOutcome::Replaced { .. }) {
@@ -157,13 +157,13 @@ impl CatalogueRepository for SqlCatalogueRepository {
             // Other replacements and holds of named seats wait here, until this transaction ends.
             let locked = Entity::find_by_id(performance.uuid()).lock_exclusive().one(&*tx).await?;
             let locked = locked.as_ref().map(self::performance).transpose()?;
-            // Waits for holds in progress, and leaves their seats.
+            // The delete waits for holds in progress, and then skips their seats, whose version has risen.
             let of_performance = seats::Column::PerformanceId.eq(performance.uuid());
             let untouched = seats::Column::Version.eq(i64::from(SEAT_VERSION_FIRST));
             seats::Entity::delete_many().filter(of_performance.and(untouched)).exec(&*tx).await?;
             let judged = judge::replace_seats(locked.as_ref(), seat_use(&*tx, performance).await?, now);
             let ReplaceSeatsOutcome::Replaced { map_version } = judged else {
-                // A hold was quicker. Run again, the first judgement sees it.
+                // A hold came first. The retry sees it in its first judgement.
                 return Err(Failure::Conflict { table: "seats" });
             };
             Entity::update_many()
@@ -194,7 +194,7 @@ impl CatalogueRepository for SqlCatalogueRepository {
     }
 }
 
-/// One more than a page has tells whether another follows.
+/// Caps a page at its maximum plus one row, which tells whether another page follows.
 fn limit(asked: u64) -> u64 {
     Ord::min(asked, Page::<()>::LIMIT_MAX + 1)
 }
@@ -209,7 +209,7 @@ async fn find_performance(db: &impl ConnectionTrait, id: PerformanceId) -> Resul
     Ok(row.as_ref().map(performance).transpose()?)
 }
 
-/// Whether a seat of the present map was ever held.
+/// Whether a seat of the current map was ever held.
 async fn seat_use(db: &impl ConnectionTrait, performance: PerformanceId) -> Result<SeatUse, Failure> {
     let held = seats::Entity::find()
         .select_only()
@@ -286,7 +286,7 @@ fn seat_plan(stored: seats::Model) -> Result<SeatPlan, CorruptRow> {
     })
 }
 
-/// Tells those who follow the seats that they are others now.
+/// The event that tells followers of the seats that the whole map was replaced.
 fn new_map_event(performance: PerformanceId, map_version: u32, now: Timestamp) -> seat_events::ActiveModel {
     seat_events::ActiveModel {
         performance_id: Set(performance.uuid()),
@@ -301,7 +301,7 @@ fn new_map_event(performance: PerformanceId, map_version: u32, now: Timestamp) -
     }
 }
 
-/// A seat as it is before anybody had it.
+/// The row of a new seat, which was never held.
 fn seat_row(performance: PerformanceId, index: usize, plan: &SeatPlan) -> Result<seats::Model, CorruptRow> {
     Ok(seats::Model {
         performance_id: performance.uuid(),

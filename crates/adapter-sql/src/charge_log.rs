@@ -69,7 +69,7 @@ impl ChargeLog for SqlChargeLog {
     }
 
     async fn pause(&self, span: Duration) {
-        #[expect(clippy::disallowed_methods, reason = "the wait is what the gateway simulates")]
+        #[expect(clippy::disallowed_methods, reason = "the gateway simulates this wait")]
         tokio::time::sleep(span).await;
     }
 }

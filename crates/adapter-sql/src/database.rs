@@ -1,7 +1,7 @@
-//! Opening a database, and running units of work in it.
+//! Opens a database, and runs units of work in it.
 //!
-//! A unit is a transaction, all or nothing, that never waits for anything but the database. Nothing is retried inside
-//! of a transaction: a lost race rolls everything back and runs the whole unit again.
+//! A unit is one transaction. It waits for nothing but the database. No statement is retried inside of a transaction: a
+//! unit that loses a race is rolled back, and runs again as a whole.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,26 +20,27 @@ use usher_kernel::StoreError;
 use crate::error::{Failure, commit_failed, convert};
 use crate::statements::PREPARED_MAX;
 
-/// Which database, and how much of it.
+/// The database to open, and the limits of its connection pool.
 #[derive(Clone)]
 pub struct Settings {
     /// `sqlite://path/to/file` or `mysql://user:password@host:port/database`.
     pub url: String,
-    /// The most connections; SQLite has one more, for writing.
+    /// The most connections in the pool. SQLite has one more, for writing.
     pub max_connections: u32,
-    /// How long a call waits for one of them, on MySQL, before it is refused. SQLite's only writer is waited for longer.
+    /// How long a call on MySQL waits for a free connection before it is refused. On SQLite, calls wait longer for the
+    /// only writer.
     pub acquire_timeout: Duration,
 }
 
 impl Settings {
-    /// Settings with the least wait: a database that is away refuses soon.
+    /// Settings with the shortest wait (1 s), so that calls fail fast while the database is down.
     #[must_use]
     pub fn new(url: impl Into<String>, max_connections: u32) -> Self {
         Self { url: url.into(), max_connections, acquire_timeout: Duration::from_secs(1) }
     }
 }
 
-// The URL may hold a password.
+// Leaves the URL out, which may hold a password.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings")
@@ -54,51 +55,52 @@ impl fmt::Debug for Settings {
 pub struct Database {
     writer: DatabaseConnection,
     reader: DatabaseConnection,
-    /// How long a writer may wait for its connection, and a reader.
+    /// How long a write may wait for a connection. `reader_wait`: the same for a read.
     writer_wait: Duration,
     reader_wait: Duration,
 }
 
-/// A unit's transaction: shared, so that a unit can be a plain closure, and dropped by it in the end.
+/// A unit's transaction. In an `Arc`, so that a unit can be a plain closure. The unit drops it at its end.
 pub(crate) type Transaction = Arc<DatabaseTransaction>;
 
 const TRIES_MAX: u32 = 3;
-/// A unit that takes longer is rolled back: its locks are in everybody's way.
+/// The longest that a unit may run. Then it is rolled back, because its locks block other transactions.
 const UNIT_MAX: Duration = Duration::from_secs(5);
-/// How long one may take that writes as many rows as a hall has seats, in a performance that is not on sale yet: 120,000 take
+/// The longest that a unit may run that writes a row for each seat of a hall, before the sale opens. 120,000 rows take
 /// 5 to 10 s on two cores.
 pub(crate) const LARGE_UNIT_MAX: Duration = Duration::from_secs(30);
-/// How long a connection may take to begin a transaction, which waits for no lock. A database that takes longer went silent;
-/// its next callers are not to wait as long as a unit for that.
+/// The longest that a BEGIN may take. It waits for no lock. A database that takes longer does not respond, and callers
+/// should not wait as long as for a unit.
 const BEGIN_MAX: Duration = Duration::from_secs(1);
-/// How long a snapshot may take: it is in nobody's way, and may be all that ever happened in a performance.
+/// The longest that a snapshot may take. It blocks no other transaction, and may read the whole history of a
+/// performance.
 const SNAPSHOT_MAX: Duration = Duration::from_secs(30);
-/// How long a connection may take to roll back before it is given up. Waiting for a database that went silent would keep
-/// its place in the pool for ever.
+/// The longest that a rollback may take before its connection is replaced. Waiting for a database that does not respond
+/// would occupy the place in the pool for ever.
 const ROLLBACK_MAX: Duration = Duration::from_secs(1);
-/// How long the connection that replaces it may take.
+/// The longest that the replacement may take to connect.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
-/// How long a connection may be unused before it has to answer a ping to be used again. Shorter than a unit: else who waited
-/// for one that a silent database kept to its end would be given another that was used right before the silence, and wait
-/// for as long again.
+/// How long a connection may be idle before the pool pings it on its next use. Shorter than `UNIT_MAX`: a caller that
+/// waited while a unit timed out on a silent database would otherwise get a connection that was last used just before
+/// the silence, and wait for as long again.
 const TRUSTED_FOR: Duration = Duration::from_secs(2);
 const _: () = assert!(TRUSTED_FOR.as_secs() < UNIT_MAX.as_secs());
-/// How long a connection may be unused before the pool closes it, and before MySQL does. Of a server that vanished, MySQL
-/// rolls back what was open only then, and its locks are in everybody's way until then.
+/// How long a connection may be idle before the pool closes it. `IDLE_MAX_MYSQL_S`: before MySQL closes it. Only then
+/// does MySQL roll back the open transactions of a server that vanished, and release their locks.
 const IDLE_MAX: Duration = Duration::from_secs(20);
 const IDLE_MAX_MYSQL_S: u32 = 30;
 const _: () = assert!(IDLE_MAX.as_secs() < IDLE_MAX_MYSQL_S as u64);
-/// How long MySQL waits for a lock.
+/// How long a statement waits for a lock on MySQL.
 const LOCK_WAIT_S: u32 = 2;
 const _: () = assert!((LOCK_WAIT_S as u64) < UNIT_MAX.as_secs());
 
-/// Whether units that write run one after the other (SQLite), so that they need no locks among themselves.
+/// Whether units that write run one after the other (SQLite), and so need no row locks.
 pub(crate) fn has_one_writer(db: &impl ConnectionTrait) -> bool {
     db.get_database_backend() == DbBackend::Sqlite
 }
 
 impl Database {
-    /// Opens a database. A SQLite file that is not there is made.
+    /// Opens a database. Creates a SQLite file that does not exist.
     ///
     /// # Errors
     /// [`StoreError`] if it cannot be opened.
@@ -111,19 +113,19 @@ impl Database {
         opened.map_err(|error| convert("database.open", error.into()))
     }
 
-    /// The connection that may change things, for the migrations.
+    /// The connections that may write, for the migrations.
     #[must_use]
     pub const fn writer(&self) -> &DatabaseConnection {
         &self.writer
     }
 
-    /// Whether it is a file of this server's own (SQLite), and not a database that servers share.
+    /// Whether the database is a file of this server alone (SQLite), and not shared by several servers.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
         has_one_writer(&self.writer)
     }
 
-    /// Whether the database answers.
+    /// Checks that the database responds.
     ///
     /// # Errors
     /// [`StoreError`] if it does not.
@@ -132,7 +134,7 @@ impl Database {
         result.map_err(|failure| convert("database.ping", failure))
     }
 
-    /// Closes all connections, once those in use are done; waits for them as long as a unit may take.
+    /// Closes all connections. Waits for those in use, as long as a unit may take.
     ///
     /// # Errors
     /// [`StoreError`] if that fails.
@@ -144,8 +146,8 @@ impl Database {
         within(UNIT_MAX, closed).await.map_err(|failure| convert("database.close", failure))
     }
 
-    /// Runs a unit that writes, and commits it. A unit that lost a race is rolled back and runs again, from the start;
-    /// the third time is the last.
+    /// Runs a unit that writes, and commits it. A unit that loses a race is rolled back and runs again from the start,
+    /// with three tries at most.
     pub(crate) async fn write<T, F, U>(&self, operation: &'static str, unit: F) -> Result<T, StoreError>
     where
         F: Fn(Transaction) -> U + Send + Sync,
@@ -155,7 +157,7 @@ impl Database {
         self.write_within(UNIT_MAX, operation, unit).await
     }
 
-    /// The same for a unit that may take as long as `span`.
+    /// Like [`write`](Self::write), for a unit that may take as long as `span`.
     pub(crate) async fn write_within<T, F, U>(
         &self,
         span: Duration,
@@ -188,7 +190,8 @@ impl Database {
         U: Future<Output = Result<T, Failure>>,
     {
         let options = if has_one_writer(&self.writer) {
-            // Taking the lock at the start: a transaction that reads first and finds the lock taken cannot wait for it.
+            // Takes the write lock at BEGIN: on SQLite, a transaction that reads first cannot wait for a lock that is
+            // taken.
             let mode = Some(SqliteTransactionMode::Immediate);
             TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() }
         } else {
@@ -201,8 +204,8 @@ impl Database {
         };
         let result = within(span, unit(transaction.clone())).await;
         let Some(transaction) = Arc::into_inner(transaction) else {
-            // Dropped somewhere else, it rolls back.
-            return Ok(Err(DbErr::Custom("a unit kept its transaction".into()).into()));
+            // The clone that the unit kept rolls back when it is dropped.
+            return Ok(Err(DbErr::Custom("a unit of work still holds its transaction after its end".into()).into()));
         };
         match result {
             Ok(value) => match within(UNIT_MAX, transaction.commit()).await {
@@ -210,7 +213,7 @@ impl Database {
                 Err(failure) => commit_failed(operation, failure),
             },
             Err(failure) => {
-                // If this fails too, the connection is given up, and the database rolls back by itself.
+                // If the rollback fails too, the connection is given up, and the database rolls back by itself.
                 if let Err(error) = within(ROLLBACK_MAX, transaction.rollback()).await {
                     tracing::debug!(operation, %error, "a transaction was not rolled back");
                 }
@@ -219,7 +222,7 @@ impl Database {
         }
     }
 
-    /// Runs a unit that reads, each statement by itself.
+    /// Runs a unit that reads. Each statement sees its own point in time.
     pub(crate) async fn read<'a, T, F, U>(&'a self, operation: &'static str, unit: F) -> Result<T, StoreError>
     where
         F: FnOnce(&'a DatabaseConnection) -> U,
@@ -229,7 +232,7 @@ impl Database {
         result.map_err(|failure| convert(operation, failure))
     }
 
-    /// Runs a unit that reads, all statements at one point in time.
+    /// Runs a unit that reads. All statements see one snapshot.
     pub(crate) async fn snapshot<T, F, U>(&self, operation: &'static str, unit: F) -> Result<T, StoreError>
     where
         F: FnOnce(Transaction) -> U,
@@ -242,7 +245,7 @@ impl Database {
                 let (isolation, access) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
                 self.reader.begin_with_config(Some(isolation), Some(access)).await?
             };
-            // Dropped with the unit, it rolls back: there is nothing to commit.
+            // The transaction rolls back when the unit drops it: there is nothing to commit.
             unit(Arc::new(transaction)).await
         };
         let result = within(self.reader_wait + SNAPSHOT_MAX, snapshot).await;
@@ -250,8 +253,8 @@ impl Database {
     }
 }
 
-/// Gives up what takes too long: a database that went silent never answers. What is dropped so has to be made good by the
-/// pool, when it gets the connection back.
+/// Cancels work that takes longer than `span`: a silent database never responds. The pool cleans up the connection of
+/// cancelled work when the connection returns to it.
 async fn within<T, E: Into<Failure>>(span: Duration, work: impl Future<Output = Result<T, E>>) -> Result<T, Failure> {
     match tokio::time::timeout(span, work).await {
         Ok(result) => result.map_err(Into::into),
@@ -259,27 +262,27 @@ async fn within<T, E: Into<Failure>>(span: Duration, work: impl Future<Output = 
     }
 }
 
-/// Waits a little, so that two units that met do not meet again.
+/// Waits for a random time (2 to 20 ms times `tries`), so that two units that collided do not collide again.
 async fn pause(tries: u32) {
     let span = Duration::from_millis(rand::rng().random_range(2..=20)) * tries;
-    #[expect(clippy::disallowed_methods, reason = "there is no condition to wait for: the jitter is the point")]
+    #[expect(clippy::disallowed_methods, reason = "the jitter between retries waits for no condition")]
     tokio::time::sleep(span).await;
 }
 
-/// SQLite has one writer at a time. With one connection for all writes they wait in our queue, in order, instead of
-/// polling for the lock.
+/// Opens a SQLite file. SQLite has one writer at a time. With a single connection for all writes, they queue in our
+/// pool, in order, instead of polling for the lock.
 async fn open_sqlite(settings: &Settings) -> Result<Database, DbErr> {
     if settings.url.contains(":memory:") || settings.url.contains("mode=memory") {
-        return Err(DbErr::Custom("SQLite must be a file: each connection would see a memory of its own".into()));
+        return Err(DbErr::Custom("SQLite needs a file: in memory, each connection has its own database".into()));
     }
-    // The queue of writers is bounded by the server's load shedding, not by this.
+    // The server's load shedding bounds the queue of writers, not this wait.
     let (writer_wait, reader_wait) = (Duration::from_secs(30), Duration::from_secs(5));
     let mut writer = ConnectOptions::new(&settings.url);
     writer.max_connections(1).acquire_timeout(writer_wait).sqlx_logging(false).map_sqlx_sqlite_opts(|options| {
         options
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // NORMAL would lose acknowledged sales with the power.
+            // With NORMAL, a power failure would lose acknowledged sales.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(2))
             .foreign_keys(true)
@@ -322,7 +325,7 @@ async fn open_mysql(settings: &Settings) -> Result<Database, DbErr> {
 }
 
 async fn begin_session(connection: &mut MySqlConnection) -> Result<(), SqlxError> {
-    // READ COMMITTED: a repeated unit sees what the winner wrote, and there are no gap locks.
+    // READ COMMITTED: after a lock wait, a unit sees what the winner committed, and there are no gap locks.
     connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
     let waits =
         format!("SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_S}, SESSION wait_timeout = {IDLE_MAX_MYSQL_S}");
@@ -330,18 +333,20 @@ async fn begin_session(connection: &mut MySqlConnection) -> Result<(), SqlxError
     Ok(())
 }
 
-/// Makes good what a call left behind. One that was dropped in the middle of a BEGIN leaves a transaction of which the
-/// driver knows nothing; in the middle of a SET TRANSACTION, a mode that was meant for its own next transaction; in the
-/// middle of anything else, a driver that may wait for an answer that never comes.
+/// Cleans up a connection that returns to the pool, because its call may have been cancelled at any point:
+/// - during BEGIN: it has an open transaction that the driver does not know of;
+/// - during SET TRANSACTION: the mode of the cancelled transaction would apply to the next one;
+/// - during any other statement: the driver may wait for a response that never comes.
 async fn clean_up(connection: &mut MySqlConnection, driver: &MySqlConnectOptions) -> Result<(), SqlxError> {
     match tokio::time::timeout(ROLLBACK_MAX, connection.execute("ROLLBACK")).await {
         Ok(Ok(_)) => return Ok(()),
-        // It is closed, so that the pool can drop it.
+        // The connection is closed, so the pool can drop it.
         Ok(Err(error @ SqlxError::Io(_))) => return Err(error),
         Ok(Err(_)) | Err(_) => {}
     }
-    // To be told to drop it, the pool would close it, and over TLS that waits for an answer, too (sqlx 0.9): the place in
-    // the pool would be lost. Overwritten, it is closed without a word. Meanwhile nobody could have used the place.
+    // Replaces the connection in place. If the pool dropped it, it would close it first, and over TLS that waits for a
+    // response, too (sqlx 0.9): the place in the pool would be lost. An overwritten connection closes without waiting.
+    // The loop occupies a place that is of no use while the database is down.
     loop {
         let replacement = async {
             let mut replacement = driver.connect().await?;
@@ -351,7 +356,7 @@ async fn clean_up(connection: &mut MySqlConnection, driver: &MySqlConnectOptions
             *connection = replacement;
             return Ok(());
         }
-        // Not as soon as a unit that lost a race: the database is away.
+        // Waits longer than after a lost race, because the database is down.
         pause(10 * TRIES_MAX).await;
     }
 }
@@ -400,7 +405,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_third_lost_race_is_the_last() {
+    async fn a_unit_is_given_up_after_three_lost_races() {
         let (_folder, database) = with_a_table().await;
         let runs = AtomicU32::new(0);
 
@@ -418,7 +423,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_repeating_cannot_help_runs_once() {
+    async fn a_failure_that_a_retry_cannot_help_is_not_retried() {
         let (_folder, database) = with_a_table().await;
         let runs = AtomicU32::new(0);
 
@@ -441,7 +446,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_dropped_unit_leaves_nothing_and_is_in_nobodys_way() {
+    async fn a_dropped_unit_is_rolled_back_and_blocks_no_other() {
         let (_folder, database) = with_a_table().await;
         let has_written = Arc::new(tokio::sync::Notify::new());
         let dropped = {
@@ -482,7 +487,7 @@ mod tests {
                 Ok(count(&database).await)
             }
         });
-        assert_eq!(seen.await.unwrap(), 0, "what is not committed is not seen");
+        assert_eq!(seen.await.unwrap(), 0, "uncommitted rows are invisible");
         assert_eq!(count(&database).await, 1);
 
         let written = database.snapshot("test", |tx| async move { note(&tx, 2).await });

@@ -1,7 +1,7 @@
-//! What was made under which idempotency key.
+//! Idempotency keys, and the claims that used them.
 //!
-//! A claim is looked up first and kept last, both in the transaction of the effect. Two twins that both found nothing
-//! meet at the primary key: the later one rolls back, runs again, and finds the earlier one's claim.
+//! A transaction looks its claim up first, and stores it together with its effect. If two requests with one key both
+//! find nothing, the primary key lets only one of them insert. The other rolls back, runs again, and finds the claim.
 
 use std::collections::HashMap;
 
@@ -24,15 +24,15 @@ pub(crate) async fn find(
     Ok(find_all(db, operation, &[claim], now).await?.pop().unwrap_or(KeyUse::Unused))
 }
 
-/// The rows of these claims, each by its primary key. Accounts and keys as two lists would be tried crosswise: 65,000 pairs
-/// for a batch of 256, which takes MySQL a third of a second.
+/// Selects the rows of these claims, each by its primary key. With one list of accounts and one of keys, MySQL would
+/// try every pair: 65,000 for a batch of 256, which takes a third of a second.
 fn of<'a>(claims: impl Iterator<Item = &'a Claim>) -> Condition {
     claims.fold(Condition::any(), |any, claim| {
         any.add(Column::AccountId.eq(claim.account.uuid()).and(Column::IdemKey.eq(claim.key.as_str())))
     })
 }
 
-/// Looks up how the keys of claims were used before; answers in their order.
+/// Looks up how the keys of claims were used before. Answers in the order of the claims.
 pub(crate) async fn find_all(
     db: &impl ConnectionTrait,
     operation: Operation,
@@ -83,7 +83,7 @@ async fn delete_expired(db: &impl ConnectionTrait, claims: &[(&Claim, Uuid)], no
     Ok(())
 }
 
-/// Inserts claims under keys that the store does not hold, each key once.
+/// Inserts claims whose keys are not stored yet, each key once.
 async fn insert(
     db: &impl ConnectionTrait,
     operation: Operation,
@@ -102,7 +102,7 @@ async fn insert(
     insert_all(db, &rows).await.map_err(inserted_first("idempotency_keys"))
 }
 
-/// Stores the claims of a batch, in the order of the primary key, so that two batches with the same keys wait for each other
+/// Stores the claims of a batch, in the order of the primary key, so that batches with the same keys take their locks
 /// in one order.
 pub(crate) async fn store<S: Copy + Send + Sync>(
     db: &impl ConnectionTrait,
@@ -120,7 +120,7 @@ pub(crate) async fn store<S: Copy + Send + Sync>(
     insert(db, operation, &claims, now).await
 }
 
-/// Frees the claim under which something was made.
+/// Deletes the claim under which a subject was created, and so frees its key.
 pub(crate) async fn forget(
     db: &impl ConnectionTrait,
     account: AccountId,

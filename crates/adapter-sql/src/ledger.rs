@@ -1,7 +1,7 @@
-//! The durable side of the lines in SQL.
+//! The durable part of the lines, in SQL.
 //!
-//! A line's row holds the epoch it is open in, and every change of it names its own: whoever comes late changes nothing,
-//! even if the next epoch began after it had looked.
+//! A line's row holds the epoch in which the line is open, and every update names the epoch of its caller. So a late
+//! call of an older epoch changes nothing, even if the next epoch began after the call had checked it.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -22,7 +22,7 @@ use crate::error::{CorruptRow, Failure, inserted_first};
 use crate::row::Row;
 use crate::statements::padded;
 
-/// The durable side of the lines in SQL.
+/// Keeps the durable part of the lines in SQL.
 #[derive(Clone, Debug)]
 pub struct SqlLineLedger {
     database: Database,
@@ -70,7 +70,8 @@ impl LineLedger for SqlLineLedger {
             if let Some(newer) = other_epoch(&*tx, epoch).await? {
                 return Ok(Superseded::By(newer));
             }
-            // Two who find no row meet at the primary key; two who find one wait here for each other.
+            // Concurrent calls wait here for the lock of the row. If there is no row, the primary key lets one of them
+            // insert it.
             let before = Entity::find_by_id(performance.uuid()).lock_exclusive().one(&*tx).await?;
             let (is_first, line) = match before {
                 Some(before) if before.epoch >= stored(epoch.get()) => (false, before),
@@ -163,7 +164,7 @@ impl LineLedger for SqlLineLedger {
             if saved.rows_affected == 0 {
                 let line = Entity::find_by_id(performance.uuid()).one(&*tx).await?;
                 return match in_epoch(performance, epoch, line)? {
-                    // It was opened after the update had looked for it.
+                    // The line was opened after the update had looked for it.
                     Superseded::No(_) => Err(Failure::Conflict { table: "lines" }),
                     Superseded::By(newer) => Ok(Superseded::By(newer)),
                 };
@@ -215,13 +216,13 @@ async fn present_epoch(db: &impl ConnectionTrait) -> Result<Epoch, Failure> {
     Ok(Epoch::new(row.number("epoch", stored.epoch)?))
 }
 
-/// The ledger's epoch, if it is another than the caller's.
+/// The ledger's epoch, if it differs from the caller's.
 async fn other_epoch(db: &impl ConnectionTrait, mine: Epoch) -> Result<Option<Epoch>, Failure> {
     Ok(Some(present_epoch(db).await?).filter(|present| *present != mine))
 }
 
-/// A line's row, unless the line is open in a newer epoch. One that was not opened in the caller's epoch is the caller's
-/// mistake: it has no numbers there that could be reserved or saved.
+/// A line's row, unless the line is open in a newer epoch. A row of an older epoch is a mistake of the caller, which
+/// did not open the line: it has no numbers to reserve or save.
 fn in_epoch(
     performance: PerformanceId,
     mine: Epoch,
@@ -319,7 +320,7 @@ async fn past_grants(
             .filter(line_grants::Column::PerformanceId.eq(performance.uuid()))
             .filter(line_grants::Column::Number.is_in(some.iter().copied()));
         granted.extend(rows.all(db).await?);
-        // Read last: a pass that ends in between is told as ended.
+        // Read last, so that a pass which ends between the two reads counts as ended.
         let rows = ended_passes::Entity::find()
             .filter(ended_passes::Column::PerformanceId.eq(performance.uuid()))
             .filter(ended_passes::Column::Number.is_in(some));
@@ -346,7 +347,7 @@ fn grant(row: &line_grants::Model) -> Result<Grant, CorruptRow> {
     })
 }
 
-/// A number or a count as a column holds it: both stay below 2^53.
+/// A number or a count as a column value. Both stay below 2^53.
 const fn stored(n: u64) -> i64 {
     n.cast_signed()
 }

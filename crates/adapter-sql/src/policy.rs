@@ -1,4 +1,4 @@
-//! Admission policies in SQL: what operators changed, and nothing of what they left to the default.
+//! Admission policies in SQL. Stores only the values that operators changed; the others stay those of the default.
 
 use std::time::Duration;
 
@@ -46,7 +46,8 @@ impl PolicyRepository for SqlPolicyRepository {
         patch: &PolicyPatch,
     ) -> Result<Result<AdmissionPolicy, Vec<Violation>>, StoreError> {
         let change = |tx: Transaction| async move {
-            // Two who find no row meet at the primary key; two who find one wait here for each other.
+            // Concurrent calls wait here for the lock of the row. If there is no row, the primary key lets one of them
+            // insert it.
             let before = Entity::find_by_id(performance.uuid()).lock_exclusive().one(&*tx).await?;
             let after = changes(before.as_ref())?.then(patch);
             let policy = default.with(&after);
@@ -66,7 +67,7 @@ impl PolicyRepository for SqlPolicyRepository {
     }
 }
 
-/// The row that keeps these changes. What it is made from is valid, so that spans are a day at most.
+/// The row that stores these changes. They are valid, so spans are a day at most.
 fn row(performance: PerformanceId, changes: &PolicyPatch) -> Model {
     let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     Model {
@@ -79,7 +80,7 @@ fn row(performance: PerformanceId, changes: &PolicyPatch) -> Model {
     }
 }
 
-/// The changes that a row keeps. No row, no changes.
+/// The changes that a row stores; none if there is no row.
 fn changes(stored: Option<&Model>) -> Result<PolicyPatch, CorruptRow> {
     let Some(stored) = stored else { return Ok(PolicyPatch::default()) };
     let row = Row::new("admission_policies", &stored.performance_id);

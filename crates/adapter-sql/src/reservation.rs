@@ -1,8 +1,9 @@
-//! The [`ReservationRepository`] on SQL, with [`SeatEvents`] and [`ReservationHistory`]: each method is a unit of the
-//! database, all or nothing. Decides nothing: `usher_reservation::judge` does.
+//! The [`ReservationRepository`] on SQL, with [`SeatEvents`] and [`ReservationHistory`]: each method is one unit of
+//! work. Decides nothing: `usher_reservation::judge` does.
 //!
-//! Every unit takes its locks in one order: performance, buyer, reservation, seats; then it writes what nobody waits for
-//! long: claims, sold, events. On SQLite there is nothing to lock: its writers run one after the other.
+//! Every unit takes its locks in one order: performance, buyer, reservation, seats. Then it writes the rows for which
+//! other units do not wait for long: claims, sold, events. SQLite needs no row locks: its writers run one after the
+//! other.
 
 mod board;
 mod hall;
@@ -41,8 +42,8 @@ impl SqlReservationRepository {
         Self { database, halls: Arc::default() }
     }
 
-    /// Attempts to pay that are not there, and that refunds, or charges by the simulated gateway that did not go back,
-    /// name: no performance's history has them.
+    /// Payment attempts that do not exist, although a refund names them, or a charge of the simulated gateway that was
+    /// not refunded. No performance's history contains them.
     ///
     /// # Errors
     /// [`StoreError`] if the database failed.

@@ -1,4 +1,4 @@
-//! Reading what a row holds as what it should be, or saying which column of which row is damaged.
+//! Parses the values of a row. The error for an invalid value names its table, column and row.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use usher_kernel::Money;
 
 use crate::error::CorruptRow;
 
-/// A row that is being read.
+/// A row whose values are parsed.
 #[derive(Clone, Copy)]
 pub(crate) struct Row<'a> {
     table: &'static str,
@@ -20,12 +20,12 @@ impl<'a> Row<'a> {
         Self { table, key }
     }
 
-    /// Says that a column cannot be read.
+    /// The error for an invalid value in a column.
     pub(crate) fn corrupt(&self, column: &'static str) -> CorruptRow {
         CorruptRow::new(self.table, column, self.key)
     }
 
-    /// A value that has to be there, and to be one that we know.
+    /// A value that must be present and known.
     pub(crate) fn known<T>(&self, column: &'static str, value: Option<T>) -> Result<T, CorruptRow> {
         value.ok_or_else(|| self.corrupt(column))
     }
@@ -35,12 +35,12 @@ impl<'a> Row<'a> {
         T::try_from(number).map_err(|_| self.corrupt(column))
     }
 
-    /// A text of the right form.
+    /// A value that is parsed from a text.
     pub(crate) fn parse<T: FromStr>(&self, column: &'static str, text: &str) -> Result<T, CorruptRow> {
         text.parse().map_err(|_| self.corrupt(column))
     }
 
-    /// An amount in the column `amount`, and its currency.
+    /// An amount, with its currency in the column `currency`.
     pub(crate) fn money(&self, column: &'static str, amount: i64, currency: &str) -> Result<Money, CorruptRow> {
         let currency = self.parse("currency", currency)?;
         Money::new(amount, currency).map_err(|_| self.corrupt(column))

@@ -1,8 +1,8 @@
-//! Statements about many rows: of few lengths, and none of them long.
+//! Splits statements about many rows into statements of a few lengths, none of them long.
 //!
-//! The driver leaves Nagle's algorithm on (sqlx 0.9.0), so that the second of two small writes waits up to 40 ms for the
-//! acknowledgement of the first. It writes twice in a row where it forgets a prepared statement, of which a connection keeps
-//! so many, and where a statement takes more than one TLS record, which is 16 KiB.
+//! The driver leaves Nagle's algorithm on (sqlx 0.9.0), so the second of two small writes waits up to 40 ms for the
+//! acknowledgement of the first. It writes twice in a row when its cache of prepared statements is full, and when a
+//! statement takes more than one TLS record (16 KiB).
 
 use std::iter;
 
@@ -10,16 +10,18 @@ use sea_orm::prelude::Expr;
 use sea_orm::sea_query::{CaseStatement, Value};
 use sea_orm::{ActiveModelTrait, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, ExprTrait, IntoActiveModel};
 
-/// How many rows a statement names at most: by a seat of 26 letters or by an account and a key of 36, they fit into 16 KiB.
+/// The most rows that a statement names. With a seat of 26 letters each, or an account and a key of 36, they fit into
+/// 16 KiB.
 const NAMED_MAX: usize = 256;
-/// How many rows a statement writes at most: with 16 values, or some values named a few times, they fit into 16 KiB. Also, for
-/// each row that it changes, a database looks through all that it is told of the others.
+/// The most rows that a statement writes. With 16 values each, or a few values named several times, they fit into 16
+/// KiB. Also, for each row that an update changes, the database searches the values of all rows.
 const WRITTEN_MAX: usize = 64;
-/// How many statements a connection keeps prepared: each of those about many rows in ten lengths. MySQL keeps 16,382 of them
-/// for all connections together (`max_prepared_stmt_count`).
+/// The most prepared statements that a connection caches. Each statement about many rows has up to ten lengths. MySQL
+/// allows 16,382 for all connections together (`max_prepared_stmt_count`).
 pub(crate) const PREPARED_MAX: usize = 320;
 
-/// Lists for statements that may name a row more than once: as long as the next power of two, by repeating the last.
+/// Splits items into lists, for statements that may name a row more than once. Pads each list to a power of two by
+/// repeating its last item.
 pub(crate) fn padded<T: Clone + Send + Sync>(items: &[T]) -> impl Iterator<Item = Vec<T>> + Send {
     items.chunks(NAMED_MAX).map(|some| {
         let fill = some.last().into_iter().cycle().take(some.len().next_power_of_two() - some.len());
@@ -27,7 +29,7 @@ pub(crate) fn padded<T: Clone + Send + Sync>(items: &[T]) -> impl Iterator<Item 
     })
 }
 
-/// Lists for statements that must name each row once: as long as a power of two.
+/// Splits rows into lists, for statements that must name each row once. The length of each list is a power of two.
 pub(crate) fn powers<T: Sync>(rows: &[T]) -> impl Iterator<Item = &[T]> + Send {
     let mut rest = rows;
     iter::from_fn(move || {
@@ -38,7 +40,7 @@ pub(crate) fn powers<T: Sync>(rows: &[T]) -> impl Iterator<Item = &[T]> + Send {
     })
 }
 
-/// Inserts rows that are not there.
+/// Inserts rows that do not exist yet.
 pub(crate) async fn insert_all<A>(db: &impl ConnectionTrait, rows: &[A]) -> Result<(), DbErr>
 where
     A: ActiveModelTrait + Send + Sync,
@@ -50,7 +52,7 @@ where
     Ok(())
 }
 
-/// The value of a column of each of some rows, which are found by a key.
+/// The new value of a column in an update of several rows, each of them found by a key.
 pub(crate) fn each<R>(rows: &[R], key: (impl ColumnTrait, impl Fn(&R) -> Value), value: impl Fn(&R) -> Value) -> Expr {
     let (column, key) = key;
     let mut values = rows.iter().map(&value);
@@ -69,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn padded_lists_repeat_their_last() {
+    fn padded_lists_repeat_their_last_item() {
         let lists: Vec<_> = padded(&[1, 2, 3, 4, 5]).collect();
 
         assert_eq!(lists, [[1, 2, 3, 4, 5, 5, 5, 5]]);
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_go_in_powers_of_two_and_each_once() {
+    fn each_row_is_in_one_list_and_lengths_are_powers_of_two() {
         let rows: Vec<_> = (0..172).collect();
 
         let lists: Vec<_> = powers(&rows).collect();

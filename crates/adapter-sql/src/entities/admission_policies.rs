@@ -1,4 +1,4 @@
-//! What operators changed of the admission policies; null is the default.
+//! The changes that operators made to admission policies. Null means the default.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! One row per buyer of a performance: a lock, never a counter.
+//! One row per buyer of a performance. It is a lock, never a counter.
 
 use sea_orm::entity::prelude::*;
 

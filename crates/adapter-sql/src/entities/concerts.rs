@@ -1,4 +1,4 @@
-//! Shows.
+//! Concerts.
 
 use sea_orm::entity::prelude::*;
 

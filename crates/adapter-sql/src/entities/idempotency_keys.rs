@@ -1,4 +1,4 @@
-//! What was made under which idempotency key.
+//! One row per used idempotency key, with the fingerprint of its request and the subject that was created.
 
 use sea_orm::entity::prelude::*;
 

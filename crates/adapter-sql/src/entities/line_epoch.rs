@@ -1,4 +1,4 @@
-//! The present epoch of all lines: a single row.
+//! The current epoch of all lines: a single row.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! What must survive of a line.
+//! The part of a line that survives a loss of the line store.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The tables, one module each. Columns are as the migrations make them: ids in 16 bytes, times in Unix ms.
+//! The tables, one module each. The migrations define the columns: ids are 16 bytes, times are Unix ms.
 
 #![expect(unreachable_pub, reason = "sea-orm's derive makes public items of a private module")]
 

@@ -1,4 +1,4 @@
-//! Attempts to pay, and how they ended.
+//! Payment attempts and their outcomes.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Money that has to go back: one row per attempt at most.
+//! Refunds: at most one row per payment attempt.
 
 use sea_orm::entity::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The seats of reservations, in the order asked for, at the price they had.
+//! The seats of reservations, in the requested order, with the price at the time of the hold.
 
 use sea_orm::entity::prelude::*;
 

@@ -2,7 +2,7 @@
 
 use sea_orm::entity::prelude::*;
 
-/// The `seat` of an event that replaced them all; its `version` is that of the new map. No seat has this name.
+/// The `seat` of an event that replaces the whole map. Its `version` is that of the new map. No seat has this name.
 pub(crate) const WHOLE_MAP: &str = "";
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]

@@ -1,4 +1,4 @@
-//! One row per seat: where it is, what it costs, whose it is.
+//! One row per seat: its position, price, status and reservation.
 
 use sea_orm::entity::prelude::*;
 

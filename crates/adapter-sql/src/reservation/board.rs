@@ -1,4 +1,4 @@
-//! Reading what seat maps in memory are made of: the seats of a performance, and the events of all.
+//! Reads the data of the seat boards in memory: the seats of one performance, and the events of all.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
 use crate::statements::padded;
 
-/// The most events that are read at once.
+/// The most events that one call reads.
 const EVENTS_MAX: u32 = 10_000;
-/// How much older than the latest an event has to be, so that nothing before it is open. Its time is that of the
-/// command, which may have waited for its batch and been tried three times, with five seconds for each; only then did
-/// the event get its id, and those before it have five seconds, too.
+/// An event is settled once it is this much older than the latest one: no transaction with an event before it is still
+/// open. The time of an event is that of its command. The command may wait for its batch and be tried three times, for
+/// 5 s each, before the event gets its id. Transactions with events before it take 5 s at most, too.
 const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
 #[derive(FromQueryResult)]
@@ -29,7 +29,7 @@ struct SeatRow {
     version: i64,
 }
 
-/// An event, and where its seat stands now.
+/// An event, with the index of its seat in the current map.
 #[derive(FromQueryResult)]
 struct EventRow {
     id: i64,
@@ -40,7 +40,7 @@ struct EventRow {
     seat_index: Option<i32>,
 }
 
-/// Reads in a snapshot.
+/// Reads the board of a performance. `tx` must be a snapshot.
 pub(super) async fn read(
     tx: &DatabaseTransaction,
     performance: PerformanceId,
@@ -74,7 +74,7 @@ pub(super) async fn events(
     limit: u32,
 ) -> Result<Vec<BoardEvent>, Failure> {
     use seat_events::Column;
-    // No id is higher than that, so nothing comes after it.
+    // No id is higher than `i64::MAX`, so no event follows it.
     let id = |id: u64| i64::try_from(id).unwrap_or(i64::MAX);
     let mut found = Vec::new();
     for some in padded(missing) {
@@ -95,7 +95,7 @@ pub(super) async fn settled_event(db: &DatabaseConnection) -> Result<u64, Failur
     Ok(Row::new("seat_events", &settled).number("id", settled)?)
 }
 
-/// Events, each with the place of its seat in the map. An event of no seat is one of the whole map.
+/// Selects events, each with the index of its seat in the map. The event of a whole map has no seat.
 fn located() -> Select<seat_events::Entity> {
     let its_seat: RelationDef = seat_events::Entity::belongs_to(seats::Entity)
         .from((seat_events::Column::PerformanceId, seat_events::Column::Seat))

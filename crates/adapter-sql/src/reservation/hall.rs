@@ -1,5 +1,5 @@
-//! The facts for choosing the best seats: where the seats of a hall are, which is read once and cached, and which of them
-//! are free, which every transaction reads anew, as far as the judge asks for it.
+//! Reads the facts for choosing the best seats. The positions of a hall's seats are read once and cached. Every
+//! transaction reads anew which of them are free, as far as the judge asks for it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,15 +16,15 @@ use crate::entities::seats::{Column, Entity};
 use crate::error::Failure;
 use crate::row::Row;
 
-/// How many halls are kept. One of regular rows takes some KB, the worst that can be made (120,000 seats, none beside
-/// another) 12 MB.
+/// The most halls in the cache. A hall of regular rows takes some KB. The worst possible hall (120,000 seats, no two of
+/// them adjacent) takes 12 MB.
 const HALLS_MAX: usize = 32;
 
-/// The halls that seats were chosen from lately.
+/// A cache of halls, the most recently read first.
 #[derive(Debug, Default)]
 pub(super) struct Halls(Mutex<VecDeque<KnownHall>>);
 
-/// A performance's hall. A later map of its seats has a higher version.
+/// A hall in the cache. A new map of the performance has a higher version.
 #[derive(Debug)]
 struct KnownHall {
     performance: PerformanceId,
@@ -33,7 +33,7 @@ struct KnownHall {
 }
 
 impl Halls {
-    /// The hall of a performance in this version.
+    /// The hall of a performance, in this version of its map. Reads it if it is not in the cache.
     pub(super) async fn get(
         &self,
         tx: &DatabaseTransaction,
@@ -79,7 +79,7 @@ async fn read_hall(tx: &DatabaseTransaction, performance: PerformanceId) -> Resu
     for (index, model) in rows.all(tx).await?.into_iter().enumerate() {
         let key = format!("({performance}, index {})", model.seat_index);
         let row = Row::new("seats", &key);
-        // Seats are known to the choice by their place in this list.
+        // The choice refers to seats by their index in this list.
         row.known("seat_index", usize::try_from(model.seat_index).ok().filter(|stored| *stored == index))?;
         seats.push(HallSeat {
             row: row.number("row_no", model.row_no)?,
@@ -103,7 +103,7 @@ pub(super) async fn read_free(
     now: Timestamp,
 ) -> Result<FreeSeatsFound, Failure> {
     let is = |status: SeatStatus| Column::Status.eq(status.as_str());
-    // Two statements, because each finds its seats in the index alone, and the first finds them in order.
+    // Two statements, because the index alone answers each, and the first without sorting.
     let available = Condition::all().add(is(SeatStatus::Available)).add(Column::HeldUntil.is_null());
     let lapsed = Condition::all().add(is(SeatStatus::Held)).add(Column::HeldUntil.lte(now.unix_ms()));
     let mut found = FreeSeatsFound::default();

@@ -1,8 +1,8 @@
 //! Holding seats: a batch of commands in one transaction. Locks and reads the facts, asks [`judge::hold`], and writes.
 //!
-//! On a database that servers share, a batch that chooses seats of a performance locks the performance: no other batch takes
-//! seats of it meanwhile, so every seat that it reads as free is its own to choose. Batches of named seats run side by side,
-//! and a command that names a seat seen taken is refused before anything is locked.
+//! On a database that servers share, a batch that chooses seats of a performance locks the performance. No other batch
+//! takes seats of it meanwhile, so every seat that the batch reads as free stays free. Batches of named seats run side
+//! by side. A command that names a taken seat is refused before any lock is taken.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::idempotency;
 use crate::row::Row;
 use crate::statements::padded;
 
-/// What was made under a claim, if it was a hold.
+/// The outcome of the hold that used a claim, if there is one.
 pub(super) async fn find(
     db: &impl ConnectionTrait,
     claim: &Claim,
@@ -51,17 +51,18 @@ pub(super) async fn hold_all(
     Ok(refused.into_iter().filter_map(|refused| refused.or_else(|| decided.next())).collect())
 }
 
-/// Refuses commands that name a taken seat, without a lock: a crowd that wants one seat blocks nobody, and leaves nothing
-/// behind.
+/// Refuses commands that name a taken seat, without a lock: a crowd that wants one seat blocks no transaction and
+/// writes nothing.
 ///
-/// The seats are read before the claims: a command that sees its seats taken by its own first attempt finds its claim then.
+/// Reads the seats before the claims. A retry that sees its seats taken by its own first attempt therefore finds its
+/// claim.
 async fn refuse_at_sight(
     tx: &DatabaseTransaction,
     commands: &[HoldCommand],
     now: Timestamp,
 ) -> Result<Vec<Option<HoldOutcome>>, Failure> {
     let mut refused: Vec<_> = commands.iter().map(|_| None).collect();
-    // With one writer, what is seen without a lock is what is seen with it.
+    // With one writer there are no row locks to avoid.
     if has_one_writer(tx) {
         return Ok(refused);
     }
@@ -76,7 +77,7 @@ async fn refuse_at_sight(
     let hopeless: Vec<_> = positions.iter().map(|&position| &commands[position]).collect();
     let facts = Facts { seats, ..read_facts(tx, &hopeless, now).await? };
     let mut desk = Desk::new(hopeless, facts, now);
-    // Nothing is left to choose: these commands name their seats.
+    // The desk asks for no free seats: these commands name theirs.
     let Progress::Done = desk.decide()? else { return Ok(refused) };
     for (position, refusal) in positions.into_iter().zip(desk.into_refusals()) {
         refused[position] = refusal;
@@ -84,8 +85,8 @@ async fn refuse_at_sight(
     Ok(refused)
 }
 
-/// Locks and reads all that the decisions need: performances and buyers first, so that no rival and no twin changes what is
-/// read after; then lets the judge decide, and writes.
+/// Locks and reads the facts, lets the judge decide, and writes. Locks performances and buyers first, so that no
+/// competing or repeated request changes the facts that are read after them.
 async fn decide(
     tx: &DatabaseTransaction,
     halls: &Halls,
@@ -104,7 +105,7 @@ async fn decide(
     let mut facts = read_facts(tx, &commands, now).await?;
     for (performance, commands) in &by_performance {
         let names = named(commands);
-        // Where seats are chosen, all are locked in one order once the choice is made.
+        // If the judge chooses seats, all seats are locked after the choice, in one order.
         facts.seats.extend(if chosen_from.is_empty() {
             seats::lock(tx, *performance, &names).await?
         } else {
@@ -146,7 +147,7 @@ fn by_performance<'a>(
     by_performance
 }
 
-/// The seats that are named, in the order of the primary key.
+/// The seats that commands name, in the order of the primary key.
 fn named<'a>(commands: &[&'a HoldCommand]) -> Vec<&'a SeatId> {
     let names = commands.iter().filter_map(|command| match &command.seats {
         SeatWish::Named(names) => Some(names),
@@ -203,7 +204,7 @@ async fn read_ended_passes(
     use ended_passes::Column;
     let mut ended = HashSet::new();
     for some in padded(commands) {
-        // A number beyond the column was never given out, so it did not end.
+        // A number beyond the column's range was never given out, so no pass with it has ended.
         let numbers = some.iter().filter_map(|command| i64::try_from(command.pass.0).ok());
         let rows = ended_passes::Entity::find()
             .filter(Column::PerformanceId.eq(performance.uuid()))
@@ -214,8 +215,8 @@ async fn read_ended_passes(
     Ok(ended)
 }
 
-/// Takes a turn at a performance, before anything else is locked: alone if seats of it are to be chosen, which needs the
-/// hall; and else beside other batches that name their seats.
+/// Locks a performance, before any other lock. Takes an exclusive lock and answers the hall if the judge chooses seats
+/// of it. Otherwise takes a shared lock, so that batches of named seats run side by side.
 async fn take_turn(
     tx: &DatabaseTransaction,
     halls: &Halls,
@@ -224,7 +225,7 @@ async fn take_turn(
 ) -> Result<Option<Arc<Hall>>, Failure> {
     if commands.iter().all(|command| command.seats.n_chosen() == 0) {
         if !has_one_writer(tx) {
-            // MariaDB does not know `FOR SHARE`.
+            // MariaDB does not support `FOR SHARE`.
             let shared = "SELECT id FROM performances WHERE id = ? LOCK IN SHARE MODE";
             let shared = Statement::from_sql_and_values(DbBackend::MySql, shared, [performance.uuid().into()]);
             tx.query_one_raw(shared).await?;
@@ -242,7 +243,7 @@ async fn take_turn(
     Ok(Some(halls.get(tx, performance, map_version).await?))
 }
 
-/// The earlier use of the claims' keys, and what was made under them; in the order of the claims.
+/// The earlier uses of the claims' keys, with the reservations that they created, in the order of the claims.
 async fn find_claims(
     db: &impl ConnectionTrait,
     claims: &[&Claim],

@@ -1,4 +1,4 @@
-//! Ending holds without a sale: locks the reservations, and writes what [`judge::lapse`] decides.
+//! Ends holds without a sale: locks the reservations, and writes what [`judge::lapse`] decides.
 
 use sea_orm::prelude::Uuid;
 use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
@@ -24,13 +24,13 @@ pub(super) async fn release_all(
 }
 
 const EXPIRE: &str = "reservation.expire_lapsed";
-/// The most reservations that expire in one call, and in one transaction: it is in the buyers' way.
+/// The most reservations that expire in one call. `EXPIRE_TOGETHER`: in one transaction, whose locks block buyers.
 const EXPIRE_MAX: u32 = 1_000;
 const EXPIRE_TOGETHER: usize = 100;
 
 pub(super) async fn expire(database: &Database, now: Timestamp, limit: u32) -> Result<u32, StoreError> {
     let mut lapsed = database.read(EXPIRE, |db| lapsed(db, now, limit.min(EXPIRE_MAX))).await?;
-    // Every sweeper takes its locks in one order.
+    // Sorted, so that all sweepers take their locks in one order.
     lapsed.sort_unstable();
     let mut n_expired = 0;
     for some in lapsed.chunks(EXPIRE_TOGETHER) {

@@ -1,4 +1,4 @@
-//! Reservations that are to change, with their seats: locked in one order, and written all at once.
+//! Locks reservations and their seats in one order, and writes their changes together.
 
 use std::collections::BTreeSet;
 
@@ -13,13 +13,13 @@ use crate::entities::reservations;
 use crate::error::Failure;
 use crate::statements::padded;
 
-/// Locks those of the reservations that exist: their buyers first, then their own rows, then the seats of those that are
-/// held or being paid; each in the order of the primary key.
+/// Locks the reservations that exist: their buyers first, then their own rows, then the seats of those that are held or
+/// being paid; each in the order of the primary key.
 pub(super) async fn lock(tx: &DatabaseTransaction, ids: &BTreeSet<ReservationId>) -> Result<Holdings, Failure> {
     use reservations::Column;
     let ids: Vec<Uuid> = ids.iter().map(|id| id.uuid()).collect();
     if !has_one_writer(tx) {
-        // The account of a reservation never changes, so that needs no lock.
+        // The account of a reservation never changes, so this read needs no lock.
         let mut buyers = BTreeSet::new();
         for some in padded(&ids) {
             let rows = reservations::Entity::find()
@@ -34,7 +34,7 @@ pub(super) async fn lock(tx: &DatabaseTransaction, ids: &BTreeSet<ReservationId>
     }
     let mut found = Vec::with_capacity(ids.len());
     for some in padded(&ids) {
-        // By their ids alone: found through another index, they would be locked in its order, which differs from that of
+        // Selects by id alone. Through another index, the rows would be locked in its order, which differs from that of
         // other transactions.
         let rows =
             reservations::Entity::find().filter(Column::Id.is_in(some)).order_by_asc(Column::Id).lock_exclusive();
@@ -47,7 +47,7 @@ pub(super) async fn lock(tx: &DatabaseTransaction, ids: &BTreeSet<ReservationId>
     Ok(Holdings::new(found, states))
 }
 
-/// Writes what the judge changed, each row if it still has the version that was read.
+/// Writes the judge's changes. Each row must still have the version that was read.
 pub(super) async fn write(tx: &DatabaseTransaction, writes: &HoldingWrites, now: Timestamp) -> Result<(), Failure> {
     rows::update(tx, &writes.reservations).await?;
     seats::write(tx, &writes.seats, now).await

@@ -1,4 +1,4 @@
-//! Paying: locks and reads the facts, asks [`judge::payment`], and writes.
+//! Takes payments: locks and reads the facts, asks [`judge::payment`], and writes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -24,18 +24,18 @@ use crate::idempotency;
 use crate::row::Row;
 use crate::statements::{insert_all, padded, powers};
 
-/// It is under way.
+/// The payment attempt is in progress.
 const PENDING: &str = "pending";
-/// The money was taken, and paid for the seats.
+/// The gateway captured the money, and it paid for the seats.
 pub(super) const CAPTURED: &str = "captured";
-/// The gateway declined.
+/// The gateway declined the charge.
 const DECLINED: &str = "declined";
-/// The gateway never heard of it.
+/// The gateway never received the charge.
 const UNHEARD: &str = "unheard";
-/// The money was taken, and goes back: there is a row in `refunds`.
+/// The gateway captured the money, and it is refunded: there is a row in `refunds`.
 pub(super) const REFUNDED: &str = "refunded";
 
-/// The most rows of a list for the sweepers.
+/// The most rows in a list for the sweepers.
 const LIST_MAX: u32 = 1_000;
 
 pub(super) async fn begin_all(
@@ -68,7 +68,7 @@ fn begun(attempt: &Attempt, now: Timestamp) -> payment_attempts::ActiveModel {
     }
 }
 
-/// The earlier use of the commands' keys: the attempts that began under them, and what they pay for.
+/// The earlier uses of the commands' keys: the attempts that began under them, with their reservations.
 async fn find_claims(
     tx: &DatabaseTransaction,
     commands: &[PayCommand],
@@ -99,7 +99,7 @@ pub(super) async fn settle_all(
     let attempts = find_attempts(tx, ids.clone()).await?;
     let paid_for = attempts.values().map(|attempt| attempt.reservation).collect();
     let holdings = locked::lock(tx, &paid_for).await?;
-    // Read again: a transaction that had the locks before may have ended some.
+    // Read again under the locks: the transaction that held them before may have ended some attempts.
     let attempts = find_attempts(tx, ids).await?.into_values().collect();
     let (outcomes, writes) = judge::payment::settle_all(commands, SettleFacts { attempts, holdings }, now)?;
     write_settled(tx, writes, now).await?;
@@ -133,7 +133,7 @@ async fn write_settled(tx: &DatabaseTransaction, writes: SettleWrites, now: Time
     end_all(tx, attempts, now).await
 }
 
-/// Ends passes; some may have ended before.
+/// Ends passes. Skips those that have ended before.
 async fn end_passes(
     tx: &DatabaseTransaction,
     passes: &[(PerformanceId, PassNumber)],
@@ -155,7 +155,7 @@ async fn end_passes(
     Ok(())
 }
 
-/// Writes how attempts ended, each if its row still has the state that was read.
+/// Writes the ends of attempts. Each row must still have the state that was read.
 async fn end_all(tx: &DatabaseTransaction, ends: Vec<AttemptEnd>, now: Timestamp) -> Result<(), Failure> {
     use payment_attempts::Column;
     let mut groups: BTreeMap<_, Vec<AttemptId>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Reading reservations, seats and their history. Nothing here decides who gets a seat.
+//! Reads reservations, seats and their history. Makes no decision about a seat.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -27,7 +27,7 @@ use crate::entities::{
 use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
 
-/// The longest page: 200, and one more to see whether more follow.
+/// The longest page: 200 rows, and one more that tells whether another page follows.
 const PAGE_MAX: u64 = 201;
 
 pub(super) async fn find(
@@ -152,7 +152,7 @@ pub(super) async fn seat_counts(
     Ok(in_order.map(Option::unwrap_or_default).collect())
 }
 
-/// Reads in a snapshot.
+/// Reads the history of a performance. `tx` must be a snapshot.
 pub(super) async fn history(tx: &DatabaseTransaction, performance: PerformanceId) -> Result<History, Failure> {
     let of = performance.uuid();
     let events = seat_events::Entity::find()
@@ -239,7 +239,7 @@ async fn reservation_records(tx: &DatabaseTransaction, performance: Uuid) -> Res
     Ok(models.all(tx).await?.into_iter().map(record).collect::<Result<_, CorruptRow>>()?)
 }
 
-/// The ids of the attempts to pay for them.
+/// The ids of the payment attempts for a performance's reservations.
 fn attempts_of(performance: Uuid) -> SelectStatement {
     Query::select()
         .column(payment_attempts::Column::Id)
@@ -300,7 +300,7 @@ async fn ended(tx: &DatabaseTransaction, performance: Uuid) -> Result<HashSet<Pa
     Ok(ended.collect::<Result<_, CorruptRow>>()?)
 }
 
-/// Attempts that are named by refunds, or by charges that did not go back, and are not there.
+/// Payment attempts that do not exist, although a refund names them, or a charge that was not refunded.
 pub(super) async fn strays(tx: &DatabaseTransaction) -> Result<Vec<AttemptId>, Failure> {
     let known = || Query::select().column(payment_attempts::Column::Id).from(payment_attempts::Entity).to_owned();
     let refunds = refunds::Entity::find().filter(refunds::Column::AttemptId.not_in_subquery(known()));

@@ -1,4 +1,4 @@
-//! Reservations as rows, and back.
+//! Converts reservations to rows, and back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -23,8 +23,8 @@ pub(super) const CONFIRMED: &str = "confirmed";
 const RELEASED: &str = "released";
 const EXPIRED: &str = "expired";
 
-/// Locks the rows of buyers, made if need be, in the order of the primary key: what a buyer does in one performance
-/// happens one after the other.
+/// Locks the rows of buyers in the order of the primary key, and creates missing ones. So the requests of one buyer in
+/// one performance run one after the other.
 pub(super) async fn lock_buyers(
     tx: &DatabaseTransaction,
     buyers: &BTreeSet<(PerformanceId, AccountId)>,
@@ -38,7 +38,7 @@ pub(super) async fn lock_buyers(
     });
     let rows: Vec<_> = rows.collect();
     let key = [buyers::Column::PerformanceId, buyers::Column::AccountId];
-    // On MySQL this writes a row that is there over with itself, which locks it.
+    // On MySQL this overwrites an existing row with itself, which locks it.
     let on_conflict = OnConflict::columns(key).do_nothing_on(key).to_owned();
     for some in padded(&rows) {
         let insert = buyers::Entity::insert_many(some).on_conflict(on_conflict.clone());
@@ -47,7 +47,7 @@ pub(super) async fn lock_buyers(
     Ok(())
 }
 
-/// Reads reservations by their ids; in no order.
+/// Reads reservations by their ids. Answers in no particular order.
 pub(super) async fn find_all(
     db: &impl ConnectionTrait,
     ids: impl IntoIterator<Item = Uuid> + Send,
@@ -59,7 +59,7 @@ pub(super) async fn find_all(
     load(db, &models).await
 }
 
-/// Completes reservations with their seats and tickets; in the order of the rows.
+/// Completes reservations with their seats and tickets. Answers in the order of the rows.
 pub(super) async fn load(
     db: &impl ConnectionTrait,
     models: &[reservations::Model],
@@ -181,10 +181,10 @@ pub(super) async fn insert(tx: &DatabaseTransaction, new: &[Reservation]) -> Res
     Ok(insert_all(tx, &seats).await?)
 }
 
-/// Stores reservations that changed, each if its row still has the version that it was read with.
+/// Stores changed reservations. Each row must still have the version that was read.
 pub(super) async fn update(tx: &DatabaseTransaction, changed: &[(Reservation, u32)]) -> Result<(), Failure> {
     use reservations::Column;
-    // Those that go to one state from one version share a statement: mostly, that is all of them.
+    // Reservations that go to one state from one version share a statement: in most calls, all of them do.
     let mut groups: BTreeMap<_, Vec<(Uuid, Changeable)>> = BTreeMap::new();
     for (reservation, read) in changed {
         let row = Changeable::of(reservation)?;
@@ -212,12 +212,12 @@ pub(super) async fn update(tx: &DatabaseTransaction, changed: &[(Reservation, u3
     Ok(())
 }
 
-/// The number of a pass as a column; `of` is the id of what it belongs to.
+/// The number of a pass as a column value. `of`: the id of the row, for the error.
 pub(super) fn pass_number(pass: PassNumber, of: impl ToString) -> Result<i64, CorruptRow> {
     i64::try_from(pass.0).map_err(|_| CorruptRow::new("reservations", "pass_number", of))
 }
 
-/// What changes of a reservation in the course of its life, as columns.
+/// The columns of a reservation that change over its lifetime.
 struct Changeable {
     held_until: i64,
     declined: i32,

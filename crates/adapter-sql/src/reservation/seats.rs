@@ -1,4 +1,4 @@
-//! The seats' own rows: read for a change, and changed under the guard of their versions.
+//! Reads and updates the rows of seats, under optimistic locking: an update names the version that was read.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ struct SeatRow {
     version: i64,
 }
 
-/// Reads seats of a performance in order to change them, in the order of the primary key, and locks them.
+/// Reads seats of a performance and locks them, in the order of the primary key.
 pub(super) async fn lock(
     tx: &DatabaseTransaction,
     performance: PerformanceId,
@@ -79,7 +79,7 @@ fn state(performance: PerformanceId, model: SeatRow) -> Result<SeatState, Corrup
     })
 }
 
-/// The holding that the columns of a seat say.
+/// The holding that the columns of a seat describe.
 pub(super) fn holding(
     row: Row<'_>,
     status: &str,
@@ -91,11 +91,11 @@ pub(super) fn holding(
     row.known("status", SeatHolding::from_stored(status, owner, held_until))
 }
 
-/// Writes changes of seats, each if the seat still has the version it was read with, and an event for each.
+/// Writes changes of seats, and an event for each. Each seat must still have the version that was read.
 ///
-/// A seat that changes twice at once is refused as a conflict: the caller then changes them one after the other.
+/// Two changes of one seat in one call are a conflict: the caller then runs its commands one by one.
 pub(super) async fn write(tx: &DatabaseTransaction, changes: &[SeatChange], at: Timestamp) -> Result<(), Failure> {
-    // Seats that go to one status from one version share a statement: mostly, that is all of them.
+    // Seats that go to one status from one version share a statement: in most calls, all of them do.
     let mut groups: BTreeMap<_, Vec<&SeatChange>> = BTreeMap::new();
     for change in changes {
         groups.entry((change.performance, change.after.status().code(), change.version)).or_default().push(change);

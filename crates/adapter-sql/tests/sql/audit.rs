@@ -42,7 +42,7 @@ async fn hold(repository: &SqlReservationRepository, n: u8, seats: &[&str], now:
     assert!(matches!(repository.hold(&[wish], now).await.unwrap()[..], [HoldOutcome::Held(_)]));
 }
 
-/// Begins to pay, and asks the gateway for the money: attempt `n`, of reservation `of`.
+/// Begins payment attempt `n` of reservation `of`, and charges it at the gateway.
 async fn begin(bank: &Bank, (n, of): (u8, u8), token: &str, now: Timestamp) -> ChargeOutcome {
     let command = PayCommand {
         reservation: ReservationId::from_bytes([of; 16]),
@@ -61,15 +61,15 @@ async fn capture(repository: &SqlReservationRepository, n: u8, now: Timestamp) -
     repository.settle(AttemptId::from_bytes([n; 16]), &verdict, now).await.unwrap().unwrap()
 }
 
-/// Who takes seats, and who takes money.
+/// The repository that sells the seats, and the gateway that takes the money.
 struct Bank {
     repository: SqlReservationRepository,
     gateway: SimulatedGateway,
     file: On<Sqlite>,
 }
 
-/// The first paid for `A-1-1` too late: the second had taken it over, and bought it. The third gave `A-1-2` back, and
-/// bought `A-1-3` under another name, after another attempt had been declined. `A-1-4` was never touched.
+/// Buyer 1 paid for `A-1-1` too late: buyer 2 had taken it over, and bought it. Buyer 3 released `A-1-2`. Buyer 4
+/// bought `A-1-3`, after a declined attempt. `A-1-4` was never touched.
 async fn a_history() -> Bank {
     let file = On::<Sqlite>::new().await;
     let price = Money::new(100, "KRW".parse().unwrap()).unwrap();
@@ -103,7 +103,7 @@ async fn a_history() -> Bank {
     bank
 }
 
-/// All that `usher verify` looks at.
+/// All contradictions that `usher verify` reports.
 async fn contradictions(bank: &Bank) -> Vec<String> {
     let history = bank.repository.history(PERFORMANCE).await.unwrap();
     let mut found = audit::check(&history).contradictions;
@@ -113,7 +113,7 @@ async fn contradictions(bank: &Bank) -> Vec<String> {
     found
 }
 
-/// A copy of the latest event of a seat, as another one.
+/// A statement that copies the latest event of a seat, with another version, status and owner.
 macro_rules! event_after {
     ($seat:literal, $version:literal, $status:literal, $owner:literal) => {
         concat!(
@@ -132,7 +132,7 @@ macro_rules! event_after {
     };
 }
 
-/// Statements that damage a database, and what is found.
+/// Statements that damage a database, each with the contradiction that the audit reports.
 const DAMAGES: &[(&str, &str)] = &[
     ("DELETE FROM seat_events WHERE seat = 'A-1-1' AND version = 3", "seat A-1-1, version 4: follows version 2"),
     (

@@ -1,4 +1,4 @@
-//! The databases to test on: one for each test, migrated, and gone with it.
+//! The databases for the tests: one for each test, migrated, and removed at its end.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use usher_adapter_sql::{Database, Settings};
 use usher_contract_tests::mysql_server::ScratchDatabase;
 use usher_migrations::{Migrator, MigratorTrait};
 
-/// A kind of database, and what keeps one of them alive.
+/// A kind of database. A value of it keeps one database alive.
 pub(crate) trait Backend: Send + Sync + Sized + 'static {
-    /// Makes an empty one. Answers where it is.
+    /// Creates an empty database. Answers its URL, too.
     fn empty() -> impl Future<Output = (Self, String)> + Send;
 }
 
-/// A file.
+/// A SQLite file.
 pub(crate) struct Sqlite(#[expect(dead_code, reason = "it is removed when this is dropped")] TempDir);
 
 impl Backend for Sqlite {
@@ -43,7 +43,7 @@ pub(crate) struct On<B> {
 }
 
 impl<B: Backend> On<B> {
-    /// Makes one.
+    /// Creates and migrates a database.
     pub(crate) async fn new() -> Self {
         let (kept, url) = B::empty().await;
         // Races bring a thousand calls to these few connections, and none of them may be refused.

@@ -1,4 +1,4 @@
-//! What the simulated gateway does on the log in SQL.
+//! The contract of the simulated gateway, on its log in SQL.
 
 use std::sync::Arc;
 

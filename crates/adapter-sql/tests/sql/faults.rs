@@ -1,4 +1,4 @@
-//! Calls that are given up, and a database that is silent, out of reach, or killed.
+//! Cancelled calls, and a database that is silent, unreachable, or killed.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -36,7 +36,7 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let tries = async {
         while !condition().await {
-            #[expect(clippy::disallowed_methods, reason = "between two looks at a condition that is waited for")]
+            #[expect(clippy::disallowed_methods, reason = "the pause between two checks of the condition")]
             tokio::time::sleep(TRY_AGAIN_AFTER).await;
         }
     };
@@ -62,7 +62,7 @@ fn claim(n: u32, key: &str) -> Claim {
     Claim { account: AccountId::from_bytes(id(n)), key: key.parse().unwrap(), fingerprint: Fingerprint([0; 32]) }
 }
 
-/// Buyer `n` wants the seat of that number.
+/// The command of buyer `n`, who wants the seat of the same number.
 fn wish(n: u32) -> HoldCommand {
     HoldCommand {
         id: ReservationId::from_bytes(id(n)),
@@ -79,7 +79,7 @@ fn wish(n: u32) -> HoldCommand {
 async fn hold(repository: &SqlReservationRepository, n: u32) -> Result<(), StoreError> {
     match repository.hold(&[wish(n)], NOW).await?.remove(0) {
         HoldOutcome::Held(_) | HoldOutcome::Replayed(_) => Ok(()),
-        refused => panic!("everybody wants another seat: {refused:?}"),
+        refused => panic!("no two buyers want the same seat: {refused:?}"),
     }
 }
 
@@ -96,7 +96,7 @@ async fn pay(repository: &SqlReservationRepository, n: u32) -> Result<(), StoreE
     Ok(())
 }
 
-/// As many transactions at once as the pool has connections.
+/// Whether the pool runs as many transactions at once as it has connections.
 async fn all_connections_work(database: &Database) -> bool {
     let mut open = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -108,7 +108,7 @@ async fn all_connections_work(database: &Database) -> bool {
     join_all(open.iter().map(|transaction| transaction.execute_unprepared("DO 1"))).await.iter().all(Result::is_ok)
 }
 
-/// Waits until every connection is open, and nobody's.
+/// Waits until every connection is open and idle.
 async fn all_are_idle(database: &Database) {
     let pool = database.writer().get_mysql_connection_pool();
     eventually("all connections are idle", async || pool.num_idle() == usize::try_from(CONNECTIONS).unwrap()).await;
@@ -118,9 +118,10 @@ fn assert_refused(result: &Result<(), StoreError>) {
     assert!(matches!(result, Err(StoreError::Unavailable { .. } | StoreError::Timeout { .. })), "{result:?}");
 }
 
-/// LESSONS S13. Whoever gives a call up, at whatever point, leaves nothing behind in which others' work is lost.
+/// LESSONS S13. A call that is cancelled at any point leaves no transaction open in which the work of other calls is
+/// lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_given_up_at_any_point_leave_no_transaction_open_and_lose_nobody_elses_work() {
+async fn calls_cancelled_at_any_point_leave_no_transaction_open_and_lose_no_other_calls_work() {
     const WORKERS: u32 = CONNECTIONS;
     const GIVEN_UP: u32 = 24;
     let (_kept, url) = Mysql::empty().await;
@@ -134,7 +135,7 @@ async fn calls_given_up_at_any_point_leave_no_transaction_open_and_lose_nobody_e
     let worker = async |worker: u32| {
         for turn in 0..GIVEN_UP {
             let n = worker * GIVEN_UP + turn;
-            // Each is given up a little later than the one before: some have not begun, and some are done.
+            // Each call is cancelled a little later than the one before: some have not begun, and some are done.
             let after = Duration::from_millis(u64::from(n * 2));
             let given_up = async {
                 if n.is_multiple_of(3) {
@@ -169,8 +170,7 @@ async fn calls_given_up_at_any_point_leave_no_transaction_open_and_lose_nobody_e
     assert!(all_connections_work(&database).await);
 }
 
-/// LESSONS S14. A database that answers nobody for a while is refused by every call, and is as good as before when it
-/// answers again.
+/// LESSONS S14. While a database does not respond, every call fails. When it responds again, all connections work.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_was_silent_is_used_again_on_all_connections() {
     let server = Server::start(Durability::None, &[]);
@@ -193,9 +193,9 @@ async fn a_database_that_was_silent_is_used_again_on_all_connections() {
     }
 }
 
-/// LESSONS S14. Connections that are lost without a word take no place of the pool with them.
+/// LESSONS S14. Connections that break without a notice to either end do not occupy places in the pool.
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_lead_nowhere_are_replaced() {
+async fn dead_connections_are_replaced() {
     let server = Server::start(Durability::None, &[]);
     let url = create_database(&server.url(), "usher").await;
     drop(with_seats(&url).await);
@@ -215,10 +215,10 @@ async fn connections_that_lead_nowhere_are_replaced() {
     }
 }
 
-/// Killed in the middle of a rush and started again, the database has what was acknowledged, and whoever asks again goes
-/// on where they were.
+/// A database that is killed in the middle of a rush and started again has every acknowledged hold, and retries
+/// succeed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_database_has_everything_that_was_acknowledged_and_calls_go_on_by_themselves() {
+async fn a_killed_database_keeps_every_acknowledged_hold_and_calls_succeed_after_its_restart() {
     const BUYERS: u32 = 300;
     const BEFORE: usize = 50;
     let mut server = Server::start(Durability::Full, &[]);

@@ -1,4 +1,4 @@
-//! Logging in to a database server that is fresh, so that it knows no password by heart yet.
+//! Log-ins to a fresh database server, whose cache holds no password yet.
 
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
 use usher_adapter_sql::{Database, Settings};
@@ -10,7 +10,7 @@ async fn text(db: &DatabaseConnection, sql: &str) -> String {
     row.try_get_by(row.column_names()[row.column_names().len() - 1].as_str()).unwrap()
 }
 
-/// Lets the server forget who logged in before.
+/// Clears the server's cache of passwords.
 async fn forget(root: &Database) {
     root.writer().execute_unprepared("FLUSH PRIVILEGES").await.unwrap();
 }
@@ -37,7 +37,7 @@ async fn the_first_log_in_on_a_fresh_server_goes_through_tls() {
     let database = open(&url).await.unwrap();
     let cipher = text(database.writer(), "SHOW STATUS LIKE 'Ssl_cipher'").await;
     if is_mariadb {
-        // Out of the box it has no certificate, and its way to log in needs none.
+        // By default MariaDB has no certificate, and its log-in needs none.
         assert_eq!(cipher, "");
         return;
     }
@@ -52,5 +52,5 @@ async fn the_first_log_in_on_a_fresh_server_goes_through_tls() {
     open(&verified).await.unwrap();
 
     let by_a_stranger = open(&format!("{url}?ssl-mode=VERIFY_CA")).await;
-    assert!(by_a_stranger.is_err(), "its own authority is none of those that everybody knows");
+    assert!(by_a_stranger.is_err(), "the server's own CA is not among the public ones");
 }

@@ -1,4 +1,4 @@
-//! The moment in which a sale opens: an operator who came just before it and buyers who come just after it meet.
+//! A race at the opening of a sale: an operator replaces the map just before it, and buyers hold seats just after it.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use usher_reservation::ports::{
 use crate::backend::{Backend, On, on_every_database};
 
 on_every_database! {
-    a_map_replaced_as_the_sale_opens_takes_no_seat_from_anybody
+    a_map_replaced_as_the_sale_opens_takes_no_seat_from_a_buyer
 }
 
-/// Each has another order of arrival.
+/// In each round, the calls arrive in another order.
 const ROUNDS: u8 = 20;
 const BEFORE: Timestamp = Timestamp::EPOCH;
 const AFTER: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
@@ -56,7 +56,7 @@ enum Told {
     Held(Reservation),
 }
 
-async fn a_map_replaced_as_the_sale_opens_takes_no_seat_from_anybody<B: Backend>() {
+async fn a_map_replaced_as_the_sale_opens_takes_no_seat_from_a_buyer<B: Backend>() {
     let fixture = On::<B>::new().await;
     let catalogue = SqlCatalogueRepository::new(fixture.database.clone());
     let reservations = SqlReservationRepository::new(fixture.database.clone());
@@ -67,13 +67,13 @@ async fn a_map_replaced_as_the_sale_opens_takes_no_seat_from_anybody<B: Backend>
         let told = race(|n| {
             let (catalogue, reservations) = (catalogue.clone(), reservations.clone());
             async move {
-                // Somewhere in the middle of the others.
+                // The operator's call is somewhere in the middle of the others.
                 if n == round {
                     return Told::Replaced(catalogue.replace_seats(performance, &map(200), BEFORE).await.unwrap());
                 }
                 match reservations.hold(&[wish(performance, round, n)], AFTER).await.unwrap().remove(0) {
                     HoldOutcome::Held(held) => Told::Held(held),
-                    refused => panic!("everybody wants another seat: {refused:?}"),
+                    refused => panic!("no two buyers want the same seat: {refused:?}"),
                 }
             }
         })
@@ -92,11 +92,11 @@ async fn a_map_replaced_as_the_sale_opens_takes_no_seat_from_anybody<B: Backend>
             Some(ReplaceSeatsOutcome::Locked) => 100,
             other => panic!("{other:?}"),
         };
-        assert!(held.iter().all(|held| held.total.amount() == price), "the map that stands is the one that is sold");
+        assert!(held.iter().all(|held| held.total.amount() == price), "seats are sold at the prices of the stored map");
         let stored = catalogue.seat_map(performance).await.unwrap().unwrap();
         assert_eq!((stored.version, stored.map), (if price == 200 { 2 } else { 1 }, map(price)));
         let history = reservations.history(performance).await.unwrap();
-        assert_eq!(audit::check(&history).contradictions, [""; 0], "who was told that they hold a seat has it");
+        assert_eq!(audit::check(&history).contradictions, [""; 0], "every buyer whose hold succeeded has the seat");
         for held in held {
             let owner = history.seats.iter().find(|record| record.seat == held.seats[0].seat).unwrap().owner;
             assert_eq!(owner, Some(held.id));

@@ -1,4 +1,4 @@
-//! The contract of [`ReservationRepository`], and what only a database can show.
+//! The contract of [`ReservationRepository`], and tests that need a real database.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,7 +169,7 @@ async fn a_seat_that_was_freed_behind_the_services_back_is_not_sold_again<B: Bac
     let history = fixture.history().history(PERFORMANCE).await.unwrap();
     assert_eq!(history.sales.len(), 1);
     assert_eq!(history.sales[0].reservation, ReservationId::from_bytes([1; 16]));
-    assert!(!usher_reservation::audit::check(&history).contradictions.is_empty(), "and the audit says so");
+    assert!(!usher_reservation::audit::check(&history).contradictions.is_empty(), "the audit reports it");
 }
 
 async fn a_damaged_row_is_named_by_table_column_and_key<B: Backend>() {
@@ -179,12 +179,12 @@ async fn a_damaged_row_is_named_by_table_column_and_key<B: Backend>() {
     let error = hold(&fixture, 1, "A-1-2").await.unwrap_err();
 
     let StoreError::Corrupt { operation: "reservation.hold", source } = error else { panic!("{error:?}") };
-    let expected = format!("column `status` of `seats`, row ({PERFORMANCE}, A-1-2), cannot be read");
+    let expected = format!("invalid value in column `status` of `seats`, row ({PERFORMANCE}, A-1-2)");
     assert_eq!(source.to_string(), expected);
-    assert!(matches!(hold(&fixture, 1, "A-1-1").await.unwrap(), HoldOutcome::Held(_)), "other seats are not harmed");
+    assert!(matches!(hold(&fixture, 1, "A-1-1").await.unwrap(), HoldOutcome::Held(_)), "other seats are not affected");
 }
 
-/// From now on, updates of this seat change nothing: as if another server were always first.
+/// Makes every update of this seat change no row, as if another server had always changed it first.
 async fn always_change_first(fixture: &On<impl Backend>, seat: &str) {
     let trigger =
         format!("CREATE TRIGGER rival BEFORE UPDATE ON seats WHEN OLD.seat = '{seat}' BEGIN SELECT RAISE(IGNORE); END");
@@ -220,7 +220,7 @@ async fn a_batch_that_keeps_losing_races_is_rolled_back_whole() {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_is_there_when_the_file_is_opened_again() {
+async fn an_acknowledged_sale_is_there_when_the_file_is_opened_again() {
     let fixture = two_seats::<Sqlite>().await;
     assert!(matches!(hold(&fixture, 1, "A-1-1").await.unwrap(), HoldOutcome::Held(_)));
     let Some(Settled::Confirmed(confirmed)) = pay(&fixture, 1).await.unwrap() else { panic!("it is confirmed") };

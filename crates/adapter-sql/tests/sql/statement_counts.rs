@@ -1,5 +1,5 @@
-//! How many statements a batch takes on a shared database. A batch locks what it reads in these statements, so a statement
-//! more is a round trip more that rivals wait for.
+//! The number of statements that a batch takes on a shared database. Each one is a round trip during which the batch
+//! holds its locks, and other batches wait for them.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use crate::backend::{Backend, Mysql};
 const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
 const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 const HOLD_TTL: Duration = Duration::from_secs(300);
-/// How many commands a batch has: a power of two, as the statements' lists are.
+/// The number of commands in a batch: a power of two, like the lengths of the statements' lists.
 const BATCH: u8 = 16;
 
-/// The statements of one kind that this session has run.
+/// How many statements of each kind this session has run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Counts {
     select: i64,

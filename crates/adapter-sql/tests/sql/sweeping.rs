@@ -1,4 +1,4 @@
-//! Buyers and sweepers in each other's way.
+//! Buyers and sweepers that compete for the same seats.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
@@ -18,18 +18,18 @@ use usher_reservation::ports::{
 use crate::backend::{Backend, On, on_every_database};
 
 on_every_database! {
-    sweepers_and_buyers_of_the_same_seats_are_never_told_of_a_deadlock
+    sweepers_and_buyers_of_the_same_seats_never_see_a_deadlock
 }
 
 const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
 const BUYERS: u32 = 8;
 const SWEEPERS: u32 = 2;
 const TURNS: u32 = 60;
-/// Few, so that everybody meets everybody.
+/// Few seats, so that all buyers compete.
 const SEATS: u32 = 24;
 const SEATS_PER_HOLD: u32 = 3;
 
-/// Time goes on by a millisecond with each look at it.
+/// A clock that advances by a millisecond on each read.
 struct Time(AtomicI64);
 
 impl Time {
@@ -41,7 +41,7 @@ impl Time {
 fn wish(buyer: u32, turn: u32) -> HoldCommand {
     let n = buyer * TURNS + turn;
     let account = AccountId::from_bytes(u128::from(buyer).to_be_bytes());
-    // Each begins somewhere else and names its seats from behind, so that the order of the wishes is no order of locks.
+    // Each command starts at another seat and names its seats backwards, so the commands impose no order of locks.
     let seats = (0..SEATS_PER_HOLD).rev().map(|i| (n * 7 + i * 5) % SEATS + 1);
     HoldCommand {
         id: ReservationId::from_bytes(u128::from(u64::MAX - u64::from(n)).to_be_bytes()),
@@ -50,14 +50,15 @@ fn wish(buyer: u32, turn: u32) -> HoldCommand {
         pass: PassNumber(u64::from(n)),
         seats: SeatWish::Named(seats.map(|seat| format!("A-1-{seat}").parse().unwrap()).collect()),
         seat_limit: 1_000,
-        // Most lapse while the others look for seats.
+        // Short, so that most holds lapse while the other buyers look for seats.
         hold_ttl: Duration::from_millis(20),
         claim: Claim { account, key: format!("hold-{n}").parse().unwrap(), fingerprint: Fingerprint([0; 32]) },
     }
 }
 
-/// LESSONS S15. They take their locks in one order; what meets all the same is rolled back and runs again.
-async fn sweepers_and_buyers_of_the_same_seats_are_never_told_of_a_deadlock<B: Backend>() {
+/// LESSONS S15. Buyers and sweepers take their locks in one order. A unit that still loses a race is rolled back and
+/// runs again.
+async fn sweepers_and_buyers_of_the_same_seats_never_see_a_deadlock<B: Backend>() {
     let fixture = On::<B>::new().await;
     let price = Money::new(100, "KRW".parse().unwrap()).unwrap();
     let seats_per_row = u16::try_from(SEATS).unwrap();
@@ -91,7 +92,7 @@ async fn sweepers_and_buyers_of_the_same_seats_are_never_told_of_a_deadlock<B: B
     };
     tokio::join!(join_all((0..BUYERS).map(buyer)), join_all((0..SWEEPERS).map(|_| sweeper())));
 
-    assert!(n_taken.into_inner() > 0 && n_expired.into_inner() > 0, "they met");
+    assert!(n_taken.into_inner() > 0 && n_expired.into_inner() > 0, "buyers and sweepers competed");
     let history = repository.history(PERFORMANCE).await.unwrap();
     assert_eq!(audit::check(&history).contradictions, [""; 0]);
 }
