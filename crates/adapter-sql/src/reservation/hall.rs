@@ -95,8 +95,8 @@ async fn read_hall(tx: &DatabaseTransaction, performance: PerformanceId) -> Resu
 
 /// Reads the free seats that the judge asks for, from the front.
 ///
-/// The selection is [`SeatHolding::status_at`](usher_reservation::judge::SeatHolding::status_at) in SQL: available, or held
-/// and lapsed at `now`.
+/// The selection is [`SeatHolding::status_at`](usher_reservation::judge::SeatHolding::status_at) in SQL: available, or
+/// held and lapsed at `now`.
 pub(super) async fn read_free(
     tx: &DatabaseTransaction,
     wanted: &FreeSeatsWanted,

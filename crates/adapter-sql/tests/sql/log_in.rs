@@ -21,8 +21,8 @@ async fn open(url: &str) -> Result<Database, StoreError> {
     Ok(database)
 }
 
-/// LESSONS S19. With `caching_sha2_password`, the default of MySQL, a first log-in sends the password itself: through TLS,
-/// or not at all.
+/// LESSONS S19. With `caching_sha2_password`, the default of MySQL, the first log-in sends the password itself: through
+/// TLS, or not at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_log_in_on_a_fresh_server_goes_through_tls() {
     let server = Server::start(Durability::None, &[]);

@@ -85,7 +85,8 @@ fn named(n: u8) -> SeatWish<usher_kernel::SeatId> {
     SeatWish::Named(vec![format!("A-1-{n}").parse().unwrap()])
 }
 
-/// The figures are those of the repository before the judge moved to the domain (commit d3e8183, counted with this test).
+/// The figures are those of the repository before the judge moved to the domain (commit d3e8183, counted with this
+/// test).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_takes_no_more_statements_than_before_the_judge_moved() {
     let (_kept, url) = Mysql::empty().await;
