@@ -1,28 +1,29 @@
-//! Sets of numbers as the bitmaps of Redis: bit n is number n, and the first bit of a byte is its highest.
+//! Converts sets of numbers to bitmaps of Redis, and back: bit n is number n, and the first bit of a byte is its
+//! highest.
 
 use roaring::{RoaringBitmap, RoaringTreemap};
 
 /// The highest number that a bitmap of Redis can hold: its strings end at 512 MB.
 pub(crate) const NUMBER_MAX: u64 = u32::MAX as u64;
 
-/// Between two numbers further apart than this a segment ends: zeros beyond it cost more than the next segment's head,
-/// which a script takes in by a call of its own.
+/// A longer gap between two numbers ends a segment: its zeros would cost more than a new segment, for which a script
+/// makes a call of its own.
 const GAP_MAX_BYTES: u64 = 256;
-/// A segment is no longer than this.
+/// The longest segment.
 const SEGMENT_MAX_BYTES: usize = 64 * 1024;
-/// So much of a bitmap goes to one script, which takes as long as that: all of a line of four million.
+/// How much of a bitmap goes to one script call, to bound its time. It covers a line of four million numbers.
 const STRETCH_BYTES: u64 = 512 * 1024;
 
 /// A part of a bitmap in which bits are set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
-    /// Where it begins, in bytes.
+    /// Its offset in the bitmap, in bytes.
     pub(crate) offset: u64,
     /// Its bytes.
     pub(crate) bytes: Vec<u8>,
 }
 
-/// The parts of the bitmap of a set, in order. Numbers above [`NUMBER_MAX`] are left out. O(numbers).
+/// The segments of the bitmap of a set, in order. Numbers above [`NUMBER_MAX`] are left out. O(numbers).
 pub(crate) fn segments(numbers: &RoaringTreemap) -> Vec<Segment> {
     let mut segments: Vec<Segment> = Vec::new();
     for number in numbers.iter().take_while(|number| *number <= NUMBER_MAX) {
@@ -45,19 +46,19 @@ pub(crate) fn segments(numbers: &RoaringTreemap) -> Vec<Segment> {
     segments
 }
 
-/// The segments that go to one script each; of none a single empty stretch, because a call without segments asks for the
-/// epoch still.
+/// Groups segments into stretches, one for each script call. No segments make one empty stretch, because the call still
+/// checks the epoch.
 pub(crate) fn stretches(segments: &[Segment]) -> Vec<&[Segment]> {
     let in_one = |one: &Segment, other: &Segment| one.offset / STRETCH_BYTES == other.offset / STRETCH_BYTES;
     let stretches: Vec<_> = segments.chunk_by(in_one).collect();
     if stretches.is_empty() { vec![segments] } else { stretches }
 }
 
-/// The set that a bitmap is. O(size of the bitmap).
+/// The set that a bitmap represents. O(size of the bitmap).
 pub(crate) fn numbers(bitmap: &[u8]) -> RoaringTreemap {
     let lowest_first: Vec<u8> = bitmap.iter().map(|byte| byte.reverse_bits()).collect();
     let bitmap = RoaringBitmap::from_lsb0_bytes(0, &lowest_first);
-    // An empty part makes a treemap unlike an empty one.
+    // A treemap with an empty part does not equal an empty treemap.
     RoaringTreemap::from_bitmaps((!bitmap.is_empty()).then_some((0, bitmap)))
 }
 
@@ -67,7 +68,7 @@ mod tests {
 
     use super::*;
 
-    /// The bitmap that Redis has when all segments were written.
+    /// The bitmap in Redis after all segments are written.
     fn written(segments: &[Segment]) -> Vec<u8> {
         let mut bitmap = Vec::new();
         for Segment { offset, bytes } in segments {
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stretch_is_as_long_as_a_script_may_take_and_there_is_always_one() {
+    fn stretches_are_bounded_and_there_is_always_one() {
         let of_a_stretch = STRETCH_BYTES * 8;
         let sparse: RoaringTreemap = (0..2 * of_a_stretch).step_by(100_000).collect();
         let segments = segments(&sparse);
@@ -118,7 +119,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(set in prop::collection::btree_set(0_u64..200_000, 0..300)) {
+        fn written_segments_are_read_back_as_the_same_set(set in prop::collection::btree_set(0_u64..200_000, 0..300)) {
             let set: RoaringTreemap = set.into_iter().collect();
             prop_assert_eq!(numbers(&written(&segments(&set))), set);
         }

@@ -1,4 +1,4 @@
-//! What scripts answer: flat arrays of whole numbers, and of bytes here and there.
+//! Parses the answers of scripts: flat arrays of whole numbers, and of some bytes.
 
 use std::vec;
 
@@ -6,15 +6,15 @@ use fred::types::Value;
 use usher_kernel::{StoreError, Timestamp};
 use usher_queue::{AccountHash, PlaceNumber};
 
-/// A script answered what it never should.
+/// A value in a script's answer or arguments that must not occur.
 #[derive(Debug, thiserror::Error)]
-#[error("a script answered {found} where {wanted} should be")]
+#[error("malformed data of a script: expected {wanted}, got {found}")]
 struct WrongShape {
     wanted: &'static str,
     found: String,
 }
 
-/// The values of an answer, one after the other.
+/// The values of an answer, in order.
 pub(crate) struct Reply {
     operation: &'static str,
     values: vec::IntoIter<Value>,
@@ -29,7 +29,7 @@ impl Reply {
         }
     }
 
-    /// How many values there are yet.
+    /// How many values are left.
     pub(crate) fn len(&self) -> usize {
         self.values.len()
     }
@@ -64,7 +64,7 @@ impl Reply {
 
     /// The next value, bytes.
     pub(crate) fn bytes(&mut self) -> Result<Vec<u8>, StoreError> {
-        // fred takes bytes that happen to be UTF-8 for text.
+        // fred returns bytes that are valid UTF-8 as text.
         match self.values.next() {
             Some(Value::String(text)) => Ok(text.as_bytes().to_vec()),
             Some(Value::Bytes(bytes)) => Ok(bytes.to_vec()),
@@ -72,7 +72,7 @@ impl Reply {
         }
     }
 
-    /// Says that a number is none of those that stand for something.
+    /// The error for a number that is no known outcome.
     pub(crate) fn unknown_kind(&self) -> StoreError {
         self.wrong("a known outcome", None)
     }
@@ -82,7 +82,7 @@ impl Reply {
     }
 }
 
-/// Names the kind of what was found, and not the value: it may be somebody's account.
+/// The error for a malformed value. Names only the kind of the value, because the value may be an account.
 pub(crate) fn wrong_shape(operation: &'static str, wanted: &'static str, found: Option<&Value>) -> StoreError {
     let found = found.map_or_else(|| "something else".to_owned(), |value| format!("{:?}", value.kind()));
     StoreError::Corrupt { operation, source: Box::new(WrongShape { wanted, found }) }

@@ -1,13 +1,13 @@
-//! The scripts, as they are in one epoch.
+//! The scripts of an epoch.
 //!
-//! Their text begins with the epoch, so that those of another one have other names, and only [`open`](Verb::Open) loads
-//! them: where nobody opened a line in the epoch, or the server forgot since, there is no such script (`NOSCRIPT`), and the
-//! line is lost. They are never sent by EVAL, nor loaded again behind the caller's back.
+//! Their text begins with the epoch, so their names (SHA-1) differ from those of other epochs. Only
+//! [`open`](Verb::Open) loads them. If no line was opened in the epoch, or the server lost the scripts since, Redis
+//! answers `NOSCRIPT`, and the line is lost. Scripts are never sent by EVAL, and no other verb loads them.
 
 use fred::types::scripts::Script;
 use usher_queue::Epoch;
 
-/// A script, by the verb of the port that it is.
+/// A script, named after the method of the port that it implements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Verb {
     Join,
@@ -19,11 +19,11 @@ pub(crate) enum Verb {
     Admit,
     Refresh,
     Contribute,
-    /// The last: whoever finds it loaded may rely on the others.
+    /// Loaded last: if it is loaded, all others are, too.
     Open,
 }
 
-/// The text of each verb, in their order.
+/// The text of each verb's script, in the order of [`Verb`].
 const TEXTS: [&str; 10] = [
     include_str!("lua/join.lua"),
     include_str!("lua/resolve.lua"),
@@ -38,7 +38,7 @@ const TEXTS: [&str; 10] = [
 ];
 
 impl Verb {
-    /// The port's method, as its errors name it.
+    /// The name of the port's method in errors.
     pub(crate) const fn operation(self) -> &'static str {
         match self {
             Self::Open => "line.open",
@@ -62,7 +62,7 @@ pub(crate) struct Scripts {
 }
 
 impl Scripts {
-    /// Hashes the texts of an epoch: about a tenth of a megabyte.
+    /// Hashes the scripts of an epoch: about 100 KB of text.
     pub(crate) fn of(epoch: Epoch) -> Self {
         let prelude = include_str!("lua/prelude.lua");
         let scripts = TEXTS.map(|verb| Script::from_lua(format!("local EPOCH = {}\n{prelude}{verb}", epoch.get())));

@@ -1,4 +1,4 @@
-//! The lines on Redis. Each method is one script, which see.
+//! The line store on Redis. Each method is one script, which documents it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,43 +22,46 @@ use crate::reply::{Reply, wrong_shape};
 use crate::scripts::{Scripts, Verb};
 use crate::{ConnectError, client, keys};
 
-/// How many accounts, places or entries go to one script: some milliseconds of Redis' time. A longer slice takes several
-/// scripts, one after the other; each of its members is a step of its own either way.
+/// The most accounts, places or entries in one script call, which takes some milliseconds of Redis' time. A longer
+/// slice takes several calls, one after the other. Each of its members is a step of its own either way.
 const CHUNK: usize = 500;
-/// The same for the passes that a line opens with: once an epoch, so it may take longer, and all of a usual line's are
-/// there as soon as it is.
+/// The same for the grants with which a line opens. This happens once an epoch, so it may take longer, and one call
+/// then restores all grants of a usual line.
 const GRANTS_CHUNK: usize = 5_000;
-/// Longer spans are as good as for ever, and would not fit into what Lua counts with.
+/// The longest span that scripts get. Longer ones never end in practice, and would not fit into a number of Lua.
 const SPAN_MAX_MS: u128 = 1 << 50;
 
-/// Keeps the lines on a Redis or Valkey server, alone, behind Sentinel, or in a cluster. Any number of servers share them.
+/// Keeps the lines on Redis or Valkey: on a single server, behind Sentinel, or in a cluster. Any number of Usher's
+/// servers share them.
 ///
-/// A line holds 2^32 - 1 numbers; it answers [`JoinOutcome::CeilingReached`] above that, whatever the ledger reserved.
+/// A line holds 2^32 - 1 numbers at most. Above that it answers [`JoinOutcome::CeilingReached`], whatever the ledger
+/// reserved.
 ///
-/// Redis must run with `maxmemory-policy noeviction`. It may lose everything at any time, and that is noticed: the scripts
-/// of an epoch are gone when it restarts, and each line knows the epoch and the run of the server that it was opened in.
+/// Redis must run with `maxmemory-policy noeviction`. It may lose everything at any time, and the store notices: a
+/// restart removes the scripts of the epoch, and each line knows the epoch and the run of the server in which it was
+/// opened.
 pub struct RedisLineStore {
     pool: Pool,
-    /// Those of the epoch last asked for.
+    /// The scripts of the epoch that was used last.
     scripts: Mutex<Arc<Scripts>>,
 }
 
 impl RedisLineStore {
-    /// Connects to `redis://[user:password@]host[:port][/database]`, or what else [fred understands][fred]: `rediss` for
-    /// TLS, `-cluster` or `-sentinel` behind either.
+    /// Connects to `redis://[user:password@]host[:port][/database]`, or another URL that [fred understands][fred]:
+    /// `rediss` for TLS, optionally with the suffix `-cluster` or `-sentinel`.
     ///
     /// [fred]: fred::types::config::Config::from_url
     ///
     /// # Errors
-    /// [`ConnectError`] if nobody answers there, or Redis may throw the lines away.
+    /// [`ConnectError`] if no server answers there, or if Redis may evict the lines.
     pub async fn connect(url: &str) -> Result<Self, ConnectError> {
         let pool = client::connect(url).await?;
         Ok(Self { pool, scripts: Mutex::new(Arc::new(Scripts::of(Epoch::ZERO))) })
     }
 
-    /// The scripts of an epoch. Hashed once, as long as nobody asks for those of another.
+    /// The scripts of an epoch. Hashes them once, as long as no call uses another epoch.
     fn scripts(&self, epoch: Epoch) -> Arc<Scripts> {
-        // What is guarded is one pointer: a panic elsewhere cannot have left half of it.
+        // The lock guards one pointer, which a panic cannot leave half written.
         let mut last = self.scripts.lock().unwrap_or_else(PoisonError::into_inner);
         if last.epoch() != epoch {
             *last = Arc::new(Scripts::of(epoch));
@@ -66,13 +69,14 @@ impl RedisLineStore {
         Arc::clone(&last)
     }
 
-    /// A connection that stands. A command that waited for one would run long after its caller gave up.
+    /// An open connection. Fails at once if there is none: a command that waited for one would run long after its
+    /// caller timed out.
     fn client(&self, verb: Verb) -> Result<&fred::clients::Client, StoreError> {
         let client = self.pool.next_connected();
         if client.is_connected() {
             return Ok(client);
         }
-        Err(client::convert(verb.operation(), Error::new(ErrorKind::Routing, "no connection stands")))
+        Err(client::convert(verb.operation(), Error::new(ErrorKind::Routing, "not connected to Redis")))
     }
 
     /// Runs the script of a verb on a line.
@@ -82,7 +86,7 @@ impl RedisLineStore {
         in_epoch(verb, answer)
     }
 
-    /// Runs the script of a verb on a slice, in chunks of what fits.
+    /// Runs the script of a verb on a slice, in chunks of [`CHUNK`].
     async fn run_in_chunks<T: Sync, O: Send>(
         &self,
         verb: Verb,
@@ -107,7 +111,7 @@ impl RedisLineStore {
         Ok(InEpoch::Current(answers))
     }
 
-    /// Runs `open`, and loads the scripts of the epoch where they are not there yet.
+    /// Runs `open`. Loads the scripts of the epoch if the server does not have them yet.
     async fn run_open(&self, at: At, args: Vec<Value>) -> Result<(), StoreError> {
         const OPERATION: &str = Verb::Open.operation();
         let scripts = self.scripts(at.epoch);
@@ -125,7 +129,7 @@ impl RedisLineStore {
     }
 }
 
-/// Sends a script's name, the line's keys and the arguments; or queues them, on a pipeline.
+/// Calls EVALSHA with a script's name, the line's keys and the arguments. On a pipeline, queues the call.
 async fn evalsha<R: FromValue>(
     client: &impl ClientLike,
     script: &Script,
@@ -133,15 +137,15 @@ async fn evalsha<R: FromValue>(
     args: Vec<Value>,
 ) -> Result<R, Error> {
     let keys = keys::of(performance);
-    // All keys are in one slot. Told as anything but the slot itself, fred takes that of the script's name.
+    // All keys are in one slot. Unless fred gets the slot itself, it takes that of the script's name.
     let slot = ClusterHash::from(keys[0].as_str());
     let head = [Value::String(script.sha1().clone()), whole(keys.len())];
     let args: Vec<Value> = head.into_iter().chain(keys.into_iter().map(Value::from)).chain(args).collect();
-    // fred's own method does not work on a pipeline.
+    // fred's own `evalsha` does not work on a pipeline.
     client.custom(CustomCommand::new_static("EVALSHA", slot, false), args).await
 }
 
-/// Tells a loss from an answer: scripts answer nil for a line of another epoch.
+/// Distinguishes a loss from an answer: scripts answer nil for a line of another epoch.
 fn in_epoch(verb: Verb, answer: Result<Value, Error>) -> Result<InEpoch<Value>, StoreError> {
     match answer {
         Ok(Value::Null) => Ok(InEpoch::Lost),
@@ -151,7 +155,7 @@ fn in_epoch(verb: Verb, answer: Result<Value, Error>) -> Result<InEpoch<Value>, 
     }
 }
 
-/// The chunks of a slice; of an empty one a single empty chunk, because a call without members asks for the epoch still.
+/// The chunks of a slice. An empty slice makes one empty chunk, because the call still checks the epoch.
 struct Chunks<'a, T> {
     rest: Option<&'a [T]>,
     size: usize,
@@ -182,7 +186,7 @@ fn time(time: Timestamp) -> Value {
     Value::Integer(time.unix_ms())
 }
 
-/// A time, or an empty string, which is no number to Lua.
+/// A time, or an empty string, which Lua does not convert to a number.
 fn time_or_none(at: Option<Timestamp>) -> Value {
     at.map_or_else(|| Value::from_static_str(""), time)
 }
@@ -203,7 +207,7 @@ fn push_segments(args: &mut Vec<Value>, segments: &[Segment]) {
     args.extend(segments.iter().flat_map(|segment| [whole(segment.offset), Value::from(segment.bytes.as_slice())]));
 }
 
-/// What a server knows from before the epoch, as the scripts are told it: in as many calls as it takes.
+/// The arguments that contribute a server's knowledge from before the epoch, for as many calls as it takes.
 fn contribution_args(verb: Verb, now: Timestamp, contribution: &Contribution) -> Result<Vec<Vec<Value>>, StoreError> {
     let numbers = [contribution.start.get(), contribution.serving.get(), contribution.gone.max().unwrap_or(0)];
     if numbers.iter().any(|number| *number > bits::NUMBER_MAX) {
@@ -234,7 +238,7 @@ fn contribution_args(verb: Verb, now: Timestamp, contribution: &Contribution) ->
     }
 }
 
-/// The time and the terms, as `read_terms` of the prelude finds them.
+/// The time and the terms, in the order in which `read_terms` of the prelude reads them.
 fn terms_args(now: Timestamp, terms: &AdmitTerms) -> [Value; 7] {
     let is_shut = match terms.gate {
         Gate::Open => 0,
@@ -293,7 +297,7 @@ fn read_admission(reply: &mut Reply) -> Result<Admission, StoreError> {
     Ok(Admission { granted, examined, more })
 }
 
-/// Where cursors of an epoch begin: above all of those before it, so that one of an earlier epoch is always too old.
+/// The first cursor of an epoch. It is above the cursors of all earlier epochs, so that these are always too old.
 const fn first_cursor(epoch: Epoch) -> u64 {
     epoch.get() << 32
 }
@@ -446,7 +450,7 @@ impl LineStore for RedisLineStore {
         if changes.len() == lines.len() {
             return Ok(changes);
         }
-        Err(wrong_shape(OPERATION, "one answer a line", None))
+        Err(wrong_shape(OPERATION, "one answer for each line", None))
     }
 }
 

@@ -1,13 +1,14 @@
--- admit: lets the next people in, lowest numbers first; who is absent is put away and keeps the number.
+-- admit: admits the next places, lowest numbers first. Puts absent places away, which keep their numbers.
 --
--- ARGV: now, is shut (1 or 0), capacity, rate per second, tick, pass ttl, presence window, how many to examine at most.
--- Returns: examined, more (1 or 0), when the passes run out, two of each grant (number, account); nil if the line is lost.
--- Complexity: O(examined x log n), in some calls of Redis for all of them: a call costs more than what it does for one.
--- Atomic, because popping and granting in two steps loses whoever is between them, and room read before is room gone.
+-- ARGV: now, is shut (1 or 0), capacity, rate per second, tick, pass ttl, presence window, how many places to examine.
+-- Returns: examined, more (1 or 0), when the passes expire, two of each grant (number, account); nil if the line is
+--          lost.
+-- Complexity: O(examined x log n), in a few calls of Redis for all places: a call costs more than its work on one.
+-- Atomic, because a crash between popping and granting would lose places, and others could take the room meanwhile.
 if not enter(ARGV[1]) then return false end
 
 local terms = read_terms(2)
--- What Lua takes as arguments of one call is bounded; three of each place are asked for at once.
+-- Lua bounds the number of arguments of a call, and `seen_among` needs three for each place.
 local examine_max = math.min(tonumber(ARGV[8]), 2000)
 line.window = terms.window
 local skips_absent = is_presence_trusted(terms.window)
@@ -15,7 +16,7 @@ local room_left = room(terms)
 local n_examined = 0
 local answer = {0, 0, line.now + terms.pass_ttl}
 while room_left > 0 and n_examined < examine_max do
-  -- Nobody is popped who could not be let in.
+  -- Pops no more places than can be admitted.
   local popped = redis.call('ZPOPMIN', WAITING, math.min(room_left, examine_max - n_examined))
   if #popped == 0 then break end
   n_examined = n_examined + #popped / 2

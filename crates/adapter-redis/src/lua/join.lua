@@ -1,10 +1,10 @@
 -- join: gives each account a place, in order.
 --
 -- ARGV: now, is shut (1 or 0), capacity, rate per second, tick, pass ttl, presence window, ceiling, accounts.
--- Returns: three of each account: what became of it (as in ../store.rs), number, when the pass runs out (or 0); nil if
---          the line is lost.
--- Complexity: O(log n) an account.
--- Atomic, because an account must not stand twice, a number must not be given twice, and who is let in takes room.
+-- Returns: three of each account: the outcome (as in ../store.rs), number, when the pass expires (or 0); nil if the
+--          line is lost.
+-- Complexity: O(log n) for each account.
+-- Atomic, because an account must not get two places, nor two accounts one number, and an admission takes room.
 local CEILING_REACHED, JOINED_WAITING, JOINED_ADMITTED, ALREADY_WAITING, ALREADY_ADMITTED = 0, 1, 2, 3, 4
 if not enter(ARGV[1]) then return false end
 

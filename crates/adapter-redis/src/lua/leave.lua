@@ -1,9 +1,9 @@
--- leave: takes a place out, wherever it stands.
+-- leave: removes a place from the line, or ends its pass.
 --
 -- ARGV: now, number, account.
--- Returns: what became of it (as in ../store.rs); nil if the line is lost.
+-- Returns: the outcome (as in ../store.rs); nil if the line is lost.
 -- Complexity: O(log n).
--- Atomic, because the scheduler may be admitting the place: it leaves the line, or its pass ends, and not both.
+-- Atomic, because the scheduler may admit the place at the same time: it leaves the line, or its pass ends, not both.
 local NOT_THERE, LEFT_THE_LINE, ENDED_PASS = 0, 1, 2
 if not enter(ARGV[1]) then return false end
 

@@ -1,10 +1,10 @@
--- open: opens the line in the epoch, or adds to what is known of it. Does nothing to a line of a newer epoch, nor to one
--- of this epoch that another life of the server left: that is lost, and says so.
+-- open: opens the line in the epoch, or contributes to it if it is open. Does nothing to a line of a newer epoch, nor
+-- to one of this epoch from another run of the server: that line is lost, and all other scripts answer nil.
 --
 -- ARGV: as `contribute`.
--- Returns: nothing that is looked at.
--- Complexity: that of `contribute`, and UNLINK of what an older epoch left.
--- Atomic, because a line that is half open would give out numbers or room that are not its own.
+-- Returns: a value that the caller ignores.
+-- Complexity: that of `contribute`, and UNLINK of the keys of an older epoch.
+-- Atomic, because a line that is half open would give out numbers or room of the epoch before.
 local known = redis.call('HMGET', LINE, 'epoch', 'life')
 local epoch = tonumber(known[1])
 if epoch and epoch > EPOCH then return false end

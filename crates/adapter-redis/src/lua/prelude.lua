@@ -1,14 +1,14 @@
--- What the scripts of a line share. Rust puts `local EPOCH = <n>` before it and one verb's file behind it, so that each
--- epoch has scripts of its own (see ../scripts.rs).
+-- The code that all scripts of a line share. Rust puts `local EPOCH = <n>` before it and the file of one verb after it,
+-- so that each epoch has scripts of its own (see ../scripts.rs).
 --
 -- KEYS: as in ../keys.rs, the same for every verb, so that each is declared and all are in one slot of a cluster.
--- Complexity: that of the verb, and O(log n) for each pass that ran out, PURGE_MAX of them a call.
--- Atomicity: Redis runs nothing else while a script runs, and a script that wrote once is not refused for lack of memory
--- any more: it does all or nothing.
+-- Complexity: that of the verb, and O(log n) for each expired pass, at most PURGE_MAX of them a call.
+-- Atomicity: Redis runs nothing else while a script runs, and does not refuse a script for lack of memory after its
+-- first write: a script does all or nothing.
 --
--- Numbers and times are whole and below 2^53, so that Lua's doubles keep them. They go to Redis as numbers, which it
--- writes with 17 digits, and never through `..`, which keeps 14. What Redis answers is a string, or false for nothing:
--- `false`, 0 and '' are told apart on purpose below, for 0 and '' are true in Lua.
+-- Numbers and times are whole and below 2^53, so that Lua's doubles hold them exactly. They go to Redis as numbers,
+-- which it writes with 17 digits, and never through `..`, which keeps 14. Redis answers a string, or false for a
+-- missing value. The code below distinguishes false, 0 and '', because 0 and '' are true in Lua.
 
 local LINE, WAITING, AWAY, INSIDE, EXPIRIES = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local DONE, EXPIRED, GONE, RECENT, MERGING = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
@@ -17,42 +17,44 @@ local SEEN_FIRST = 11
 local SEEN_COUNT = #KEYS - SEEN_FIRST + 1
 
 local PURGE_MAX = 1000
--- How many numbers of G are kept one by one. A server reads every quarter second, so that one which is further behind
--- than this was away for long, or met a mass exodus: then the whole set is the shorter answer.
+-- How many additions to G are kept one by one. A server reads every quarter second. If it is further behind than this,
+-- it was away for long, or a crowd left at once: then the whole set is the shorter answer.
 local RECENT_MAX = 4096
--- The last bit of the longest string of Redis.
+-- The last bit of the longest string in Redis.
 local NUMBER_MAX = 4294967295
--- Presence is told a quarter of the window too long at most, and never too short.
+-- A place counts as present for a quarter window too long at most, and never too short.
 local BUCKETS_PER_WINDOW = 4
--- What one admission costs. A rate per second times milliseconds is thousandths, without rounding.
+-- The cost of one admission. A rate per second times milliseconds gives thousandths, without rounding.
 local TOKEN_MILLI = 1000
--- A line that no server cared for this long is of a sale long over. Every line that is live is merged into each second.
+-- Keys expire after this time without a merge, when the sale is long over. Servers merge into every live line each
+-- second.
 local KEPT_FOR_S = 30 * 24 * 3600
 
--- The numbers of the line; what they are is told in ../keys.rs.
+-- The fields of the line; see ../keys.rs.
 local FIELDS = {
   'now', 'issued', 'inherited', 'ceiling', 'serving', 'admitted_total', 'reserved', 'reserved_until', 'shown_again',
   'holds_until', 'rate_level', 'rate_filled_at', 'gone_count', 'window', 'complete_since', 'merged_at',
 }
 local line, stored = {}, {}
--- The presence buckets, oldest first: {slot, began_at, last_at}. The last is the one that is written to.
+-- The presence buckets, oldest first: {slot, began_at, last_at}. Scripts write to the last one.
 local buckets = {}
 
--- Which run of which server this is: another one after each restart and on each replica, whatever it kept of the data
+-- The id of this run of this server. Each restart and each replica has another one, even if it kept the data
 -- (docs/adr/0009).
 local function life()
   return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 end
 
--- Takes someone whose pass ran out from the inside.
+-- Removes an account from the inside, because its pass expired.
 local function expire(account)
   redis.call('SETBIT', EXPIRED, redis.call('ZSCORE', INSIDE, account), 1)
   redis.call('ZREM', INSIDE, account)
   redis.call('ZREM', EXPIRIES, account)
 end
 
--- Reads the line, moves its time on, and takes out whose pass ran out. False if it is not held in this epoch: lost.
--- More than PURGE_MAX who ran out at once go by and by; `find` and `active` take nobody else for inside meanwhile.
+-- Reads the line, advances its time, and removes accounts whose passes expired. Returns false if the server does not
+-- hold the line in this epoch: it is lost. If more than PURGE_MAX passes expired, later calls remove the rest; until
+-- then `find` and `active` do not count them as inside.
 local function enter(now)
   local values = redis.call('HMGET', LINE, 'epoch', 'life', 'buckets', unpack(FIELDS))
   if tonumber(values[1]) ~= EPOCH or values[2] ~= life() then return false end
@@ -71,7 +73,7 @@ local function enter(now)
   return true
 end
 
--- Writes what changed of the line's numbers.
+-- Writes the changed fields of the line.
 local function save()
   local changed = {}
   for _, field in ipairs(FIELDS) do
@@ -92,17 +94,17 @@ local function save()
   if #changed > 0 then redis.call('HSET', LINE, unpack(changed)) end
 end
 
--- Lets the line's keys live on.
+-- Renews the expiry of the line's keys.
 local function keep()
   for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, KEPT_FOR_S) end
 end
 
--- Whether a bitmap has a number.
+-- Whether a bitmap contains a number.
 local function has(bitmap, number)
   return number <= NUMBER_MAX and redis.call('GETBIT', bitmap, number) == 1
 end
 
--- Adds ARGV[from] and what follows to a bitmap: pairs of an offset in bytes, and bytes.
+-- Adds the segments from ARGV[from] on to a bitmap: pairs of an offset in bytes, and bytes.
 local function merge_bits(bitmap, from)
   if from > #ARGV then return end
   for i = from, #ARGV, 2 do redis.call('SETRANGE', MERGING, ARGV[i], ARGV[i + 1]) end
@@ -110,7 +112,7 @@ local function merge_bits(bitmap, from)
   redis.call('DEL', MERGING)
 end
 
--- Where an account stands: the key of that set, the number, and when the pass runs out. Nil if nowhere.
+-- The standing of an account: the key of its set, its number, and when its pass expires. Nil if it has no place.
 local function find(account)
   for _, set in ipairs({WAITING, AWAY}) do
     local number = redis.call('ZSCORE', set, account)
@@ -125,7 +127,7 @@ local function find(account)
   return INSIDE, tonumber(redis.call('ZSCORE', INSIDE, account)), tonumber(expires_at)
 end
 
--- Who has a number, and in which set. Nil if nobody.
+-- The account that has a number, and its set. Nil if no account has it.
 local function holder(number)
   for _, set in ipairs({WAITING, AWAY, INSIDE}) do
     local account = redis.call('ZRANGEBYSCORE', set, number, number)[1]
@@ -134,13 +136,13 @@ local function holder(number)
   return nil
 end
 
--- Takes an account out of where `find` or `holder` found it.
+-- Removes an account from the set in which `find` or `holder` found it.
 local function lift(account, where)
   if where then redis.call('ZREM', where, account) end
   if where == INSIDE then redis.call('ZREM', EXPIRIES, account) end
 end
 
--- Notes that nobody will wait at a number any more.
+-- Adds a number to G: no place waits at it any more.
 local function vacate(number)
   if number > line.serving and redis.call('SETBIT', GONE, number, 1) == 0 then
     line.gone_count = line.gone_count + 1
@@ -155,7 +157,8 @@ local function finish(number, account, where)
   lift(account, where)
 end
 
--- The bitmap to note people in now. Begins a bucket where the last is full, and drops those out of the window.
+-- The bitmap that marks places present now. Begins a bucket if the last one is full, and drops buckets out of the
+-- window.
 local function seen_now()
   local current = buckets[#buckets]
   if line.now - current.began_at >= line.window / BUCKETS_PER_WINDOW then
@@ -171,13 +174,13 @@ local function seen_now()
   return KEYS[SEEN_FIRST + current.slot]
 end
 
--- Whether someone who is in no bucket of the window was really not seen in it.
+-- Whether a place that is in no bucket of the window was certainly not seen in it.
 local function is_presence_trusted(window)
   return line.now - line.merged_at <= window / BUCKETS_PER_WINDOW and line.complete_since <= line.now - window
 end
 
--- Which of some accounts, as ZPOPMIN answers them with their numbers, were seen within the window: by their indices.
--- O(accounts x buckets), at a call a bucket.
+-- Which of the popped accounts were seen within the window, by their indices. `popped`: as ZPOPMIN answers, accounts
+-- and numbers in turn. O(accounts x buckets), in one call for each bucket.
 local function seen_among(window, popped)
   local is_seen, asked = {}, {}
   for i = 1, #popped, 2 do asked[#asked + 1] = i end
@@ -199,7 +202,7 @@ local function seen_among(window, popped)
   return is_seen
 end
 
--- Puts an account into the line, or back into it, and notes that it is present.
+-- Puts an account into the line, or back into it, and marks it present.
 local function wait_at(number, account, where, current)
   redis.call('SETBIT', seen_now(), number, 1)
   if where == WAITING and number == current then return end
@@ -207,7 +210,7 @@ local function wait_at(number, account, where, current)
   redis.call('ZADD', WAITING, number, account)
 end
 
--- How many are inside.
+-- How many accounts are inside.
 local function active()
   return redis.call('ZCOUNT', EXPIRIES, string.format('(%.0f', line.now), '+inf')
 end
@@ -220,8 +223,8 @@ local function read_terms(from)
   }
 end
 
--- Fills the rate's bucket up to now, and tells how many may be admitted. A level below 0 is a bucket never used: full,
--- whatever its size will be. The one token beyond a tick's worth keeps fractions (docs/adr/0008).
+-- Fills the token bucket of the rate, and returns how many places it allows. A level below 0 is a bucket that was never
+-- used: it is full, whatever its size. The one token beyond a tick's worth keeps fractions (docs/adr/0008).
 local function fill(terms)
   local elapsed = line.now - line.rate_filled_at
   line.rate_filled_at = line.now
@@ -235,7 +238,7 @@ local function fill(terms)
   return math.floor(line.rate_level / TOKEN_MILLI)
 end
 
--- How many may be admitted now.
+-- How many places may be admitted now.
 local function room(terms)
   if terms.is_shut then
     line.rate_filled_at = line.now
@@ -243,14 +246,14 @@ local function room(terms)
   end
   local by_rate = fill(terms)
   if line.now < line.holds_until then return 0 end
-  -- Passes of before a loss that were not shown again yet may still be: their room stays taken.
+  -- Passes from before a loss may still be shown again, so their room stays taken.
   local n_unseen = 0
   if line.now < line.reserved_until then n_unseen = math.max(line.reserved - line.shown_again, 0) end
   return math.min(math.max(terms.capacity - active() - n_unseen, 0), by_rate)
 end
 
--- Lets accounts, which stand nowhere any more, in at their numbers (number, account, number, ...), and pays for it. Answers
--- when the passes run out.
+-- Admits places (number, account, number, ...), whose accounts are in no set any more, and takes the tokens. Returns
+-- when the passes expire.
 local function grant(places, terms)
   local n_granted = #places / 2
   local expires_at = line.now + terms.pass_ttl
@@ -267,17 +270,17 @@ local function grant(places, terms)
   return expires_at
 end
 
--- Whether a place from before a loss may come back: it did not end since, and its account, which stands `where` at
--- `current`, is not inside.
+-- Whether a place from before a loss may come back: it has not ended since, and its account is not inside. `where` and
+-- `current`: the set and the number that the account has now.
 local function may_return(number, account, where, current)
   if number > line.inherited or where == INSIDE or has(DONE, number) or has(EXPIRED, number) then return false end
   return current == number or not holder(number)
 end
 
--- Takes a live pass of before a loss back in.
+-- Restores a valid pass from before a loss.
 local function show_again(number, account, expires_at, where, current)
   line.shown_again = line.shown_again + 1
-  -- It was called once, so everybody before it was.
+  -- The number was called before the loss, so all lower numbers were, too.
   line.serving = math.max(line.serving, number)
   lift(account, where)
   redis.call('ZADD', INSIDE, number, account)
@@ -285,7 +288,7 @@ local function show_again(number, account, expires_at, where, current)
   if current and current ~= number then vacate(current) end
 end
 
--- Takes in what a server knows from before the epoch, as `contribute` is told it.
+-- Adds a server's knowledge from before the epoch, from the arguments of `contribute`.
 local function add_contribution()
   line.inherited = math.max(line.inherited, tonumber(ARGV[3]))
   line.issued = math.max(line.issued, tonumber(ARGV[3]))
@@ -298,7 +301,7 @@ local function add_contribution()
   local n_gone = redis.call('BITCOUNT', GONE)
   merge_bits(GONE, after_grants)
   if redis.call('BITCOUNT', GONE) > n_gone then
-    -- Every reader is sent all of G next time.
+    -- Every reader gets all of G on its next read.
     line.gone_count = line.gone_count + 1
     redis.call('DEL', RECENT)
   end

@@ -1,9 +1,9 @@
--- re_enter: takes places from before a loss back, and marks them present.
+-- re_enter: puts places from before a loss back into the line, and marks them present.
 --
--- ARGV: now, three of each entry (number, account, when its pass runs out or '').
+-- ARGV: now, three of each entry (number, account, when its pass expires or '').
 -- Returns: 1; nil if the line is lost.
--- Complexity: O(log n) an entry.
--- Atomic, because of two places of one account one stays, whoever shows them at the same time.
+-- Complexity: O(log n) for each entry.
+-- Atomic, because only one of two places of an account stays, even if both are shown at the same time.
 if not enter(ARGV[1]) then return false end
 
 local function re_enter(number, account, expires_at)

@@ -1,11 +1,11 @@
--- refresh: reads the numbers of the line, and what changed of G.
+-- refresh: reads the numbers and counts of the line, and the changes of G.
 --
--- ARGV: now, how many changes of G the reader knows of, or -1.
--- Returns: serving, issued, inherited, waiting, returned, away, active, admitted_total, holds_until, how many changes of
---          G there are, is all of G (1 or 0), and then all of G as one bitmap or the new numbers one by one; nil if the
+-- ARGV: now, how many changes of G the reader has read, or -1.
+-- Returns: serving, issued, inherited, waiting, returned, away, active, admitted_total, holds_until, how many changes
+--          G has had, is all of G (1 or 0), and then all of G as one bitmap or the new numbers one by one; nil if the
 --          line is lost.
--- Complexity: O(log n + changes), or O(size of G) for a reader who is too far behind.
--- Atomic, because counts of different instants would not add up, and a number between cursor and G would be missed.
+-- Complexity: O(log n + changes), or O(size of G) for a reader that is too far behind.
+-- Atomic, because counts of different instants would not add up, and a number added between two reads would be missed.
 if not enter(ARGV[1]) then return false end
 
 local answer = {

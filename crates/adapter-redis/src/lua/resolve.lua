@@ -1,10 +1,10 @@
--- resolve: tells where places stand, marks them present, and takes those who were away back.
+-- resolve: looks places up, marks them present, and takes places that were away back into the line.
 --
 -- ARGV: now, two of each place (number, account).
--- Returns: three of each place: where it stands (as in ../store.rs), number, how many are ahead or when the pass runs
---          out; nil if the line is lost.
--- Complexity: O(log n) a place.
--- Atomic, because who comes back must be in the line before the scheduler looks again.
+-- Returns: three of each place: its state (as in ../store.rs), number, how many are ahead or when the pass expires; nil
+--          if the line is lost.
+-- Complexity: O(log n) for each place.
+-- Atomic, because a place that comes back must be in the line before the next admission.
 local UNKNOWN, WAITS, ADMITTED, IS_DONE, IS_EXPIRED = 0, 1, 2, 3, 4
 if not enter(ARGV[1]) then return false end
 
@@ -18,10 +18,10 @@ local function resolve(number, account)
     wait_at(current, account, where, current)
     return WAITS, current, redis.call('ZRANK', WAITING, account)
   end
-  -- A lower number from before a loss may win over the account's present one, but only the ledger can tell whether its
-  -- pass was used up.
+  -- A lower number from before a loss may replace the account's current one, but only the ledger knows whether its pass
+  -- was used up.
   if is_inherited or number > line.issued then return UNKNOWN, 0, 0 end
-  -- It gave way to another place of the account, which is over too.
+  -- The place gave way to another place of the account, which has ended, too.
   return IS_DONE, 0, 0
 end
 

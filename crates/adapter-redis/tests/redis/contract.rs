@@ -1,4 +1,4 @@
-//! Redis is a line store like any other.
+//! The contract of the line store, on one Redis server and on a cluster.
 
 use std::sync::{Arc, OnceLock};
 

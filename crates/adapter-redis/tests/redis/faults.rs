@@ -1,4 +1,4 @@
-//! What only Redis can do to a line: forget scripts, lose data, restart, evict, or lose an answer.
+//! The faults of Redis: it forgets scripts, loses data, restarts, evicts, is silent, or its answer is lost.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,7 @@ use usher_contract_tests::redis_server::Server;
 const FIRST: Epoch = Epoch::new(1);
 const SECOND: Epoch = Epoch::new(2);
 const OPENED_AT: Timestamp = Timestamp::from_unix_ms(4_000_000_000_000);
-/// What takes this long does not come.
+/// The longest wait for a condition, after which the test fails.
 const WAIT_MAX: Duration = Duration::from_secs(20);
 const CEILING: PlaceNumber = PlaceNumber::new(1_000_000);
 
@@ -54,14 +54,14 @@ async fn refresh(store: &RedisLineStore, at: At) -> Result<InEpoch<LineChanges>,
     Ok(answers.pop().expect("one answer for one line"))
 }
 
-/// Opens a line in which one waits.
+/// Opens a line in which one account waits.
 async fn open_with_one_waiting(store: &RedisLineStore, at: At) {
     store.open(at, &Contribution::default()).await.expect("the store works");
     let joined = JoinOutcome::Joined(Standing::Waiting(PlaceNumber::new(1)));
     assert_eq!(join(store, at, 1).await.expect("the store works"), InEpoch::Current(vec![joined]));
 }
 
-/// How a server goes on: in the next epoch, behind the numbers of this one.
+/// Asserts that the line opens again in the next epoch, after the numbers of this one.
 async fn assert_opens_again(store: &RedisLineStore, line: u8) {
     let next = at(line, SECOND);
     let start = PlaceNumber::new(10_000);
@@ -71,7 +71,7 @@ async fn assert_opens_again(store: &RedisLineStore, line: u8) {
     assert_eq!(join(store, at(line, FIRST), 1).await.expect("the store works"), InEpoch::Lost);
 }
 
-/// Asks until the store answers: a lost connection is made again by itself.
+/// Reads until the store answers: the client reconnects by itself.
 async fn refresh_when_connected(store: &RedisLineStore, at: At) -> InEpoch<LineChanges> {
     let asked = async {
         loop {
@@ -111,8 +111,8 @@ async fn a_server_that_was_flushed_has_lost_the_line() {
     assert_opens_again(&store, 1).await;
 }
 
-/// An append-only file may lack the last second. The scripts are gone after a restart, but another line that opens in the
-/// same epoch loads them again: that must not bring the lines of before back.
+/// An append-only file may lack the last second. The scripts are gone after a restart, but another line that opens in
+/// the same epoch loads them again. That must not bring the earlier lines back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_restarted_has_lost_its_lines_whatever_it_kept() {
     let folder = tempfile::tempdir().unwrap();
@@ -134,7 +134,7 @@ async fn a_server_that_restarted_has_lost_its_lines_whatever_it_kept() {
     assert_opens_again(&store, 1).await;
 }
 
-/// The first of an epoch loads the scripts for all: nobody finds some of them and misses others.
+/// The first line of an epoch loads the scripts for all lines. No call finds only some of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_that_open_at_once_are_all_open() {
     let server = Server::start(&[]);
@@ -214,7 +214,7 @@ async fn a_server_that_is_not_there_is_refused() {
     assert!(matches!(RedisLineStore::connect(&url).await.err(), Some(ConnectError::Redis(_))));
 }
 
-/// How often each command ran since the server started, scripts' own calls included.
+/// How often each command ran since the server started, including calls by scripts.
 fn commands(server: &Server) -> Vec<(String, u64)> {
     let text = server.command("INFO commandstats");
     let command = |line: &str| {
@@ -224,7 +224,7 @@ fn commands(server: &Server) -> Vec<(String, u64)> {
     text.lines().filter_map(command).collect()
 }
 
-/// Every method, on a line with a crowd in which people wait, are away, are inside, leave and come back.
+/// Calls every method, on a line with a crowd in which people wait, are away, are inside, leave and come back.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_command_looks_through_the_keys() {
     let server = Server::start(&[]);
@@ -259,9 +259,9 @@ async fn no_command_looks_through_the_keys() {
     }
 }
 
-/// What a server asks for each tick costs Redis the same, whether ten wait or ten thousand.
+/// The read of each tick costs Redis the same, whether ten people wait or ten thousand.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_tick_reads_does_not_grow_with_the_crowd() {
+async fn the_read_of_a_tick_costs_the_same_for_any_crowd() {
     let server = Server::start(&[]);
     let store = connect(&server.url()).await;
     let at = at(1, FIRST);
@@ -280,8 +280,8 @@ async fn what_a_tick_reads_does_not_grow_with_the_crowd() {
     assert_eq!(costs[0], costs[1]);
 }
 
-/// The server did as it was told, and the connection broke before it could say so: the caller is told that nobody knows,
-/// and nothing is sent a second time.
+/// The server runs the call, and the connection breaks before the answer: the caller gets a timeout, because the effect
+/// is unknown, and the client does not send the call again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_answer_was_lost_is_sent_once() {
     const INDEX: u64 = 0x5eed_0123_4567_89ab;
@@ -300,7 +300,7 @@ async fn a_call_whose_answer_was_lost_is_sent_once() {
         while proxy.n_accepted.load(Ordering::SeqCst) == n_connections {
             tokio::task::yield_now().await;
         }
-        // Each connection is used again, so that what waits in it would be sent.
+        // Uses each connection again, so that a command still in its buffer would be sent.
         for _ in 0..4 * n_connections {
             assert!(matches!(refresh_when_connected(&store, at).await, InEpoch::Current(_)));
         }
@@ -311,8 +311,8 @@ async fn a_call_whose_answer_was_lost_is_sent_once() {
     assert_eq!(join(&store, at, INDEX).await.unwrap(), InEpoch::Current(vec![already]));
 }
 
-/// The connection to a primary that was demoted stands, and leads nowhere: it is given up for the one that the address
-/// leads to now, which never had the line.
+/// The connection to a demoted primary stays open, but accepts no writes. The client leaves it, and reconnects to the
+/// new primary at the same address, which never had the line.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demoted_primary_is_left_for_the_new_one() {
     let (old, new) = (Server::start(&[]), Server::start(&[]));
@@ -336,9 +336,9 @@ async fn a_demoted_primary_is_left_for_the_new_one() {
     assert_opens_again(&store, 1).await;
 }
 
-/// Whoever waits is told in time that nobody knows, however long the server keeps silent.
+/// A caller gets a timeout in time, however long the server is silent.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_says_nothing_is_a_timeout() {
+async fn a_silent_server_is_a_timeout() {
     let server = Server::start(&[]);
     let store = connect(&server.url()).await;
     let at = at(1, FIRST);
@@ -347,6 +347,6 @@ async fn a_server_that_says_nothing_is_a_timeout() {
     assert_eq!(server.command("CLIENT PAUSE 60000 ALL"), "+OK");
     let silent = tokio::time::timeout(Duration::from_secs(4), join(&store, at, 1)).await;
 
-    let answer = silent.expect("it is told in time");
+    let answer = silent.expect("the timeout comes in time");
     assert!(matches!(answer, Err(StoreError::Timeout { .. })), "{answer:?}");
 }

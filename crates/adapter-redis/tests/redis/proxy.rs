@@ -1,4 +1,4 @@
-//! A connection that can lose an answer, and an address that can lead elsewhere.
+//! A TCP proxy that can lose an answer, and forward new connections to another server.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -6,22 +6,22 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// Stands between a store and its server.
+/// A proxy between a store and its server.
 pub(crate) struct Proxy {
-    /// Where it listens.
+    /// The port on which it listens.
     pub(crate) port: u16,
-    /// Where new connections lead.
+    /// The port to which it forwards new connections.
     pub(crate) server_port: AtomicU16,
-    /// All that went to the server.
+    /// All bytes that were sent to the server.
     sent: Mutex<Vec<u8>>,
-    /// How many connections were made.
+    /// How many connections it accepted.
     pub(crate) n_accepted: AtomicUsize,
-    /// Whether the next answer is lost, and its connection with it.
+    /// Whether to lose the next answer, and to close its connection.
     pub(crate) loses_next: AtomicBool,
 }
 
 impl Proxy {
-    /// Starts one in front of the server on this port. It ends with the process.
+    /// Starts a proxy in front of the server on this port. It ends with the process.
     pub(crate) fn start(server_port: u16) -> Arc<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
         let port = listener.local_addr().expect("it is bound").port();
@@ -50,7 +50,7 @@ impl Proxy {
     fn pass_on(&self, mut client: TcpStream, mut server: TcpStream) {
         let mut buffer = [0; 16 * 1024];
         while let Ok(length @ 1..) = client.read(&mut buffer) {
-            self.sent.lock().expect("nobody panics with it").extend_from_slice(&buffer[..length]);
+            self.sent.lock().expect("it is not poisoned").extend_from_slice(&buffer[..length]);
             if server.write_all(&buffer[..length]).is_err() {
                 break;
             }
@@ -68,8 +68,8 @@ impl Proxy {
         let _closed_already = client.shutdown(Shutdown::Both);
     }
 
-    /// How often these bytes went to the server.
+    /// How often these bytes were sent to the server.
     pub(crate) fn count_sent(&self, bytes: &[u8]) -> usize {
-        self.sent.lock().expect("nobody panics with it").windows(bytes.len()).filter(|window| *window == bytes).count()
+        self.sent.lock().expect("it is not poisoned").windows(bytes.len()).filter(|window| *window == bytes).count()
     }
 }
