@@ -20,8 +20,9 @@ impl MigratorTrait for Migrator {
 }
 
 impl Migrator {
-    /// The names of the migrations that a database has, oldest first. Some may be of a newer version than this one: a
-    /// database goes ahead of its servers, and `sea-orm-migration` itself would not look at it. Changes nothing.
+    /// The names of the migrations that a database has, oldest first. Some may be newer than this program, because a
+    /// database is migrated before its servers are replaced. `sea-orm-migration` itself refuses such a database.
+    /// Changes nothing.
     ///
     /// # Errors
     /// [`DbErr`] if the database cannot be read.
@@ -35,7 +36,7 @@ impl Migrator {
         db.query_all_raw(names).await?.iter().map(|row| row.try_get_by_index(0)).collect()
     }
 
-    /// The names of our migrations that a database lacks, oldest first. Changes nothing.
+    /// The names of this program's migrations that a database lacks, oldest first. Changes nothing.
     ///
     /// # Errors
     /// [`DbErr`] if the database cannot be read.

@@ -1,7 +1,7 @@
 //! The first schema.
 //!
 //! Ids are 16 bytes, times are Unix milliseconds, texts compare byte by byte. Reservations name accounts without a
-//! foreign key: a valid token is enough to buy, the account may live elsewhere.
+//! foreign key: a valid token is enough to buy, and the account may be stored elsewhere.
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
@@ -277,10 +277,10 @@ fn indexes() -> impl Iterator<Item = IndexCreateStatement> {
     let mut seat_order = index("seats_order", "seats", &["performance_id", "seat_index"]);
     [
         index("performances_of_concert", "performances", &["concert_id", "id"]),
-        // The live lines are found by the end of the sale: few performances close later than now.
+        // Finds the live lines by the end of the sale: few performances close later than now.
         index("performances_on_sale", "performances", &["sale_closes_at"]),
         seat_order.unique().to_owned(),
-        // Seats are counted from this alone, lapsed holds told apart.
+        // Counts seats from the index alone, with lapsed holds apart.
         index("seats_count", "seats", &["performance_id", "status", "held_until"]),
         index("seat_events_of_performance", "seat_events", &["performance_id", "id"]),
         index("sold_of_reservation", "sold", &["reservation_id"]),

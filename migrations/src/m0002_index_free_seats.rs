@@ -1,6 +1,6 @@
-//! One index that the seats are counted from and the best free ones are found with.
+//! One index that counts the seats and finds the best free ones.
 //!
-//! It replaces the index for counting alone: whoever takes a seat moves it in one index, not in two.
+//! It replaces the index that only counts, so that taking a seat updates one index instead of two.
 
 use sea_orm_migration::prelude::*;
 
@@ -13,7 +13,7 @@ const WIDER: &str = "seats_by_status";
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // An available seat has no `held_until`, so those of a grade are in the order of the hall.
+        // An available seat has no `held_until`, so the index has those of a grade in the order of the hall.
         let columns = ["performance_id", "status", "held_until", "grade", "seat_index"];
         manager.create_index(index(WIDER, &columns)).await?;
         manager.drop_index(drop_index(FORMER)).await

@@ -1,12 +1,12 @@
 //! The migrations on SQLite and on MariaDB or MySQL: up, down, up.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use sea_orm_migration::sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 use usher_contract_tests::mysql_server::ScratchDatabase;
 use usher_migrations::{Migrator, MigratorTrait};
 
-/// A database of a test's own.
+/// A database for one test.
 struct Empty {
     db: DatabaseConnection,
     _kept: Option<ScratchDatabase>,
@@ -22,7 +22,7 @@ impl Empty {
         Self { db: connect(scratch.url()).await, _kept: Some(scratch) }
     }
 
-    /// Every table and index, as the database has it written down; without those of the tools.
+    /// The SQL of every table and index, as the database stores it, without those of the tools.
     async fn schema(&self) -> Vec<String> {
         match self.db.get_database_backend() {
             DbBackend::Sqlite => {
@@ -50,7 +50,7 @@ impl Empty {
 
 async fn connect(url: &str) -> DatabaseConnection {
     let mut options = ConnectOptions::new(url);
-    // Each further connection to a SQLite in memory would see a database of its own.
+    // Each further connection to SQLite in memory would open another database.
     options.max_connections(1).sqlx_logging(false);
     Database::connect(options).await.unwrap()
 }
@@ -63,7 +63,7 @@ async fn the_schema_goes_up_down_and_up_again(empty: Empty) {
     Migrator::up(&empty.db, None).await.unwrap();
 
     assert!(first.iter().any(|sql| sql.replace(['"', '`'], "").contains("CREATE TABLE seats ")), "{first:?}");
-    assert_eq!(nothing, [""; 0], "down takes everything away");
+    assert_eq!(nothing, [""; 0], "down removes every table");
     assert_eq!(empty.schema().await, first);
 }
 
@@ -80,7 +80,7 @@ async fn pending_migrations_are_seen_without_changing_anything(empty: Empty) {
     assert_eq!(Migrator::pending(&empty.db).await.unwrap(), all[all.len() - 1..]);
 }
 
-async fn going_up_twice_is_going_up_once(empty: Empty) {
+async fn a_second_up_changes_nothing(empty: Empty) {
     Migrator::up(&empty.db, None).await.unwrap();
     let first = empty.schema().await;
     Migrator::up(&empty.db, None).await.unwrap();
@@ -88,7 +88,7 @@ async fn going_up_twice_is_going_up_once(empty: Empty) {
     assert_eq!(empty.schema().await, first);
 }
 
-async fn a_database_that_is_ahead_lacks_nothing(empty: Empty) {
+async fn a_database_that_is_ahead_has_no_pending_migrations(empty: Empty) {
     Migrator::up(&empty.db, None).await.unwrap();
     let newer = "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_of_a_newer_version', 0)";
     empty.db.execute_unprepared(newer).await.unwrap();
@@ -122,6 +122,6 @@ macro_rules! on_every_database {
 on_every_database! {
     the_schema_goes_up_down_and_up_again
     pending_migrations_are_seen_without_changing_anything
-    going_up_twice_is_going_up_once
-    a_database_that_is_ahead_lacks_nothing
+    a_second_up_changes_nothing
+    a_database_that_is_ahead_has_no_pending_migrations
 }
