@@ -28,7 +28,7 @@ pub struct Prepared {
 
 impl Prepared {
     /// Takes a JSON text. Its tag is the digest of its bytes.
-    pub(super) fn of(json: Vec<u8>) -> Self {
+    pub(crate) fn of(json: Vec<u8>) -> Self {
         let tag = digest(&json);
         Self::tagged(json, &tag)
     }
@@ -42,7 +42,7 @@ impl Prepared {
     }
 
     /// How many bytes it takes in memory.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.plain.len() + self.gzip.as_ref().map_or(0, Bytes::len)
     }
 }

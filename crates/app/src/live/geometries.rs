@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use usher_kernel::PerformanceId;
 
-use super::answers::Prepared;
-use super::problem::Problem;
+use crate::http::Prepared;
+use crate::http::problem::Problem;
 
 /// How many bytes are kept: ten stadiums, or some hundred theatres.
 const LEN_MAX: usize = 64 * 1024 * 1024;
@@ -29,7 +29,7 @@ struct Geometry {
 
 impl Geometries {
     /// This version of a map; if it is not there, as `write` has it, which answers the version that it found.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         &self,
         performance: PerformanceId,
         map_version: u32,
