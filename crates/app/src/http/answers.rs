@@ -1,51 +1,17 @@
 //! Answers that may be kept by browsers and caches, and asked for again with `If-None-Match`.
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use actix_web::body::BoxBody;
 use actix_web::http::header::{self, AcceptEncoding, Encoding, HeaderValue};
-use actix_web::web::Bytes;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, Responder};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use paperclip::actix::OperationModifier;
 use paperclip::v2::models::{DefaultOperationRaw, DefaultSchemaRaw};
 use paperclip::v2::schema::Apiv2Schema;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 
-/// An answer that is made once and sent as often as it is asked for, as it is and compressed. Clones share its bytes.
-#[derive(Clone, Debug)]
-pub struct Prepared {
-    plain: Bytes,
-    /// Nothing, if it would be longer.
-    gzip: Option<Bytes>,
-    tag: HeaderValue,
-}
-
-impl Prepared {
-    /// Takes a JSON text. Its tag is the digest of its bytes.
-    pub(crate) fn of(json: Vec<u8>) -> Self {
-        let tag = digest(&json);
-        Self::tagged(json, &tag)
-    }
-
-    /// Takes a JSON text with a tag of letters and digits that says what is in it.
-    pub(super) fn tagged(json: Vec<u8>, tag: &str) -> Self {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        let gzip = encoder.write_all(&json).and_then(|()| encoder.finish());
-        let gzip = gzip.ok().filter(|gzip| gzip.len() < json.len()).map(Bytes::from);
-        Self { plain: json.into(), gzip, tag: quoted(tag) }
-    }
-
-    /// How many bytes it takes in memory.
-    pub(crate) fn len(&self) -> usize {
-        self.plain.len() + self.gzip.as_ref().map_or(0, Bytes::len)
-    }
-}
+use super::problem::Problem;
+use crate::live::shared_json::{self, SharedJson};
 
 /// A public answer about `T`, and for how long it may be kept. Whoever has it already is told so.
 #[derive(Debug)]
@@ -57,9 +23,9 @@ pub(super) struct Cacheable<T> {
 
 #[derive(Debug)]
 enum Content<T> {
-    /// It is written down for each who asks.
+    /// Written for each request.
     Fresh(T),
-    Prepared(Prepared),
+    Shared(SharedJson),
 }
 
 impl<T> Cacheable<T> {
@@ -69,8 +35,8 @@ impl<T> Cacheable<T> {
     }
 
     /// May be kept as `cache_control` says.
-    pub(super) const fn prepared(prepared: Prepared, cache_control: HeaderValue) -> Self {
-        Self { content: Content::Prepared(prepared), cache_control, age_s: 0 }
+    pub(super) const fn shared(json: SharedJson, cache_control: HeaderValue) -> Self {
+        Self { content: Content::Shared(json), cache_control, age_s: 0 }
     }
 
     /// Says how old the answer is, in whole seconds (RFC 9111, 5.1), if it is that old.
@@ -84,22 +50,22 @@ impl<T: Serialize> Responder for Cacheable<T> {
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
         let Self { content, cache_control, age_s } = self;
-        let is_prepared = matches!(content, Content::Prepared(_));
+        let is_shared = matches!(content, Content::Shared(_));
         let (plain, gzip, tag) = match content {
-            Content::Prepared(Prepared { plain, gzip, tag }) => (plain, gzip, tag),
+            Content::Shared(json) => (json.plain().clone(), json.gzip().cloned(), quoted(json.tag())),
             Content::Fresh(body) => match serde_json::to_vec(&body) {
                 Ok(json) => {
-                    let tag = quoted(&digest(&json));
+                    let tag = quoted(&shared_json::digest(&json));
                     (json.into(), None, tag)
                 }
-                Err(error) => return HttpResponse::from_error(crate::http::problem::Problem::internal(&error)),
+                Err(error) => return HttpResponse::from_error(Problem::internal(&error)),
             },
         };
         let is_known = tag.to_str().is_ok_and(|tag| has_already(request, tag));
         let mut answer = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
         answer.insert_header((header::ETAG, tag)).insert_header((header::CACHE_CONTROL, cache_control));
         // Of others, whatever compresses them says so.
-        if is_prepared {
+        if is_shared {
             answer.insert_header((header::VARY, HeaderValue::from_static("accept-encoding")));
         }
         if age_s > 0 {
@@ -135,10 +101,6 @@ fn takes_gzip(request: &HttpRequest) -> bool {
 fn quoted(tag: &str) -> HeaderValue {
     // A tag of letters and digits can always be a header.
     HeaderValue::from_str(&format!("\"{tag}\"")).unwrap_or(HeaderValue::from_static("*"))
-}
-
-fn digest(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(&Sha256::digest(bytes)[..16])
 }
 
 /// Whether a client has the answer with this tag already (RFC 9110, 13.1.2: compared without the `W/`).
@@ -212,7 +174,7 @@ mod tests {
 
     fn send(headers: &[(HeaderName, &str)], age: Duration) -> HttpResponse {
         let json = format!("{{\"seats\":\"{}\"}}", "A".repeat(1_000)).into_bytes();
-        let answer = Cacheable::<u32>::prepared(Prepared::of(json), HeaderValue::from_static("public")).of_age(age);
+        let answer = Cacheable::<u32>::shared(SharedJson::of(json), HeaderValue::from_static("public")).of_age(age);
         let mut request = TestRequest::default();
         for (name, value) in headers {
             request = request.insert_header((name.clone(), *value));
@@ -221,7 +183,7 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn a_prepared_answer_is_compressed_for_who_can_read_that() {
+    async fn a_shared_answer_is_compressed_for_clients_that_accept_gzip() {
         const FRESH: Duration = Duration::from_millis(999);
         for (accepted, encoding) in [
             (None, None),
@@ -243,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prepared_answer_is_not_sent_again_and_says_how_old_it_is() {
+    fn a_shared_answer_is_not_sent_again_and_says_how_old_it_is() {
         let first = send(&[], Duration::from_secs(7));
         let tag = first.headers().get(header::ETAG).unwrap().to_str().unwrap().to_owned();
 

@@ -25,7 +25,6 @@ use paperclip::actix::OpenApiExt as _;
 use usher_concert::SaleDefaults;
 use usher_kernel::{Clock, IdGenerator};
 
-pub use self::answers::Prepared;
 use self::api::system::{self, Readiness};
 pub use self::detached::Detached;
 pub use self::edge::{Edge, bound_sending};

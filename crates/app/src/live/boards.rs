@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
-use actix_web::web::Bytes;
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::watch;
 use usher_kernel::{Clock, PerformanceId, StoreError, Timestamp};
@@ -19,8 +19,8 @@ use usher_reservation::board::{Applied, SeatStates};
 use usher_reservation::ports::SeatEvents;
 use usher_reservation::{BoardEvent, BoardRecord, EventFollower, SeatBoard};
 
+use super::shared_json::SharedJson;
 use crate::decorators::batcher::{self, Batcher, Bounds};
-use crate::http::Prepared;
 use crate::runtime::background::Background;
 
 /// How often every server looks what changed.
@@ -124,8 +124,8 @@ pub struct Picture {
     pub is_settled: bool,
     /// Two bits a seat.
     pub packed: Vec<u8>,
-    /// The answer that shows it, made by the first who asks.
-    pub prepared: OnceLock<Prepared>,
+    /// The picture as it is sent, written for the first request that asks for it.
+    pub json: OnceLock<SharedJson>,
 }
 
 /// What there is to tell somebody who follows.
@@ -558,6 +558,6 @@ impl Picture {
     fn of(board: &SeatBoard) -> Self {
         let (map_version, sequence, packed) = (board.map_version(), board.sequence(), board.packed().to_vec());
         let is_settled = board.highest() <= sequence;
-        Self { map_version, sequence, is_settled, packed, prepared: OnceLock::new() }
+        Self { map_version, sequence, is_settled, packed, json: OnceLock::new() }
     }
 }

@@ -6,8 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use usher_kernel::PerformanceId;
 
-use crate::http::Prepared;
-use crate::http::problem::Problem;
+use super::shared_json::SharedJson;
 
 /// How many bytes are kept: ten stadiums, or some hundred theatres.
 const LEN_MAX: usize = 64 * 1024 * 1024;
@@ -24,39 +23,42 @@ pub struct Geometries {
 struct Geometry {
     performance: PerformanceId,
     map_version: u32,
-    prepared: Prepared,
+    json: SharedJson,
 }
 
 impl Geometries {
-    /// This version of a map; if it is not there, as `write` has it, which answers the version that it found.
-    pub(crate) async fn get(
+    /// This version of a map. If it is not kept, `write` writes the map that it finds, and returns it with its version.
+    ///
+    /// # Errors
+    /// An error of `write`; nothing is kept then.
+    pub async fn get<E>(
         &self,
         performance: PerformanceId,
         map_version: u32,
-        write: impl AsyncFnOnce() -> Result<(u32, Prepared), Problem>,
-    ) -> Result<(u32, Prepared), Problem> {
-        if let Some(prepared) = self.find(performance, map_version) {
-            return Ok((map_version, prepared));
+        write: impl AsyncFnOnce() -> Result<(u32, SharedJson), E>,
+    ) -> Result<(u32, SharedJson), E> {
+        if let Some(json) = self.find(performance, map_version) {
+            return Ok((map_version, json));
         }
         let _alone = self.writing.lock().await;
-        if let Some(prepared) = self.find(performance, map_version) {
-            return Ok((map_version, prepared));
+        if let Some(json) = self.find(performance, map_version) {
+            return Ok((map_version, json));
         }
-        let (map_version, prepared) = write().await?;
-        self.keep(Geometry { performance, map_version, prepared: prepared.clone() });
-        Ok((map_version, prepared))
+        let (map_version, json) = write().await?;
+        self.keep(Geometry { performance, map_version, json: json.clone() });
+        Ok((map_version, json))
     }
 
-    fn find(&self, performance: PerformanceId, map_version: u32) -> Option<Prepared> {
+    fn find(&self, performance: PerformanceId, map_version: u32) -> Option<SharedJson> {
         let mut kept = self.kept();
         let is_it = |one: &Geometry| (one.performance, one.map_version) == (performance, map_version);
-        let latest = kept.back().filter(|latest| is_it(latest)).map(|latest| latest.prepared.clone());
+        let latest = kept.back().filter(|latest| is_it(latest)).map(|latest| latest.json.clone());
         if latest.is_some() {
             return latest;
         }
         let found = kept.iter().position(is_it).and_then(|nth| kept.remove(nth))?;
         kept.push_back(found.clone());
-        Some(found.prepared)
+        Some(found.json)
     }
 
     fn keep(&self, new: Geometry) {
@@ -64,7 +66,7 @@ impl Geometries {
         // A performance has one map at a time.
         kept.retain(|one| one.performance != new.performance);
         kept.push_back(new);
-        while kept.len() > 1 && kept.iter().map(|one| one.prepared.len()).sum::<usize>() > LEN_MAX {
+        while kept.len() > 1 && kept.iter().map(|one| one.json.n_bytes()).sum::<usize>() > LEN_MAX {
             kept.pop_front();
         }
     }
@@ -77,6 +79,8 @@ impl Geometries {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use super::*;
 
     fn of(n: u8) -> PerformanceId {
@@ -84,8 +88,9 @@ mod tests {
     }
 
     async fn len(geometries: &Geometries, n: u8, map_version: u32, written: Option<usize>) -> usize {
-        let write = async || Ok((map_version, Prepared::of(vec![b'x'; written.expect("it is kept")])));
-        geometries.get(of(n), map_version, write).await.unwrap().1.len()
+        let write =
+            async || Ok::<_, Infallible>((map_version, SharedJson::of(vec![b'x'; written.expect("it is kept")])));
+        geometries.get(of(n), map_version, write).await.unwrap().1.n_bytes()
     }
 
     #[tokio::test]

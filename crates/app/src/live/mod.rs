@@ -2,4 +2,5 @@
 
 pub mod boards;
 pub mod geometries;
+pub mod shared_json;
 pub mod streams;

@@ -21,12 +21,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 use usher_kernel::PerformanceId;
 
-use crate::http::answers::{Cacheable, Prepared};
+use crate::http::answers::Cacheable;
 use crate::http::problem::{Problem, ProblemCode};
 use crate::http::reading::{LastEventId, PathId, Query};
 use crate::http::sse::{self, Pulse};
 use crate::http::{Refusals, Services};
 use crate::live::boards::{Bell, Board, FOLLOW_INTERVAL, News, Picture};
+use crate::live::shared_json::SharedJson;
 use crate::live::streams::{Followed, Room};
 
 const OPERATION_REFUSALS: &[ProblemCode] = &[ProblemCode::StoreUnavailable];
@@ -66,14 +67,14 @@ impl From<&Picture> for AvailabilityView {
     }
 }
 
-fn prepare(picture: &Picture) -> Prepared {
+fn write(picture: &Picture) -> SharedJson {
     // Numbers and base64 can always be written.
     let json = serde_json::to_vec(&AvailabilityView::from(picture)).unwrap_or_default();
     if picture.is_settled {
-        Prepared::tagged(json, &picture.sequence.to_string())
+        SharedJson::tagged(json, &picture.sequence.to_string())
     } else {
         // Seats change while the sequence waits for an event that is still open.
-        Prepared::of(json)
+        SharedJson::of(json)
     }
 }
 
@@ -84,8 +85,8 @@ async fn availability(
     PathId(performance): PathId<PerformanceId>,
 ) -> Result<Cacheable<AvailabilityView>, Problem> {
     let picture = services.boards.open(performance).await?.picture();
-    let prepared = picture.prepared.get_or_init(|| prepare(&picture)).clone();
-    Ok(Cacheable::prepared(prepared, CACHE_CONTROL).of_age(services.boards.age()))
+    let json = picture.json.get_or_init(|| write(&picture)).clone();
+    Ok(Cacheable::shared(json, CACHE_CONTROL).of_age(services.boards.age()))
 }
 
 /// For browsers, whose `EventSource` sends no headers of its own when it begins.
@@ -246,9 +247,9 @@ mod tests {
             sequence: 1 << 40,
             is_settled: true,
             packed: packed.collect(),
-            prepared: OnceLock::new(),
+            json: OnceLock::new(),
         };
-        let answer = Cacheable::<AvailabilityView>::prepared(prepare(&picture), CACHE_CONTROL);
+        let answer = Cacheable::<AvailabilityView>::shared(write(&picture), CACHE_CONTROL);
         let request = TestRequest::default().insert_header((header::ACCEPT_ENCODING, accepted)).to_http_request();
         match answer.respond_to(&request).body().size() {
             BodySize::Sized(len) => len,

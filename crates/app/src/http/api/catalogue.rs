@@ -11,12 +11,13 @@ use usher_kernel::{ConcertId, PerformanceId};
 use usher_reservation::ports::SeatFilter;
 use usher_reservation::{Seat, SeatCounts, SeatStatus};
 
-use crate::http::answers::{Cacheable, Prepared};
+use crate::http::answers::Cacheable;
 use crate::http::paging::{List, PageQuery};
 use crate::http::problem::{Problem, ProblemCode};
 use crate::http::reading::{PathId, Query};
 use crate::http::values::{Id, Instant, MoneyView};
 use crate::http::{Refusals, Services};
+use crate::live::shared_json::SharedJson;
 
 /// Titles and venues hardly change.
 const CONCERT: HeaderValue = HeaderValue::from_static("public, max-age=10");
@@ -352,12 +353,12 @@ async fn seat_map(
         let map = services.catalogue.seat_map(performance).await?;
         let version = map.version;
         // A stadium takes a while to write.
-        let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&SeatMapView::from(map)).map(Prepared::of));
-        let prepared = json.await.map_err(|error| Problem::internal(&error))?;
-        Ok((version, prepared.map_err(|error| Problem::internal(&error))?))
+        let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&SeatMapView::from(map)).map(SharedJson::of));
+        let json = json.await.map_err(|error| Problem::internal(&error))?;
+        Ok::<_, Problem>((version, json.map_err(|error| Problem::internal(&error))?))
     };
-    let (version, prepared) = services.geometries.get(performance, present, write).await?;
-    Ok(Cacheable::prepared(prepared, if asked == Some(version) { SEAT_MAP_OF_VERSION } else { SEAT_MAP }))
+    let (version, json) = services.geometries.get(performance, present, write).await?;
+    Ok(Cacheable::shared(json, if asked == Some(version) { SEAT_MAP_OF_VERSION } else { SEAT_MAP }))
 }
 
 #[cfg(test)]
