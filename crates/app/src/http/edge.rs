@@ -72,10 +72,6 @@ impl Edge {
         }
     }
 
-    pub(super) const fn body_timeout(&self) -> Duration {
-        self.body_timeout
-    }
-
     fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&address.to_canonical()))
     }
@@ -161,7 +157,7 @@ pub(super) async fn guard(
     if is_head {
         request.head_mut().method = Method::GET;
     }
-    keep_body(&mut request);
+    keep_body(&mut request, services.edge.body_timeout);
 
     let occurrence = Occurrence { path: &path, request_id: &request_id };
     let outcome = match services.edge.admit(&request) {
@@ -238,10 +234,10 @@ fn request_id(request: &ServiceRequest, services: &Services) -> String {
 }
 
 /// Puts the body where the one who reads it finds it, and where this finds it if nobody does.
-fn keep_body(request: &mut ServiceRequest) {
+fn keep_body(request: &mut ServiceRequest, timeout: Duration) {
     let body = request.take_payload();
     if !matches!(body, Payload::None) {
-        request.extensions_mut().insert(Unread::new(body));
+        request.extensions_mut().insert(Unread { body, timeout });
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::header;
-use actix_web::web::{Bytes, BytesMut, Data};
+use actix_web::web::{Bytes, BytesMut};
 use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use futures_util::StreamExt as _;
 use futures_util::future::{LocalBoxFuture, Ready, ready};
@@ -17,7 +17,6 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 use usher_kernel::{Claim, Fingerprint, IdempotencyKey, InvalidId, Violation};
 
-use super::Services;
 use super::problem::{Problem, ProblemCode};
 use crate::identity::access_tokens::Bearer;
 
@@ -98,15 +97,13 @@ fn violation<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> Vio
     Violation::new(within.unwrap_or_else(|| "body".into()), rule)
 }
 
-/// A body that nobody has read yet. The framework would go on reading the rest of a chunked body for as long as its
-/// sender likes; while this is held, it closes the connection instead.
-pub(super) struct Unread(Payload);
-
-impl Unread {
-    /// Keeps a body for whoever reads it.
-    pub(super) const fn new(body: Payload) -> Self {
-        Self(body)
-    }
+/// A body that no handler has read yet, and how long reading it may take. The framework would read the rest of a chunked
+/// body for as long as the client sends it; while this is held, it closes the connection instead.
+pub(super) struct Unread {
+    /// The body.
+    pub(super) body: Payload,
+    /// From the first read to the last byte.
+    pub(super) timeout: Duration,
 }
 
 /// A body as it was sent.
@@ -123,13 +120,13 @@ async fn read(request: HttpRequest, len_max: usize) -> Result<RawBody, Problem> 
     if announced.is_some_and(|len: u64| len > len_max as u64) {
         return Err(Problem::of(ProblemCode::PayloadTooLarge));
     }
-    let body = request.extensions_mut().remove::<Unread>();
+    let unread = request.extensions_mut().remove::<Unread>();
     let mut bytes = BytesMut::with_capacity(usize::try_from(announced.unwrap_or(0)).unwrap_or(0));
-    if let Some(Unread(mut body)) = body {
+    if let Some(Unread { mut body, timeout }) = unread {
         let all = collect(&mut body, &mut bytes, len_max);
-        let outcome = tokio::time::timeout(body_timeout(&request), all).await;
+        let outcome = tokio::time::timeout(timeout, all).await;
         if let Err(problem) = outcome.unwrap_or_else(|_| Err(Problem::of(ProblemCode::RequestTimeout))) {
-            request.extensions_mut().insert(Unread::new(body));
+            request.extensions_mut().insert(Unread { body, timeout });
             return Err(problem);
         }
     }
@@ -147,10 +144,6 @@ async fn collect(body: &mut Payload, bytes: &mut BytesMut, len_max: usize) -> Re
         bytes.extend_from_slice(&chunk);
     }
     Ok(())
-}
-
-fn body_timeout(request: &HttpRequest) -> Duration {
-    request.app_data::<Data<Services>>().map_or(Duration::ZERO, |services| services.edge.body_timeout())
 }
 
 /// What an idempotency key is used for: method, path and body, told apart by their lengths.
