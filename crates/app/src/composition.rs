@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::HttpServer;
 use actix_web::dev::{Server, ServerHandle};
-use actix_web::{HttpServer, web};
 use async_trait::async_trait;
 use tokio::runtime::Handle;
 use usher_account::ports::{AccountRepository, HashingError};
@@ -29,8 +29,10 @@ use crate::decorators::group_commit::GroupCommit;
 use crate::decorators::observed::Observed;
 use crate::decorators::recorded::Recorded;
 use crate::demo::{self, Demo, DemoError};
-use crate::http::api::system::Readiness;
-use crate::http::{self, Detached, Edge, MetricsRoute, Services};
+use crate::http::detached::Detached;
+use crate::http::edge::{self, Edge};
+use crate::http::services::{Readiness, Services};
+use crate::http::{self, MetricsRoute};
 use crate::identity::access_tokens::Identity;
 use crate::identity::password::Argon2Hasher;
 use crate::live::boards::{Boards, FOLLOW_INTERVAL};
@@ -210,7 +212,7 @@ impl Application {
         let streams = Streams::new(settings.http.streams_max, send_timeout, Arc::clone(&metrics));
         start_background(&background, &line, &reservations, &boards, &streams, &metrics, tick);
 
-        let services = web::Data::new(Services {
+        let services = Arc::new(Services {
             accounts,
             catalogue: usher_concert::Service::new(catalogue, Arc::clone(&clock), Arc::clone(&ids)),
             line: line.clone(),
@@ -218,17 +220,17 @@ impl Application {
             identity: Arc::new(Identity::new(secret.expose(), previous, settings.token_ttl())),
             clock,
             ids,
-            metrics,
+            metrics: Arc::clone(&metrics),
             readiness: Arc::new(Stores { database, line }),
             detached: Detached::new(background.tasks().clone(), Handle::current()),
-            edge: Edge::new(&settings.http),
+            edge: Arc::new(Edge::new(&settings.http)),
             streams: streams.clone(),
             boards,
-            geometries: Geometries::default(),
+            geometries: Arc::new(Geometries::default()),
             sale_defaults: settings.sale_defaults(),
         });
-        let (server, address) = listen(services.clone(), settings)?;
-        let metrics_server = listen_for_metrics(services, settings)?;
+        let (server, address) = listen(services, settings)?;
+        let metrics_server = listen_for_metrics(metrics, settings)?;
         let shutdown_timeout = Duration::from_secs(settings.http.shutdown_timeout_s);
         Ok(Self { server, metrics_server, address, demo, background, streams, shutdown_timeout })
     }
@@ -332,17 +334,17 @@ fn n_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn listen(services: web::Data<Services>, settings: &Settings) -> Result<(Server, SocketAddr), StartError> {
+fn listen(services: Arc<Services>, settings: &Settings) -> Result<(Server, SocketAddr), StartError> {
     let metrics = if settings.metrics.bind.is_some() { MetricsRoute::Elsewhere } else { MetricsRoute::Here };
     let config::Http { bind, workers, max_connections, head_timeout_ms, send_timeout_ms, shutdown_timeout_s, .. } =
         settings.http;
-    let mut server = HttpServer::new(move || http::app(services.clone(), metrics))
+    let mut server = HttpServer::new(move || http::app(&services, metrics))
         // The command listens for signals, so that whoever embeds the server decides when it stops.
         .disable_signals()
         .client_request_timeout(Duration::from_millis(head_timeout_ms))
         // Whoever hangs up is gone: else a stream would go on for a client that closed its tab.
         .h1_allow_half_closed(false)
-        .on_connect(move |connection, _| http::bound_sending(connection, send_timeout_ms))
+        .on_connect(move |connection, _| edge::bound_sending(connection, send_timeout_ms))
         .shutdown_timeout(shutdown_timeout_s);
     if workers > 0 {
         server = server.workers(workers);
@@ -355,9 +357,10 @@ fn listen(services: web::Data<Services>, settings: &Settings) -> Result<(Server,
     Ok((server.run(), address))
 }
 
-fn listen_for_metrics(services: web::Data<Services>, settings: &Settings) -> Result<Option<Server>, StartError> {
+fn listen_for_metrics(metrics: Arc<Metrics>, settings: &Settings) -> Result<Option<Server>, StartError> {
     let Some(bind) = settings.metrics.bind else { return Ok(None) };
-    let server = HttpServer::new(move || http::metrics_app(services.clone())).disable_signals().workers(1).bind(bind);
+    let server =
+        HttpServer::new(move || http::metrics_app(Arc::clone(&metrics))).disable_signals().workers(1).bind(bind);
     let server = server.map_err(|source| StartError::Bind { address: bind.to_string(), source })?;
     Ok(Some(server.run()))
 }

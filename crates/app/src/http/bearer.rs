@@ -1,5 +1,7 @@
 //! Who asks: the access token of a request, and what its bearer may do.
 
+use std::sync::Arc;
+
 use actix_web::dev::Payload;
 use actix_web::http::header;
 use actix_web::web::Data;
@@ -7,10 +9,18 @@ use actix_web::{FromRequest, HttpRequest};
 use futures_util::future::{Ready, ready};
 use paperclip::actix::Apiv2Security;
 use usher_account::Role;
+use usher_kernel::Clock;
 
-use super::Services;
 use super::problem::{Problem, ProblemCode};
-use crate::identity::access_tokens::Bearer;
+use crate::identity::access_tokens::{Bearer, Identity};
+
+/// What access tokens are checked with.
+pub(super) struct Verifier {
+    /// The tokens' keys.
+    pub(super) identity: Arc<Identity>,
+    /// Tells whether a token is still good.
+    pub(super) clock: Arc<dyn Clock>,
+}
 
 /// Anyone with a valid access token.
 #[derive(Clone, Copy, Debug, Apiv2Security)]
@@ -30,10 +40,10 @@ pub(super) struct Operator(pub Bearer);
 
 fn bearer(request: &HttpRequest) -> Result<Bearer, Problem> {
     let verify = || {
-        let services = request.app_data::<Data<Services>>()?;
+        let Verifier { identity, clock } = request.app_data::<Data<Verifier>>()?.as_ref();
         let (scheme, token) = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
         let token = Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"))?;
-        services.identity.verify(token, services.clock.now())
+        identity.verify(token, clock.now())
     };
     verify().ok_or_else(|| Problem::of(ProblemCode::Unauthenticated))
 }

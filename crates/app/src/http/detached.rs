@@ -6,6 +6,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use super::problem::Problem;
+use crate::live::boards::Boards;
 
 /// Runs changes to their end, whatever becomes of the client, on a runtime that outlives the HTTP server.
 #[derive(Clone, Debug)]
@@ -31,6 +32,20 @@ impl Detached {
     ) -> Result<T, Problem> {
         let task = self.tasks.spawn_on(work.in_current_span(), &self.runtime);
         task.await.unwrap_or_else(|error| Err(Problem::internal(&error)))
+    }
+
+    /// Runs a change of seats to its end. However it ends, the next look at `boards` shows what came of it.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(super) async fn change_seats<T: Send + 'static>(
+        &self,
+        boards: &Boards,
+        work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let outcome = self.run(work).await;
+        boards.stir();
+        outcome
     }
 }
 

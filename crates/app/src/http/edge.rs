@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,9 +26,8 @@ use futures_util::FutureExt as _;
 use ipnet::IpNet;
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tracing::Instrument as _;
-use usher_kernel::AccountId;
+use usher_kernel::{AccountId, IdGenerator};
 
-use super::Services;
 use super::problem::{Occurrence, Problem, ProblemCode};
 use super::reading::Unread;
 use super::throttle::{PerKey, PerPlace, network_of};
@@ -141,26 +141,36 @@ impl Drop for InFlight<'_> {
     }
 }
 
+/// What the middleware needs.
+pub(super) struct Guard {
+    /// The limits.
+    pub(super) edge: Arc<Edge>,
+    /// Ids of requests.
+    pub(super) ids: Arc<dyn IdGenerator>,
+    /// Counts and times the requests.
+    pub(super) metrics: Arc<Metrics>,
+}
+
 /// The middleware.
 pub(super) async fn guard(
-    services: Data<Services>,
+    guard: Data<Guard>,
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let begun = Metrics::instant();
     let method = method_label(request.method());
     let path = request.path().to_owned();
-    let request_id = request_id(&request, &services);
+    let request_id = request_id(&request, guard.ids.as_ref());
     let span = tracing::info_span!("request", %request_id, method, path);
     // A HEAD is a GET whose body the server leaves out (RFC 9110, 9.3.2).
     let is_head = request.method() == Method::HEAD;
     if is_head {
         request.head_mut().method = Method::GET;
     }
-    keep_body(&mut request, services.edge.body_timeout);
+    keep_body(&mut request, guard.edge.body_timeout);
 
     let occurrence = Occurrence { path: &path, request_id: &request_id };
-    let outcome = match services.edge.admit(&request) {
+    let outcome = match guard.edge.admit(&request) {
         Ok(_in_flight) => call(request, next, occurrence).instrument(span.clone()).await,
         Err(problem) => Ok(request.into_response(problem.render(Some(occurrence)))),
     };
@@ -170,7 +180,7 @@ pub(super) async fn guard(
     let route = outcome.as_ref().ok().and_then(|answer| answer.request().match_pattern());
     let status = outcome.as_ref().map_or_else(|error| error.as_response_error().status_code(), ServiceResponse::status);
     let elapsed = begun.elapsed();
-    services.metrics.observe_request(method, route.as_deref().unwrap_or("unmatched"), status.as_u16(), elapsed);
+    guard.metrics.observe_request(method, route.as_deref().unwrap_or("unmatched"), status.as_u16(), elapsed);
     tracing::debug!(parent: &span, status = status.as_u16(), elapsed_ms = elapsed.as_secs_f64() * 1_000.0, "answered");
     outcome
 }
@@ -227,10 +237,10 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-fn request_id(request: &ServiceRequest, services: &Services) -> String {
+fn request_id(request: &ServiceRequest, ids: &dyn IdGenerator) -> String {
     let is_sane = |id: &&[u8]| (1..=REQUEST_ID_LEN_MAX).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
     let given = request.headers().get(REQUEST_ID).map(HeaderValue::as_bytes).filter(is_sane);
-    given.map_or_else(|| services.ids.next_uuid().to_string(), |id| String::from_utf8_lossy(id).into_owned())
+    given.map_or_else(|| ids.next_uuid().to_string(), |id| String::from_utf8_lossy(id).into_owned())
 }
 
 /// Puts the body where the one who reads it finds it, and where this finds it if nobody does.

@@ -1,14 +1,34 @@
 //! The API document: what the routes' types say, and what they cannot say: every way in which an operation can be
-//! refused.
+//! refused. And where it is served and shown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use actix_web::HttpResponse;
+use actix_web::guard::{GuardContext, fn_guard};
+use actix_web::http::header::ContentType;
+use actix_web::middleware::Compress;
+use actix_web::web::{self, Data};
 use paperclip::actix::{OpenApiExt as _, OperationModifier as _};
 use paperclip::v2::models::{DefaultApiRaw, Info, License, Tag};
 use serde_json::{Map, Value, json};
 
 use super::api::{self, CSV_UPLOAD, GATE, REFUSALS};
-use super::problem::{ProblemBody, ProblemCode};
+use super::problem::{Problem, ProblemBody, ProblemCode};
+
+/// Where the document is.
+pub(super) const PATH: &str = "/api/openapi.json";
+/// Where the document is shown.
+pub(super) const SWAGGER_UI: &str = "/swagger-ui";
+/// The files that it is shown with.
+const SWAGGER_FILES: [&str; 7] = [
+    "index.html",
+    "swagger-ui.css",
+    "swagger-ui-bundle.js",
+    "swagger-ui-standalone-preset.js",
+    "favicon-16x16.png",
+    "favicon-32x32.png",
+    "oauth2-redirect.html",
+];
 
 const DESCRIPTION: &str = "\
 A waiting room and seats for concerts: join the line of a performance, wait, be admitted with a pass, hold seats, pay.
@@ -49,8 +69,31 @@ impl Default for Document {
     }
 }
 
+/// The document's own routes.
+pub(super) fn pages(config: &mut web::ServiceConfig) {
+    config
+        .service(web::resource(PATH).route(web::get().to(document)).wrap(Compress::default()))
+        // The library that shows the document panics when asked for a file it does not have.
+        .service(web::resource("/swagger-ui/{file:.*}").guard(fn_guard(is_not_shown)).to(not_found));
+}
+
+async fn document(document: Data<Document>) -> HttpResponse {
+    HttpResponse::Ok().content_type(ContentType::json()).body(document.text().to_owned())
+}
+
+fn is_not_shown(context: &GuardContext<'_>) -> bool {
+    let uri = &context.head().uri;
+    let file = uri.path().strip_prefix(SWAGGER_UI).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+    let is_start = file.is_empty() && uri.query().is_none_or(str::is_empty);
+    !is_start && !SWAGGER_FILES.contains(&file)
+}
+
+async fn not_found() -> Result<HttpResponse, Problem> {
+    Err(Problem::of(ProblemCode::NotFound))
+}
+
 /// What the document says before any route is known.
-pub(crate) fn outline() -> DefaultApiRaw {
+pub(super) fn outline() -> DefaultApiRaw {
     let tag = |(name, description): (&str, &str)| Tag {
         name: name.into(),
         description: Some(description.into()),

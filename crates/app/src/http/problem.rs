@@ -16,6 +16,9 @@ use paperclip::v2::schema::Apiv2Errors;
 use serde::Serialize;
 use usher_kernel::{SeatId, StoreError, Violation};
 
+use super::values::rfc3339;
+use crate::live::{boards, streams};
+
 macro_rules! problem_codes {
     ($($name:ident = $status:ident $code:literal, $title:literal, $explanation:literal;)*) => {
         /// Everything that can be wrong with a call, closed.
@@ -164,6 +167,9 @@ impl ProblemCode {
         }
     }
 }
+
+/// The refusals of operations, by operation id, beyond those that follow from their parameters.
+pub(super) type Refusals = &'static [(&'static str, &'static [ProblemCode])];
 
 /// A refusal, on its way to the client.
 #[derive(Debug)]
@@ -330,7 +336,7 @@ impl ResponseError for Problem {
     }
 }
 
-// What an operation can be refused with is listed beside its route (`http::Refusals`), not by type.
+// What an operation can be refused with is listed beside its route (`Refusals`), not by type.
 impl Apiv2Errors for Problem {}
 
 /// A refusal, as RFC 9457 writes it.
@@ -413,7 +419,7 @@ impl From<usher_queue::Error> for Problem {
         match error {
             Error::NotFound => Self::of(ProblemCode::NotFound),
             Error::SaleNotOpen { joinable_from } => {
-                let from = crate::http::values::rfc3339(joinable_from);
+                let from = rfc3339(joinable_from);
                 Self::of(ProblemCode::SaleNotOpen).because(format!("The line can be joined from {from} on."))
             }
             Error::SaleClosed => Self::of(ProblemCode::SaleClosed),
@@ -429,9 +435,9 @@ impl From<usher_queue::Error> for Problem {
     }
 }
 
-impl From<crate::live::streams::Refused> for Problem {
-    fn from(refused: crate::live::streams::Refused) -> Self {
-        use crate::live::streams::Refused;
+impl From<streams::Refused> for Problem {
+    fn from(refused: streams::Refused) -> Self {
+        use streams::Refused;
         match refused {
             Refused::Full => Self::overloaded(),
             Refused::PlaceFull => {
@@ -441,9 +447,9 @@ impl From<crate::live::streams::Refused> for Problem {
     }
 }
 
-impl From<crate::live::boards::Error> for Problem {
-    fn from(error: crate::live::boards::Error) -> Self {
-        use crate::live::boards::Error;
+impl From<boards::Error> for Problem {
+    fn from(error: boards::Error) -> Self {
+        use boards::Error;
         match error {
             Error::NotFound => Self::of(ProblemCode::NotFound),
             Error::Full => Self::overloaded(),

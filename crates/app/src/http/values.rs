@@ -19,7 +19,7 @@ const MILLISECONDS: EncodedConfig =
 
 /// A time as RFC 3339 writes it, e.g. `2026-01-02T03:04:05.678Z`. Times that the calendar does not have are shown as the
 /// epoch: nothing stores them.
-pub(crate) fn rfc3339(at: Timestamp) -> String {
+pub(super) fn rfc3339(at: Timestamp) -> String {
     format(at).unwrap_or_else(|_| "1970-01-01T00:00:00.000Z".into())
 }
 

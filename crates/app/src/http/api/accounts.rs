@@ -1,17 +1,21 @@
 //! Sign-up, log-in, and who one is.
 
+use std::sync::Arc;
+
 use actix_web::web::{Data, Json};
 use paperclip::actix::web::{ServiceConfig, get, post, resource};
 use paperclip::actix::{Apiv2Schema, CreatedJson, api_v2_operation};
 use serde::{Deserialize, Serialize};
 use usher_account::{Account, Credentials, Password, Role, SignUp};
+use usher_kernel::Clock;
 
 use crate::http::bearer::LoggedIn;
-use crate::http::problem::{Problem, ProblemCode};
+use crate::http::detached::Detached;
+use crate::http::problem::{Problem, ProblemCode, Refusals};
 use crate::http::reading::JsonBody;
+use crate::http::services::Services;
 use crate::http::values::Id;
-use crate::http::{Refusals, Services};
-use crate::identity::access_tokens::Bearer;
+use crate::identity::access_tokens::{Bearer, Identity};
 
 pub(super) const REFUSALS: Refusals = &[
     ("accounts.sign_up", &[ProblemCode::EmailTaken, ProblemCode::StoreUnavailable]),
@@ -24,6 +28,25 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
         .service(resource("/auth/signup").route(post().to(sign_up)))
         .service(resource("/auth/login").route(post().to(log_in)))
         .service(resource("/members/me").route(get().to(me)));
+}
+
+/// What the handlers of accounts need.
+pub(super) struct Context {
+    accounts: usher_account::Service,
+    identity: Arc<Identity>,
+    clock: Arc<dyn Clock>,
+    detached: Detached,
+}
+
+impl From<&Services> for Context {
+    fn from(services: &Services) -> Self {
+        Self {
+            accounts: services.accounts.clone(),
+            identity: Arc::clone(&services.identity),
+            clock: Arc::clone(&services.clock),
+            detached: services.detached.clone(),
+        }
+    }
 }
 
 /// A wish for an account.
@@ -104,28 +127,27 @@ impl From<Account> for MemberView {
 
 /// Makes an account.
 #[api_v2_operation(tags("accounts"), operation_id = "accounts.sign_up")]
-async fn sign_up(services: Data<Services>, wish: JsonBody<SignUpWish>) -> Result<CreatedJson<AccountView>, Problem> {
+async fn sign_up(context: Data<Context>, wish: JsonBody<SignUpWish>) -> Result<CreatedJson<AccountView>, Problem> {
     let SignUpWish { email, password, name } = wish.value;
     let wish = SignUp::new(&email, Password::new(password), &name).map_err(Problem::invalid)?;
-    let accounts = services.accounts.clone();
-    let made = services.detached.run(async move { Ok(accounts.sign_up(wish, Role::Buyer).await?) });
+    let accounts = context.accounts.clone();
+    let made = context.detached.run(async move { Ok(accounts.sign_up(wish, Role::Buyer).await?) });
     Ok(CreatedJson(made.await?.into()))
 }
 
 /// Gives out an access token.
 #[api_v2_operation(tags("accounts"), operation_id = "accounts.log_in")]
-async fn log_in(services: Data<Services>, wish: JsonBody<LogInWish>) -> Result<Json<TokenView>, Problem> {
+async fn log_in(context: Data<Context>, wish: JsonBody<LogInWish>) -> Result<Json<TokenView>, Problem> {
     let LogInWish { email, password } = wish.value;
-    let account = services.accounts.log_in(Credentials { email, password: Password::new(password) }).await?;
+    let account = context.accounts.log_in(Credentials { email, password: Password::new(password) }).await?;
     let bearer = Bearer { account: account.id, role: account.role };
-    let access_token =
-        services.identity.sign(bearer, services.clock.now()).map_err(|error| Problem::internal(&error))?;
-    let expires_in_s = services.identity.token_ttl().as_secs();
+    let access_token = context.identity.sign(bearer, context.clock.now()).map_err(|error| Problem::internal(&error))?;
+    let expires_in_s = context.identity.token_ttl().as_secs();
     Ok(Json(TokenView { access_token, token_type: "Bearer", expires_in_s }))
 }
 
 /// Tells who the bearer is.
 #[api_v2_operation(tags("accounts"), operation_id = "accounts.me")]
-async fn me(services: Data<Services>, LoggedIn(bearer): LoggedIn) -> Result<Json<MemberView>, Problem> {
-    Ok(Json(services.accounts.find(bearer.account).await?.into()))
+async fn me(context: Data<Context>, LoggedIn(bearer): LoggedIn) -> Result<Json<MemberView>, Problem> {
+    Ok(Json(context.accounts.find(bearer.account).await?.into()))
 }

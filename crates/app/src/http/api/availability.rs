@@ -22,13 +22,13 @@ use tokio::time::{Instant, timeout_at};
 use usher_kernel::PerformanceId;
 
 use crate::http::answers::Cacheable;
-use crate::http::problem::{Problem, ProblemCode};
+use crate::http::problem::{Problem, ProblemCode, Refusals};
 use crate::http::reading::{LastEventId, PathId, Query};
+use crate::http::services::Services;
 use crate::http::sse::{self, Pulse};
-use crate::http::{Refusals, Services};
-use crate::live::boards::{Bell, Board, FOLLOW_INTERVAL, News, Picture};
+use crate::live::boards::{Bell, Board, Boards, FOLLOW_INTERVAL, News, Picture};
 use crate::live::shared_json::SharedJson;
-use crate::live::streams::{Followed, Room};
+use crate::live::streams::{Followed, Room, Streams};
 
 const OPERATION_REFUSALS: &[ProblemCode] = &[ProblemCode::StoreUnavailable];
 
@@ -45,6 +45,18 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
     config
         .service(resource("/performances/{performance_id}/availability").route(get().to(availability)))
         .service(resource("/performances/{performance_id}/availability/stream").route(get().to(follow)));
+}
+
+/// What the handlers of the availability need.
+pub(super) struct Context {
+    boards: Boards,
+    streams: Streams,
+}
+
+impl From<&Services> for Context {
+    fn from(services: &Services) -> Self {
+        Self { boards: services.boards.clone(), streams: services.streams.clone() }
+    }
 }
 
 /// Which seats can be had, in two bits each.
@@ -81,12 +93,12 @@ fn write(picture: &Picture) -> SharedJson {
 /// Shows which seats of a performance can be had, as briefly as possible.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.availability")]
 async fn availability(
-    services: Data<Services>,
+    context: Data<Context>,
     PathId(performance): PathId<PerformanceId>,
 ) -> Result<Cacheable<AvailabilityView>, Problem> {
-    let picture = services.boards.open(performance).await?.picture();
+    let picture = context.boards.open(performance).await?.picture();
     let json = picture.json.get_or_init(|| write(&picture)).clone();
-    Ok(Cacheable::shared(json, CACHE_CONTROL).of_age(services.boards.age()))
+    Ok(Cacheable::shared(json, CACHE_CONTROL).of_age(context.boards.age()))
 }
 
 /// For browsers, whose `EventSource` sends no headers of its own when it begins.
@@ -99,15 +111,15 @@ struct AfterQuery {
 /// Follows which seats of a performance can be had: an event for each change.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.availability_stream", produces = "text/event-stream")]
 async fn follow(
-    services: Data<Services>,
+    context: Data<Context>,
     PathId(performance): PathId<PerformanceId>,
     LastEventId(in_header): LastEventId,
     Query(AfterQuery { after: in_query }): Query<AfterQuery>,
 ) -> Result<SeatEvents, Problem> {
-    let room = services.streams.make_room(Followed::Seats)?;
-    let (map, bell) = services.boards.open_and_keep(performance).await?;
+    let room = context.streams.make_room(Followed::Seats)?;
+    let (map, bell) = context.boards.open_and_keep(performance).await?;
     // The header is newer: a browser comes back to the address that it began with.
-    Ok(SeatEvents { room, map, bell, known: in_header.or(in_query), highest: services.boards.highest() })
+    Ok(SeatEvents { room, map, bell, known: in_header.or(in_query), highest: context.boards.highest() })
 }
 
 /// The answer: what changed since the client knew all, and all that changes later.

@@ -1,5 +1,7 @@
 //! Browsing: concerts, performances, seats. Public, and made to be cached.
 
+use std::sync::Arc;
+
 use actix_web::http::header::HeaderValue;
 use actix_web::middleware::Compress;
 use actix_web::web::Data;
@@ -13,10 +15,12 @@ use usher_reservation::{Seat, SeatCounts, SeatStatus};
 
 use crate::http::answers::Cacheable;
 use crate::http::paging::{List, PageQuery};
-use crate::http::problem::{Problem, ProblemCode};
+use crate::http::problem::{Problem, ProblemCode, Refusals};
 use crate::http::reading::{PathId, Query};
+use crate::http::services::Services;
 use crate::http::values::{Id, Instant, MoneyView};
-use crate::http::{Refusals, Services};
+use crate::live::boards::Boards;
+use crate::live::geometries::Geometries;
 use crate::live::shared_json::SharedJson;
 
 /// Titles and venues hardly change.
@@ -49,6 +53,27 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
         .service(resource("/performances/{performance_id}").route(get().to(performance)).wrap(Compress::default()))
         .service(resource("/performances/{performance_id}/seats").route(get().to(seats)).wrap(Compress::default()))
         .service(resource("/performances/{performance_id}/seat-map").route(get().to(seat_map)));
+}
+
+/// What the handlers of the catalogue need.
+pub(super) struct Context {
+    catalogue: usher_concert::Service,
+    line: usher_queue::Service,
+    reservations: usher_reservation::Service,
+    boards: Boards,
+    geometries: Arc<Geometries>,
+}
+
+impl From<&Services> for Context {
+    fn from(services: &Services) -> Self {
+        Self {
+            catalogue: services.catalogue.clone(),
+            line: services.line.clone(),
+            reservations: services.reservations.clone(),
+            boards: services.boards.clone(),
+            geometries: Arc::clone(&services.geometries),
+        }
+    }
 }
 
 /// A show.
@@ -94,7 +119,7 @@ pub(super) struct PerformanceView {
 
 impl PerformanceView {
     /// The performance, and the state of its sale now.
-    pub(super) fn of(performance: &Performance, services: &Services) -> Self {
+    pub(super) fn of(performance: &Performance, line: &usher_queue::Service) -> Self {
         let Performance { id, concert, starts_at, sale: SaleTimes { opens_at, closes_at }, .. } = *performance;
         Self {
             id: Id(id.uuid()),
@@ -102,7 +127,7 @@ impl PerformanceView {
             starts_at: Instant(starts_at),
             sale_opens_at: Instant(opens_at),
             sale_closes_at: Instant(closes_at),
-            sale_state: services.line.sale_state(id, opens_at, closes_at).as_str(),
+            sale_state: line.sale_state(id, opens_at, closes_at).as_str(),
         }
     }
 }
@@ -278,11 +303,11 @@ fn planned_seat((plan, index): (&SeatPlan, usize)) -> PlannedSeatView {
 /// Lists all concerts.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.concerts")]
 async fn concerts(
-    services: Data<Services>,
+    context: Data<Context>,
     Query(query): Query<PageQuery>,
 ) -> Result<Cacheable<List<ConcertView>>, Problem> {
     let page = Page { after: query.after()?.map(ConcertId::from_bytes), limit: query.limit_and_one()? };
-    let found = services.catalogue.concerts(page).await?;
+    let found = context.catalogue.concerts(page).await?;
     let list = List::page(&query, found, |concert| *concert.id.as_bytes(), ConcertView::from)?;
     Ok(Cacheable::of(list, CONCERT))
 }
@@ -290,22 +315,22 @@ async fn concerts(
 /// Shows one concert.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.concert")]
 async fn concert(
-    services: Data<Services>,
+    context: Data<Context>,
     PathId(concert): PathId<ConcertId>,
 ) -> Result<Cacheable<ConcertView>, Problem> {
-    Ok(Cacheable::of(services.catalogue.concert(concert).await?.into(), CONCERT))
+    Ok(Cacheable::of(context.catalogue.concert(concert).await?.into(), CONCERT))
 }
 
 /// Lists the dates of a concert.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.performances")]
 async fn performances(
-    services: Data<Services>,
+    context: Data<Context>,
     PathId(concert): PathId<ConcertId>,
     Query(query): Query<PageQuery>,
 ) -> Result<Cacheable<List<PerformanceView>>, Problem> {
     let page = Page { after: query.after()?.map(PerformanceId::from_bytes), limit: query.limit_and_one()? };
-    let found = services.catalogue.performances(concert, page).await?;
-    let view = |performance: Performance| PerformanceView::of(&performance, &services);
+    let found = context.catalogue.performances(concert, page).await?;
+    let view = |performance: Performance| PerformanceView::of(&performance, &context.line);
     let list = List::page(&query, found, |performance| *performance.id.as_bytes(), view)?;
     Ok(Cacheable::of(list, SALE))
 }
@@ -313,23 +338,23 @@ async fn performances(
 /// Shows one date of a concert, and how many seats are left.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.performance")]
 async fn performance(
-    services: Data<Services>,
+    context: Data<Context>,
     PathId(id): PathId<PerformanceId>,
 ) -> Result<Cacheable<PerformanceWithSeatsView>, Problem> {
-    let performance = PerformanceView::of(&services.catalogue.performance(id).await?, &services);
-    let seats = services.reservations.seat_counts(id).await?.into();
+    let performance = PerformanceView::of(&context.catalogue.performance(id).await?, &context.line);
+    let seats = context.reservations.seat_counts(id).await?.into();
     Ok(Cacheable::of(PerformanceWithSeatsView { performance, seats }, SALE))
 }
 
 /// Lists the seats of a performance.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.seats")]
 async fn seats(
-    services: Data<Services>,
+    context: Data<Context>,
     PathId(performance): PathId<PerformanceId>,
     Query(query): Query<SeatQuery>,
 ) -> Result<Cacheable<List<SeatView>>, Problem> {
     let (filter, page) = query.into_filter()?;
-    let found = services.reservations.seats(performance, &filter).await?;
+    let found = context.reservations.seats(performance, &filter).await?;
     let list = List::page(&page, found, |seat| seat.index.to_be_bytes(), SeatView::from)?;
     Ok(Cacheable::of(list, SALE))
 }
@@ -344,20 +369,20 @@ struct SeatMapQuery {
 /// Shows where all seats of a performance stand.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.seat_map")]
 async fn seat_map(
-    services: Data<Services>,
+    context: Data<Context>,
     PathId(performance): PathId<PerformanceId>,
     Query(SeatMapQuery { map_version: asked }): Query<SeatMapQuery>,
 ) -> Result<Cacheable<SeatMapView>, Problem> {
-    let present = services.boards.open(performance).await?.picture().map_version;
+    let present = context.boards.open(performance).await?.picture().map_version;
     let write = async || {
-        let map = services.catalogue.seat_map(performance).await?;
+        let map = context.catalogue.seat_map(performance).await?;
         let version = map.version;
         // A stadium takes a while to write.
         let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&SeatMapView::from(map)).map(SharedJson::of));
         let json = json.await.map_err(|error| Problem::internal(&error))?;
         Ok::<_, Problem>((version, json.map_err(|error| Problem::internal(&error))?))
     };
-    let (version, json) = services.geometries.get(performance, present, write).await?;
+    let (version, json) = context.geometries.get(performance, present, write).await?;
     Ok(Cacheable::shared(json, if asked == Some(version) { SEAT_MAP_OF_VERSION } else { SEAT_MAP }))
 }
 

@@ -1,5 +1,7 @@
 //! The line: joining, polling, leaving, and the gate for what stands behind it.
 
+use std::sync::Arc;
+
 use actix_web::body::BoxBody;
 use actix_web::cookie::time::Duration as CookieDuration;
 use actix_web::cookie::{Cookie, SameSite};
@@ -11,15 +13,17 @@ use paperclip::actix::{Apiv2Schema, CreatedJson, NoContent, OperationModifier, a
 use paperclip::v2::models::{DefaultOperationRaw, DefaultSchemaRaw};
 use paperclip::v2::schema::Apiv2Schema;
 use serde::Serialize;
-use usher_kernel::{PerformanceId, Timestamp};
+use usher_kernel::{Clock, PerformanceId, Timestamp};
 use usher_queue::Error;
 use usher_queue::service::{PassToken, PlaceStatus};
 
 use crate::http::bearer::LoggedIn;
-use crate::http::problem::{Problem, ProblemCode};
+use crate::http::detached::Detached;
+use crate::http::edge::Edge;
+use crate::http::problem::{Problem, ProblemCode, Refusals};
 use crate::http::reading::{GatePass, PathId, PlaceHeader};
+use crate::http::services::Services;
 use crate::http::values::Instant;
-use crate::http::{Refusals, Services};
 
 /// What a look at a place can be refused with, once or as a stream.
 pub(super) const POLL_REFUSALS: &[ProblemCode] = &[
@@ -63,6 +67,25 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
     config
         .service(queue.route(post().to(join)).route(get().to(poll)).route(delete().to(leave)))
         .service(resource("/performances/{performance_id}/gate").route(get().to(gate)));
+}
+
+/// What the handlers of the line need.
+pub(super) struct Context {
+    pub(super) line: usher_queue::Service,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) edge: Arc<Edge>,
+    detached: Detached,
+}
+
+impl From<&Services> for Context {
+    fn from(services: &Services) -> Self {
+        Self {
+            line: services.line.clone(),
+            clock: Arc::clone(&services.clock),
+            edge: Arc::clone(&services.edge),
+            detached: services.detached.clone(),
+        }
+    }
 }
 
 /// A place in a line.
@@ -132,7 +155,7 @@ impl PlaceView {
     pub(super) fn pass_cookie(&self, now: Timestamp, request: &HttpRequest) -> Option<Cookie<'_>> {
         let PassView { token, expires_at } = self.pass.as_ref()?;
         let lives_s = i64::try_from(expires_at.0.since(now).as_secs()).unwrap_or(i64::MAX);
-        let is_https = request.app_data::<Data<Services>>().is_some_and(|services| services.edge.is_https(request));
+        let is_https = request.app_data::<Data<Context>>().is_some_and(|context| context.edge.is_https(request));
         let cookie = Cookie::build(GatePass::COOKIE, token)
             .path("/")
             .max_age(CookieDuration::seconds(lives_s))
@@ -194,65 +217,65 @@ impl<const MAY_BE_NEW: bool> OperationModifier for PlaceAnswer<MAY_BE_NEW> {
 /// asks may go away; one that has to be opened first is asked by a task of its own, because an opening given up halfway
 /// looks like a loss to all servers.
 pub(super) async fn ask<T: Send + 'static>(
-    services: &Services,
+    context: &Context,
     performance: PerformanceId,
     question: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Problem> {
-    if services.line.is_open(performance) {
+    if context.line.is_open(performance) {
         Ok(question.await?)
     } else {
-        services.detached.run(async move { Ok(question.await?) }).await
+        context.detached.run(async move { Ok(question.await?) }).await
     }
 }
 
 /// Joins the line. Whoever has a place already is shown that one.
 #[api_v2_operation(tags("line"), operation_id = "line.join")]
 async fn join(
-    services: Data<Services>,
+    context: Data<Context>,
     LoggedIn(bearer): LoggedIn,
     PathId(performance): PathId<PerformanceId>,
 ) -> Result<JoinAnswer, Problem> {
-    let line = services.line.clone();
+    let line = context.line.clone();
     let joining = async move { line.join(performance, bearer.account).await };
-    let joined = ask(&services, performance, joining).await?;
+    let joined = ask(&context, performance, joining).await?;
     let status = if joined.is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(PlaceAnswer { place: joined.status.into(), status, now: services.clock.now() })
+    Ok(PlaceAnswer { place: joined.status.into(), status, now: context.clock.now() })
 }
 
 /// Shows where a place stands.
 #[api_v2_operation(tags("line"), operation_id = "line.poll")]
 async fn poll(
-    services: Data<Services>,
+    context: Data<Context>,
     PathId(performance): PathId<PerformanceId>,
     PlaceHeader(place): PlaceHeader,
 ) -> Result<PollAnswer, Problem> {
-    let now = services.clock.now();
-    services.edge.polls.check(&place, now)?;
-    let line = services.line.clone();
-    let status = ask(&services, performance, async move { line.poll(performance, &place).await }).await?;
+    let now = context.clock.now();
+    context.edge.polls.check(&place, now)?;
+    let line = context.line.clone();
+    let status = ask(&context, performance, async move { line.poll(performance, &place).await }).await?;
     Ok(PlaceAnswer { place: status.into(), status: StatusCode::OK, now })
 }
 
 /// Gives a place up: out of the line, or out of the sale.
 #[api_v2_operation(tags("line"), operation_id = "line.leave")]
 async fn leave(
-    services: Data<Services>,
+    context: Data<Context>,
     PathId(performance): PathId<PerformanceId>,
     PlaceHeader(place): PlaceHeader,
 ) -> Result<NoContent, Problem> {
-    let line = services.line.clone();
-    services.detached.run(async move { Ok(line.leave(performance, &place).await?) }).await?;
+    let line = context.line.clone();
+    context.detached.run(async move { Ok(line.leave(performance, &place).await?) }).await?;
     Ok(NoContent)
 }
 
 /// Tells a proxy whether someone was admitted (nginx `auth_request`, Envoy `ext_authz`). Every refusal is a 401.
 #[api_v2_operation(tags("line"), operation_id = "line.gate")]
 async fn gate(
-    services: Data<Services>,
+    context: Data<Context>,
     performance: Result<PathId<PerformanceId>, Problem>,
     GatePass(pass): GatePass,
 ) -> Result<NoContent, Problem> {
     let PathId(performance) = performance.map_err(|_| Problem::of(ProblemCode::PassInvalid))?;
-    services.line.gate(performance, pass.as_deref()).await?;
+    context.line.gate(performance, pass.as_deref()).await?;
     Ok(NoContent)
 }

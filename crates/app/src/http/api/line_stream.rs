@@ -21,16 +21,28 @@ use usher_kernel::{Clock, PerformanceId, Timestamp};
 use usher_queue::service::{PassToken, PlaceState, PlaceStatus};
 
 use super::line::{self, POLL_REFUSALS, PlaceView};
-use crate::http::problem::{Problem, ProblemCode};
+use crate::http::problem::{Problem, ProblemCode, Refusals};
 use crate::http::reading::{PathId, Query, StreamPlace};
+use crate::http::services::Services;
 use crate::http::sse::{self, Pulse};
-use crate::http::{Refusals, Services};
-use crate::live::streams::{Followed, Following};
+use crate::live::streams::{Followed, Following, Streams};
 
 pub(super) const REFUSALS: Refusals = &[("line.stream", POLL_REFUSALS)];
 
 pub(super) fn routes(config: &mut ServiceConfig<'_>) {
     config.service(resource("/performances/{performance_id}/queue/stream").route(get().to(follow)));
+}
+
+/// What the stream of a place needs.
+pub(super) struct Context {
+    line: line::Context,
+    streams: Streams,
+}
+
+impl From<&Services> for Context {
+    fn from(services: &Services) -> Self {
+        Self { line: line::Context::from(services), streams: services.streams.clone() }
+    }
 }
 
 /// For browsers, whose `EventSource` sends no headers of its own.
@@ -43,17 +55,19 @@ struct PlaceQuery {
 /// Follows a place: an event at once, and one for each change.
 #[api_v2_operation(tags("line"), operation_id = "line.stream", produces = "text/event-stream")]
 async fn follow(
-    services: Data<Services>,
+    context: Data<Context>,
     PathId(performance): PathId<PerformanceId>,
     StreamPlace(in_header): StreamPlace,
     Query(PlaceQuery { place: in_query }): Query<PlaceQuery>,
 ) -> Result<PlaceEvents, Problem> {
-    let room = services.streams.make_room(Followed::Place)?;
+    let Context { line: ref context, ref streams } = **context;
+    let room = streams.make_room(Followed::Place)?;
     let place = in_header.or(in_query).ok_or_else(|| Problem::of(ProblemCode::PlaceInvalid))?;
-    services.edge.polls.check(&place, services.clock.now())?;
-    let (line, asked) = (services.line.clone(), place.clone());
-    let status = line::ask(&services, performance, async move { line.poll(performance, &asked).await }).await?;
-    Ok(PlaceEvents { following: room.follow(performance, status.number)?, performance, place, status })
+    let (line, clock) = (context.line.clone(), Arc::clone(&context.clock));
+    context.edge.polls.check(&place, clock.now())?;
+    let (asked, asking) = (place.clone(), line.clone());
+    let status = line::ask(context, performance, async move { asking.poll(performance, &asked).await }).await?;
+    Ok(PlaceEvents { following: room.follow(performance, status.number)?, performance, place, status, line, clock })
 }
 
 /// The answer: what a poll tells now, and all that it would tell later.
@@ -62,23 +76,21 @@ struct PlaceEvents {
     performance: PerformanceId,
     place: String,
     status: PlaceStatus,
+    line: usher_queue::Service,
+    clock: Arc<dyn Clock>,
 }
 
 impl Responder for PlaceEvents {
     type Body = BoxBody;
 
     fn respond_to(self, request: &HttpRequest) -> HttpResponse {
-        let Self { following, performance, place, status } = self;
-        let Some(services) = request.app_data::<Data<Services>>() else {
-            return HttpResponse::from_error(Problem::of(ProblemCode::Internal));
-        };
+        let Self { following, performance, place, status, line, clock } = self;
         let mut answer = HttpResponse::Ok();
-        if let Some(cookie) = PlaceView::from(status.clone()).pass_cookie(services.clock.now(), request) {
+        if let Some(cookie) = PlaceView::from(status.clone()).pass_cookie(clock.now(), request) {
             answer.cookie(cookie);
         }
-        let line = services.line.clone();
         let poll = async move || line.poll(performance, &place).await;
-        let (follower, first) = Follower::begin(following, poll, Arc::clone(&services.clock), Pace::USUAL, status);
+        let (follower, first) = Follower::begin(following, poll, clock, Pace::USUAL, status);
         let others = stream::unfold(follower, async |mut follower| Some((follower.next().await?, follower)));
         sse::streaming(answer, stream::iter([first]).chain(others))
     }
@@ -258,7 +270,6 @@ mod tests {
 
     use super::*;
     use crate::http::sse::HEARTBEAT;
-    use crate::live::streams::Streams;
     use crate::runtime::metrics::Metrics;
 
     const HERE: PerformanceId = PerformanceId::from_bytes([1; 16]);

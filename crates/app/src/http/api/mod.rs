@@ -7,11 +7,16 @@ mod line;
 mod line_stream;
 mod operator;
 mod reservations;
-pub mod system;
+mod system;
 
+use std::sync::Arc;
+
+use actix_web::web::{self, Data};
 use paperclip::actix::web::{ServiceConfig, scope};
 
-use super::Refusals;
+pub(super) use self::system::{metrics_route, problem_pages};
+use super::problem::Refusals;
+use super::services::Services;
 
 /// The refusals of all operations.
 pub(super) const REFUSALS: [Refusals; 8] = [
@@ -29,6 +34,20 @@ pub(super) const REFUSALS: [Refusals; 8] = [
 pub(super) const CSV_UPLOAD: &str = operator::UPLOAD;
 /// The operation that answers all refusals alike.
 pub(super) const GATE: &str = line::GATE;
+
+/// Gives each resource its own context, and the system's handlers the parts that they need.
+pub(super) fn provide(services: &Services, config: &mut web::ServiceConfig) {
+    config
+        .app_data(Data::new(accounts::Context::from(services)))
+        .app_data(Data::new(availability::Context::from(services)))
+        .app_data(Data::new(catalogue::Context::from(services)))
+        .app_data(Data::new(line::Context::from(services)))
+        .app_data(Data::new(line_stream::Context::from(services)))
+        .app_data(Data::new(operator::Context::from(services)))
+        .app_data(Data::new(reservations::Context::from(services)))
+        .app_data(Data::new(Arc::clone(&services.readiness)))
+        .app_data(Data::from(Arc::clone(&services.metrics)));
+}
 
 /// The operations of the API.
 pub(super) fn routes(config: &mut ServiceConfig<'_>) {

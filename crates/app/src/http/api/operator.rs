@@ -6,16 +6,18 @@ use actix_web::web::{Data, Json};
 use paperclip::actix::web::{ServiceConfig, get, patch, post, put, resource};
 use paperclip::actix::{Apiv2Schema, CreatedJson, api_v2_operation};
 use serde::{Deserialize, Serialize};
-use usher_concert::{NewConcert, NewPerformance, SaleTimes, SeatLine, SeatMap, SectionPlan};
+use usher_concert::{NewConcert, NewPerformance, SaleDefaults, SaleTimes, SeatLine, SeatMap, SectionPlan};
 use usher_kernel::{ConcertId, PerformanceId, Violation};
 use usher_queue::{AdmissionPolicy, LineState, PolicyPatch};
 
 use super::catalogue::{ConcertView, PerformanceView, SeatCountsView};
 use crate::http::bearer::Operator;
-use crate::http::problem::{Problem, ProblemCode};
+use crate::http::detached::Detached;
+use crate::http::problem::{Problem, ProblemCode, Refusals};
 use crate::http::reading::{IdempotencyHeader, JsonBody, PathId, Upload, parse_json};
+use crate::http::services::Services;
 use crate::http::values::{Instant, MoneyView, money};
-use crate::http::{Refusals, Services};
+use crate::live::boards::Boards;
 
 pub(super) const REFUSALS: Refusals = &[
     ("operator.add_concert", &[ProblemCode::IdempotencyMismatch, ProblemCode::StoreUnavailable]),
@@ -37,6 +39,29 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
         .service(resource("/operator/performances/{performance_id}/seats").route(put().to(replace_seats)))
         .service(policy.route(get().to(admission)).route(patch().to(patch_admission)))
         .service(resource("/operator/performances/{performance_id}/stats").route(get().to(stats)));
+}
+
+/// What the handlers of operators need.
+pub(super) struct Context {
+    catalogue: usher_concert::Service,
+    line: usher_queue::Service,
+    reservations: usher_reservation::Service,
+    boards: Boards,
+    detached: Detached,
+    sale_defaults: SaleDefaults,
+}
+
+impl From<&Services> for Context {
+    fn from(services: &Services) -> Self {
+        Self {
+            catalogue: services.catalogue.clone(),
+            line: services.line.clone(),
+            reservations: services.reservations.clone(),
+            boards: services.boards.clone(),
+            detached: services.detached.clone(),
+            sale_defaults: services.sale_defaults,
+        }
+    }
 }
 
 /// A wish for a concert.
@@ -259,7 +284,7 @@ fn csv_rule(error: &csv::Error) -> String {
 /// Adds a concert.
 #[api_v2_operation(tags("operators"), operation_id = "operator.add_concert")]
 async fn add_concert(
-    services: Data<Services>,
+    context: Data<Context>,
     Operator(bearer): Operator,
     key: IdempotencyHeader,
     wish: JsonBody<ConcertWish>,
@@ -268,30 +293,30 @@ async fn add_concert(
     let ConcertWish { title, description, venue, running_time_min } = wish.value;
     let wish = NewConcert::new(&title, &description.unwrap_or_default(), &venue, running_time_min)
         .map_err(Problem::invalid)?;
-    let catalogue = services.catalogue.clone();
-    let added = services.detached.run(async move { Ok(catalogue.add_concert(wish, &claim).await?) });
+    let catalogue = context.catalogue.clone();
+    let added = context.detached.run(async move { Ok(catalogue.add_concert(wish, &claim).await?) });
     Ok(CreatedJson(added.await?.into()))
 }
 
 /// Adds a date to a concert.
 #[api_v2_operation(tags("operators"), operation_id = "operator.add_performance")]
 async fn add_performance(
-    services: Data<Services>,
+    context: Data<Context>,
     Operator(bearer): Operator,
     PathId(concert): PathId<ConcertId>,
     key: IdempotencyHeader,
     wish: JsonBody<PerformanceWish>,
 ) -> Result<CreatedJson<PerformanceView>, Problem> {
     let claim = key.claim(bearer, wish.fingerprint);
-    let defaults = services.sale_defaults;
+    let defaults = context.sale_defaults;
     let PerformanceWish { starts_at, sale_opens_at, sale_closes_at, seat_limit_per_buyer, hold_ttl_s } = wish.value;
     let sale = SaleTimes { opens_at: sale_opens_at.0, closes_at: sale_closes_at.0 };
     let seat_limit = seat_limit_per_buyer.unwrap_or(defaults.seat_limit_per_buyer);
     let hold_ttl = hold_ttl_s.map_or(defaults.hold_ttl, Duration::from_secs);
     let wish = NewPerformance::new(starts_at.0, sale, seat_limit, hold_ttl).map_err(Problem::invalid)?;
-    let catalogue = services.catalogue.clone();
-    let added = services.detached.run(async move { Ok(catalogue.add_performance(concert, wish, &claim).await?) });
-    Ok(CreatedJson(PerformanceView::of(&added.await?, &services)))
+    let catalogue = context.catalogue.clone();
+    let added = context.detached.run(async move { Ok(catalogue.add_performance(concert, wish, &claim).await?) });
+    Ok(CreatedJson(PerformanceView::of(&added.await?, &context.line)))
 }
 
 /// Replaces all seats of a performance whose sale is not open yet.
@@ -300,13 +325,13 @@ async fn add_performance(
 /// `section,row,number,grade,amount,currency` in its first line.
 #[api_v2_operation(tags("operators"), operation_id = "operator.replace_seats")]
 async fn replace_seats(
-    services: Data<Services>,
+    context: Data<Context>,
     Operator(_): Operator,
     PathId(performance): PathId<PerformanceId>,
     upload: Upload<SeatsWish>,
 ) -> Result<Json<SeatTotalView>, Problem> {
-    let catalogue = services.catalogue.clone();
-    let replaced = services.change_seats(async move {
+    let catalogue = context.catalogue.clone();
+    let replaced = context.detached.change_seats(&context.boards, async move {
         // A stadium takes a while to read.
         let map = tokio::task::spawn_blocking(move || match upload {
             Upload::Json(bytes, _) => read_sections(&bytes),
@@ -322,35 +347,35 @@ async fn replace_seats(
 /// Shows how a line admits.
 #[api_v2_operation(tags("operators"), operation_id = "operator.admission")]
 async fn admission(
-    services: Data<Services>,
+    context: Data<Context>,
     Operator(_): Operator,
     PathId(performance): PathId<PerformanceId>,
 ) -> Result<Json<AdmissionView>, Problem> {
-    Ok(Json(services.line.policy(performance).await?.into()))
+    Ok(Json(context.line.policy(performance).await?.into()))
 }
 
 /// Changes how a line admits.
 #[api_v2_operation(tags("operators"), operation_id = "operator.patch_admission")]
 async fn patch_admission(
-    services: Data<Services>,
+    context: Data<Context>,
     Operator(_): Operator,
     PathId(performance): PathId<PerformanceId>,
     wish: JsonBody<AdmissionWish>,
 ) -> Result<Json<AdmissionView>, Problem> {
     let patch = PolicyPatch::try_from(wish.value)?;
-    let line = services.line.clone();
-    let patched = services.detached.run(async move { Ok(line.patch_policy(performance, &patch).await?) });
+    let line = context.line.clone();
+    let patched = context.detached.run(async move { Ok(line.patch_policy(performance, &patch).await?) });
     Ok(Json(patched.await?.into()))
 }
 
 /// Shows what a line and its seats look like now.
 #[api_v2_operation(tags("operators"), operation_id = "operator.stats")]
 async fn stats(
-    services: Data<Services>,
+    context: Data<Context>,
     Operator(_): Operator,
     PathId(performance): PathId<PerformanceId>,
 ) -> Result<Json<StatsView>, Problem> {
-    let line = services.line.stats(performance).await?;
+    let line = context.line.stats(performance).await?;
     let counts = line.counts;
     Ok(Json(StatsView {
         waiting: counts.waiting + counts.away,
@@ -361,7 +386,7 @@ async fn stats(
         issued: counts.issued.get(),
         admitted_total: counts.admitted_total,
         rate_per_s: line.admitted_per_s,
-        seats: services.reservations.seat_counts(performance).await?.into(),
+        seats: context.reservations.seat_counts(performance).await?.into(),
     }))
 }
 

@@ -1,5 +1,7 @@
 //! Seats: holding, paying, giving back, and looking at what one has.
 
+use std::sync::Arc;
+
 use actix_web::web::{Data, Json};
 use paperclip::actix::web::{ServiceConfig, get, post, resource};
 use paperclip::actix::{Apiv2Schema, CreatedJson, NoContent, api_v2_operation};
@@ -10,11 +12,14 @@ use usher_reservation::service::HoldRequest;
 use usher_reservation::{Reservation, ReservedSeat, State, Ticket};
 
 use crate::http::bearer::LoggedIn;
+use crate::http::detached::Detached;
+use crate::http::edge::Edge;
 use crate::http::paging::{List, PageQuery};
-use crate::http::problem::{Problem, ProblemCode};
+use crate::http::problem::{Problem, ProblemCode, Refusals};
 use crate::http::reading::{IdempotencyHeader, JsonBody, PassHeader, PathId, Query};
+use crate::http::services::Services;
 use crate::http::values::{Id, Instant, MoneyView};
-use crate::http::{Refusals, Services};
+use crate::live::boards::Boards;
 
 pub(super) const REFUSALS: Refusals = &[
     (
@@ -60,6 +65,25 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
         .service(resource("/reservations").route(get().to(list)))
         .service(one.route(get().to(find)).route(paperclip::actix::web::delete().to(release)))
         .service(resource("/reservations/{reservation_id}/confirm").route(post().to(confirm)));
+}
+
+/// What the handlers of reservations need.
+pub(super) struct Context {
+    reservations: usher_reservation::Service,
+    boards: Boards,
+    edge: Arc<Edge>,
+    detached: Detached,
+}
+
+impl From<&Services> for Context {
+    fn from(services: &Services) -> Self {
+        Self {
+            reservations: services.reservations.clone(),
+            boards: services.boards.clone(),
+            edge: Arc::clone(&services.edge),
+            detached: services.detached.clone(),
+        }
+    }
 }
 
 /// A wish to hold seats, all or none: either `seats` or `best_available`.
@@ -206,58 +230,58 @@ impl From<Ticket> for TicketView {
 /// Holds seats, all or none: named ones, or the best there are.
 #[api_v2_operation(tags("reservations"), operation_id = "reservations.hold")]
 async fn hold(
-    services: Data<Services>,
+    context: Data<Context>,
     LoggedIn(bearer): LoggedIn,
     PathId(performance): PathId<PerformanceId>,
     PassHeader(pass): PassHeader,
     key: IdempotencyHeader,
     wish: JsonBody<HoldWish>,
 ) -> Result<CreatedJson<ReservationView>, Problem> {
-    services.edge.purchases.check(&bearer.account)?;
+    context.edge.purchases.check(&bearer.account)?;
     let claim = key.claim(bearer, wish.fingerprint);
     let seats = wish.value.read()?;
     let request = HoldRequest { performance, account: bearer.account, pass, seats, claim };
-    let reservations = services.reservations.clone();
-    let held = services.change_seats(async move { Ok(reservations.hold(request).await?) });
+    let reservations = context.reservations.clone();
+    let held = context.detached.change_seats(&context.boards, async move { Ok(reservations.hold(request).await?) });
     Ok(CreatedJson(held.await?.into()))
 }
 
 /// Lists the bearer's own reservations, oldest first.
 #[api_v2_operation(tags("reservations"), operation_id = "reservations.list")]
 async fn list(
-    services: Data<Services>,
+    context: Data<Context>,
     LoggedIn(bearer): LoggedIn,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<List<ReservationView>>, Problem> {
     let after = query.after()?.map(ReservationId::from_bytes);
-    let found = services.reservations.list(bearer.account, after, query.limit_and_one()?).await?;
+    let found = context.reservations.list(bearer.account, after, query.limit_and_one()?).await?;
     Ok(Json(List::page(&query, found, |reservation| *reservation.id.as_bytes(), ReservationView::from)?))
 }
 
 /// Shows one of the bearer's own reservations.
 #[api_v2_operation(tags("reservations"), operation_id = "reservations.find")]
 async fn find(
-    services: Data<Services>,
+    context: Data<Context>,
     LoggedIn(bearer): LoggedIn,
     PathId(reservation): PathId<ReservationId>,
 ) -> Result<Json<ReservationView>, Problem> {
-    Ok(Json(services.reservations.find(reservation, bearer.account).await?.into()))
+    Ok(Json(context.reservations.find(reservation, bearer.account).await?.into()))
 }
 
 /// Pays for a reservation, and gives out its tickets.
 #[api_v2_operation(tags("reservations"), operation_id = "reservations.confirm")]
 async fn confirm(
-    services: Data<Services>,
+    context: Data<Context>,
     LoggedIn(bearer): LoggedIn,
     PathId(reservation): PathId<ReservationId>,
     key: IdempotencyHeader,
     wish: JsonBody<ConfirmWish>,
 ) -> Result<Json<ReservationView>, Problem> {
-    services.edge.purchases.check(&bearer.account)?;
+    context.edge.purchases.check(&bearer.account)?;
     let claim = key.claim(bearer, wish.fingerprint);
     let PaymentWish { method: PaymentMethod::Simulated, token } = wish.value.payment;
-    let reservations = services.reservations.clone();
-    let confirmed = services.change_seats(async move {
+    let reservations = context.reservations.clone();
+    let confirmed = context.detached.change_seats(&context.boards, async move {
         Ok(reservations.confirm(reservation, bearer.account, PaymentToken(token), claim).await?)
     });
     Ok(Json(confirmed.await?.into()))
@@ -266,11 +290,14 @@ async fn confirm(
 /// Gives the seats of a held reservation back.
 #[api_v2_operation(tags("reservations"), operation_id = "reservations.release")]
 async fn release(
-    services: Data<Services>,
+    context: Data<Context>,
     LoggedIn(bearer): LoggedIn,
     PathId(reservation): PathId<ReservationId>,
 ) -> Result<NoContent, Problem> {
-    let reservations = services.reservations.clone();
-    services.change_seats(async move { Ok(reservations.release(reservation, bearer.account).await?) }).await?;
+    let reservations = context.reservations.clone();
+    context
+        .detached
+        .change_seats(&context.boards, async move { Ok(reservations.release(reservation, bearer.account).await?) })
+        .await?;
     Ok(NoContent)
 }

@@ -1,73 +1,37 @@
-//! What tells how the server is, and what explains its answers: health, metrics, problems, the API document.
+//! What tells how the server is, and what explains its refusals: health, metrics, problem pages.
+
+use std::sync::Arc;
 
 use actix_web::body::BoxBody;
-use actix_web::guard::{GuardContext, fn_guard};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ContentType, HeaderValue};
-use actix_web::middleware::Compress;
 use actix_web::web::{self, Data, Path};
 use actix_web::{HttpRequest, HttpResponse, Responder};
-use async_trait::async_trait;
 use paperclip::actix::web::{ServiceConfig, get, resource};
 use paperclip::actix::{OperationModifier, api_v2_operation};
 use paperclip::v2::models::{DataType, DefaultOperationRaw, DefaultSchemaRaw, Either, Response};
 use paperclip::v2::schema::Apiv2Schema;
 use usher_kernel::StoreError;
 
-use crate::http::openapi::Document;
-use crate::http::problem::{Problem, ProblemCode};
-use crate::http::{Refusals, Services};
-
-/// Says whether the server can do its work.
-#[async_trait]
-pub trait Readiness: Send + Sync + 'static {
-    /// Each thing the server depends on, and whether it answers.
-    async fn check(&self) -> Vec<(&'static str, Result<(), StoreError>)>;
-}
+use crate::http::problem::{Problem, ProblemCode, Refusals};
+use crate::http::services::Readiness;
+use crate::runtime::metrics::Metrics;
 
 pub(super) const REFUSALS: Refusals = &[("system.healthz", &[]), ("system.readyz", &[])];
-
-/// Where the API document is shown.
-pub(in crate::http) const SWAGGER_UI: &str = "/swagger-ui";
-/// The files that it is shown with.
-const SWAGGER_FILES: [&str; 7] = [
-    "index.html",
-    "swagger-ui.css",
-    "swagger-ui-bundle.js",
-    "swagger-ui-standalone-preset.js",
-    "favicon-16x16.png",
-    "favicon-32x32.png",
-    "oauth2-redirect.html",
-];
 
 /// Routes of the API document's operations.
 pub(super) fn routes(config: &mut ServiceConfig<'_>) {
     config.service(resource("/healthz").route(get().to(healthz))).service(resource("/readyz").route(get().to(readyz)));
 }
 
-/// Routes beside the API.
-pub(in crate::http) fn pages(config: &mut web::ServiceConfig) {
-    config
-        .service(web::resource("/problems/{code}").route(web::get().to(problem_page)))
-        .service(web::resource(crate::http::OPENAPI_PATH).route(web::get().to(openapi)).wrap(Compress::default()))
-        // The library that shows the document panics when asked for a file it does not have.
-        .service(web::resource("/swagger-ui/{file:.*}").guard(fn_guard(is_not_shown)).to(not_found));
+/// The pages that explain the problem codes.
+pub(in crate::http) fn problem_pages(config: &mut web::ServiceConfig) {
+    config.service(web::resource("/problems/{code}").route(web::get().to(problem_page)));
 }
 
 /// The route of the metrics.
 pub(in crate::http) fn metrics_route(config: &mut web::ServiceConfig) {
     config.service(web::resource("/metrics").route(web::get().to(metrics)));
-}
-
-fn is_not_shown(context: &GuardContext<'_>) -> bool {
-    let uri = &context.head().uri;
-    let file = uri.path().strip_prefix(SWAGGER_UI).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
-    let is_start = file.is_empty() && uri.query().is_none_or(str::is_empty);
-    !is_start && !SWAGGER_FILES.contains(&file)
-}
-
-async fn not_found() -> Result<HttpResponse, Problem> {
-    Err(Problem::of(ProblemCode::NotFound))
 }
 
 /// Plain text, and whether it is good news.
@@ -130,8 +94,8 @@ async fn healthz() -> Alive {
 
 /// Tells whether the server can do its work: a line for each thing it depends on.
 #[api_v2_operation(tags("system"), operation_id = "system.readyz", produces = "text/plain")]
-async fn readyz(services: Data<Services>) -> Report {
-    let checks = services.readiness.check().await;
+async fn readyz(readiness: Data<Arc<dyn Readiness>>) -> Report {
+    let checks = readiness.check().await;
     let status = if checks.iter().all(|(_, outcome)| outcome.is_ok()) { StatusCode::OK } else { not_ready() };
     let line = |(name, outcome): &(&str, Result<(), StoreError>)| match outcome {
         Ok(()) => format!("{name}: ok\n"),
@@ -141,14 +105,10 @@ async fn readyz(services: Data<Services>) -> Report {
 }
 
 /// Everything that is counted, for Prometheus.
-async fn metrics(services: Data<Services>) -> Result<HttpResponse, Problem> {
-    let text = services.metrics.render().map_err(|error| Problem::internal(&error))?;
+async fn metrics(metrics: Data<Metrics>) -> Result<HttpResponse, Problem> {
+    let text = metrics.render().map_err(|error| Problem::internal(&error))?;
     let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     Ok(HttpResponse::Ok().content_type(format).body(text))
-}
-
-async fn openapi(document: Data<Document>) -> HttpResponse {
-    HttpResponse::Ok().content_type(ContentType::json()).body(document.text().to_owned())
 }
 
 /// Explains a problem code.
