@@ -3,7 +3,9 @@
 //! Each check is a pure function from what was read to the list of what is wrong.
 
 mod arrows;
+mod files;
 mod tidy;
+mod wings;
 
 use std::error::Error;
 use std::io::Write as _;
@@ -18,7 +20,8 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
-    /// Checks which crate uses which, that lints and versions come from the workspace, and each crate's invariant.
+    /// Checks which crate uses which and which module of the app uses which, that lints and versions come from the
+    /// workspace, and each crate's invariant.
     Arrows,
     /// Checks module docs, links, words that must not stay, and that the tests which docs/LESSONS.md names exist.
     Tidy,
@@ -26,8 +29,11 @@ enum Task {
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let (name, findings) = match Task::parse() {
-        Task::Arrows => ("arrows", arrows::check(&arrows::read(ROOT)?)),
-        Task::Tidy => ("tidy", tidy::check(&tidy::read(ROOT)?)),
+        Task::Arrows => {
+            let (crates, modules) = (arrows::check(&arrows::read(ROOT)?), wings::check(&files::read(ROOT)?));
+            ("arrows", [crates, modules].concat())
+        }
+        Task::Tidy => ("tidy", tidy::check(&files::read(ROOT)?)),
     };
     let mut stderr = std::io::stderr().lock();
     for finding in &findings {

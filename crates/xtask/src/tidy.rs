@@ -1,9 +1,9 @@
 //! Whether the texts of the repository keep their word: module docs, words that must not stay, links, and the tests that
 //! docs/LESSONS.md names.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error;
-use std::process::Command;
+use std::collections::BTreeSet;
+
+use crate::files::Files;
 
 /// Words that no file may contain, and why. In pieces here, since this is a file too.
 const FORBIDDEN: &[(&str, &str)] = &[
@@ -19,26 +19,6 @@ const FORBIDDEN: &[(&str, &str)] = &[
 const LESSONS: &[(&str, u32)] = &[("L", 21), ("S", 19), ("E", 5)];
 
 const LESSONS_PATH: &str = "docs/LESSONS.md";
-
-/// The text files of the checkout, by their path from its root.
-pub(crate) type Files = BTreeMap<String, String>;
-
-/// Reads what git knows of in `root`, and what it would know of after `git add`.
-pub(crate) fn read(root: &str) -> Result<Files, Box<dyn Error>> {
-    let listed = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
-    let output = Command::new("git").arg("-C").arg(root).args(listed).output()?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into());
-    }
-    let mut files = Files::new();
-    for path in String::from_utf8(output.stdout)?.split_terminator('\0') {
-        // Deleted but still in the index, or not a text: nothing to read.
-        if let Ok(text) = std::fs::read_to_string(format!("{root}/{path}")) {
-            files.insert(path.to_owned(), text);
-        }
-    }
-    Ok(files)
-}
 
 /// Everything that is wrong with the files.
 pub(crate) fn check(files: &Files) -> Vec<String> {
