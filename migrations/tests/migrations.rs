@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use sea_orm_migration::sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
-use usher_contract_tests::mysql_server::ScratchDatabase;
 use usher_migrations::{Migrator, MigratorTrait};
+use usher_test_servers::mysql_server::ScratchDatabase;
 
 /// A database for one test.
 struct Empty {

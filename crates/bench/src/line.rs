@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use redis::Connection;
 use roaring::RoaringTreemap;
-use usher_contract_tests::redis_server::Server;
 use usher_kernel::{PerformanceId, Timestamp};
 use usher_loadtest::bench::report::{Figure, Goal, median, percentile};
 use usher_loadtest::bench::{Outcome, RUNS, Scale, progress};
@@ -12,6 +11,7 @@ use usher_loadtest::world::clock::Stopwatch;
 use usher_loadtest::world::redis::{connect, round_trips_us, script_us, used_memory};
 use usher_queue::ports::{AdmitTerms, Cursor, Gate, LineStore as _};
 use usher_queue::service::EXAMINE_MAX;
+use usher_test_servers::redis_server::Server;
 
 use crate::crowd::{Crowd, account, current};
 

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use usher_contract_tests::redis_server::Server as RedisServer;
 use usher_kernel::Timestamp;
 use usher_loadtest::bench::line::{N_POLLING, PLACE};
 use usher_loadtest::bench::report::{Figure, Goal, median};
@@ -14,6 +13,7 @@ use usher_loadtest::world::passes::Signer;
 use usher_loadtest::world::redis::{connect, watch};
 use usher_queue::ports::At;
 use usher_queue::{Epoch, PlaceNumber};
+use usher_test_servers::redis_server::Server as RedisServer;
 
 use crate::crowd::{Crowd, account};
 

@@ -16,11 +16,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
-use usher_contract_tests::redis_server::Server;
 use usher_loadtest::bench::report::{Figure, json, table};
 use usher_loadtest::bench::wrk::Wrk;
 use usher_loadtest::bench::{Outcome, OverHttp, Scale};
 use usher_loadtest::world::redis::{connect, version};
+use usher_test_servers::redis_server::Server;
 
 use crate::line_over_http::Bench;
 

@@ -13,7 +13,6 @@ use usher_app::decorators::group_commit::GroupCommit;
 use usher_app::runtime::background::Background;
 use usher_app::runtime::schema;
 use usher_concert::SeatMap;
-use usher_contract_tests::mysql_server::{self, Durability, Server};
 use usher_contract_tests::reservation_repository::seed_through;
 use usher_kernel::{
     AccountId, AttemptId, Claim, Fingerprint, PerformanceId, ReservationId, SeatId, TicketId, Timestamp,
@@ -29,6 +28,7 @@ use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationHistory as _, ReservationRepository,
     ReservationRepositoryExt as _, SeatWish, Settled, Verdict,
 };
+use usher_test_servers::mysql_server::{self, Durability, Server};
 
 use crate::seats_over_http;
 

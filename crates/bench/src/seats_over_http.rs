@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use usher_contract_tests::mysql_server;
 use usher_loadtest::bench::cpu::Cpu;
 use usher_loadtest::bench::holds::{AT_ONE_SEAT, IN_FLIGHT, Shop};
 use usher_loadtest::bench::report::{Figure, median, percentile};
 use usher_loadtest::bench::stage::{Stage, site};
 use usher_loadtest::bench::{Outcome, OverHttp, RUNS, progress};
+use usher_test_servers::mysql_server;
 
 use crate::seats::{Engine, POOL_OF_SHARED, Port, hold, hold_all, open, rate, refusals_ms};
 

@@ -6,7 +6,7 @@ use std::fs;
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};
 use toml::{Table, Value};
 
-use Layer::{Adapter, App, Bench, ContractTests, Domain, Kernel, LoadTest, Migrations, Xtask};
+use Layer::{Adapter, App, Bench, ContractTests, Domain, Kernel, LoadTest, Migrations, TestServers, Xtask};
 
 /// What a crate is, and so what it may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,7 @@ enum Layer {
     App,
     LoadTest,
     Bench,
+    TestServers,
     Xtask,
 }
 
@@ -37,6 +38,7 @@ const CRATES: &[(&str, Layer)] = &[
     ("usher-migrations", Migrations),
     ("usher-queue", Domain),
     ("usher-reservation", Domain),
+    ("usher-test-servers", TestServers),
     ("xtask", Xtask),
 ];
 
@@ -54,17 +56,24 @@ const ARROWS: &[(Layer, Layer)] = &[
     (Bench, Domain),
     (Bench, Kernel),
     (Bench, LoadTest),
+    (Bench, TestServers),
     (ContractTests, Domain),
     (ContractTests, Kernel),
     (Domain, Kernel),
-    (LoadTest, ContractTests),
     (LoadTest, Domain),
     (LoadTest, Kernel),
+    (LoadTest, TestServers),
 ];
 
 /// Who may use whom in tests, besides.
-const TEST_ARROWS: &[(Layer, Layer)] =
-    &[(Adapter, ContractTests), (Adapter, Migrations), (App, ContractTests), (Migrations, ContractTests)];
+const TEST_ARROWS: &[(Layer, Layer)] = &[
+    (Adapter, ContractTests),
+    (Adapter, Migrations),
+    (Adapter, TestServers),
+    (App, ContractTests),
+    (App, TestServers),
+    (Migrations, TestServers),
+];
 
 /// All that these crates may use from outside. No serde and no runtime: rules are plain values.
 const PACKAGES: &[(&str, &[&str])] = &[
@@ -322,6 +331,8 @@ mod tests {
             ("usher-adapter-memory", "usher-contract-tests", TEST),
             ("usher-adapter-sql", "sea-orm", NORMAL),
             ("usher-adapter-sql", "usher-migrations", TEST),
+            ("usher-loadtest", "usher-test-servers", NORMAL),
+            ("usher-migrations", "usher-test-servers", TEST),
             ("usher-contract-tests", "usher-account", NORMAL),
             ("usher-migrations", "sea-orm-migration", NORMAL),
             ("usher-queue", "usher-kernel", NORMAL),
@@ -345,6 +356,9 @@ mod tests {
             ("usher-adapter-sql", "usher-adapter-memory", NORMAL),
             ("usher-adapter-sql", "usher-contract-tests", NORMAL),
             ("usher-app", "usher-contract-tests", NORMAL),
+            ("usher-app", "usher-test-servers", NORMAL),
+            ("usher-contract-tests", "usher-test-servers", NORMAL),
+            ("usher-test-servers", "usher-kernel", NORMAL),
             ("usher-adapter-sql", "usher-migrations", NORMAL),
             ("usher-app", "usher-contract-tests", BUILD),
             ("xtask", "usher-kernel", NORMAL),

@@ -7,7 +7,7 @@ use usher_contract_tests::line_store::Fixture;
 use usher_contract_tests::line_store_contract;
 use usher_queue::ports::LineStore;
 
-use usher_contract_tests::redis_server::{self, Cluster};
+use usher_test_servers::redis_server::{self, Cluster};
 
 struct Redis;
 

@@ -13,7 +13,7 @@ use usher_queue::ports::{
 use usher_queue::{AccountHash, Epoch, Place, PlaceNumber};
 
 use crate::proxy::Proxy;
-use usher_contract_tests::redis_server::Server;
+use usher_test_servers::redis_server::Server;
 
 const FIRST: Epoch = Epoch::new(1);
 const SECOND: Epoch = Epoch::new(2);

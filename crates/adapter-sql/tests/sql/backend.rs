@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use usher_adapter_sql::{Database, Settings};
-use usher_contract_tests::mysql_server::ScratchDatabase;
 use usher_migrations::{Migrator, MigratorTrait};
+use usher_test_servers::mysql_server::ScratchDatabase;
 
 /// A kind of database. A value of it keeps one database alive.
 pub(crate) trait Backend: Send + Sync + Sized + 'static {

@@ -8,9 +8,6 @@ use futures_util::future::join_all;
 use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use usher_adapter_sql::{Database, Settings, SqlCatalogueRepository, SqlReservationRepository};
 use usher_concert::{SeatMap, SectionPlan};
-use usher_contract_tests::mysql_server::{Durability, Server, create_database};
-use usher_contract_tests::mysql_watcher::Watcher;
-use usher_contract_tests::network::Network;
 use usher_contract_tests::reservation_repository::seed_through;
 use usher_kernel::{
     AccountId, AttemptId, Claim, Fingerprint, Money, PerformanceId, ReservationId, StoreError, TicketId, Timestamp,
@@ -22,6 +19,9 @@ use usher_reservation::ports::{
     ReservationRepositoryExt as _, SeatWish, Settled, Verdict,
 };
 use usher_reservation::{State, audit};
+use usher_test_servers::mysql_server::{Durability, Server, create_database};
+use usher_test_servers::mysql_watcher::Watcher;
+use usher_test_servers::network::Network;
 
 use crate::backend::{Backend as _, Mysql};
 

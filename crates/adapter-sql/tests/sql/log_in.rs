@@ -2,8 +2,8 @@
 
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
 use usher_adapter_sql::{Database, Settings};
-use usher_contract_tests::mysql_server::{Durability, Server, create_database};
 use usher_kernel::StoreError;
+use usher_test_servers::mysql_server::{Durability, Server, create_database};
 
 async fn text(db: &DatabaseConnection, sql: &str) -> String {
     let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await.unwrap().unwrap();

@@ -5,8 +5,8 @@ use std::process::{Command, Output};
 use futures_util::future::join_all;
 use usher_app::composition::Application;
 use usher_app::config::{LineBackend, Secret, Settings};
-use usher_contract_tests::mysql_server::ScratchDatabase;
-use usher_contract_tests::redis_server;
+use usher_test_servers::mysql_server::ScratchDatabase;
+use usher_test_servers::redis_server;
 
 use crate::app::{SaleOptions, TestApp, id_of, json_of, section};
 

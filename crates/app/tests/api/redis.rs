@@ -4,7 +4,7 @@
 use futures_util::future::join_all;
 use serde_json::json;
 use usher_app::config::{LineBackend, Secret, Settings};
-use usher_contract_tests::redis_server::{self, Server};
+use usher_test_servers::redis_server::{self, Server};
 
 use crate::app::{Admitted, SaleOptions, TestApp, eventually, json_of, section};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use reqwest::StatusCode;
-use usher_contract_tests::redis_server;
 use usher_kernel::Timestamp;
+use usher_test_servers::redis_server;
 
 use super::super::{Context, ProofError, Size, Verdict};
 use super::stage::{Done, Setup, Stage, between, count_f64};

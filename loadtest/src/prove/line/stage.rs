@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use usher_contract_tests::redis_server;
 use usher_kernel::Timestamp;
 use usher_queue::audit::{self, Answer, History, Loss, ServerLife, Terms};
+use usher_test_servers::redis_server;
 
 use super::super::{Context, ProofError, Size, Verdict};
 use super::history;

@@ -11,11 +11,11 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use usher_concert::SectionPlan;
-use usher_contract_tests::mysql_server::{self, Durability};
-use usher_contract_tests::mysql_watcher::Watcher;
-use usher_contract_tests::network::Network;
-use usher_contract_tests::redis_server;
 use usher_kernel::Timestamp;
+use usher_test_servers::mysql_server::{self, Durability};
+use usher_test_servers::mysql_watcher::Watcher;
+use usher_test_servers::network::Network;
+use usher_test_servers::redis_server;
 
 use super::super::{Context, ProofError, Verdict};
 use crate::world::clock::{self, Stopwatch, pass};

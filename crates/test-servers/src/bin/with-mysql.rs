@@ -4,7 +4,7 @@
 use std::env;
 use std::process::{Command, ExitCode};
 
-use usher_contract_tests::mysql_server;
+use usher_test_servers::mysql_server;
 
 fn main() -> ExitCode {
     let mut arguments = env::args_os().skip(1);

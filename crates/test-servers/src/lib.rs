@@ -1,0 +1,9 @@
+//! Servers to test on: Redis, Valkey, MySQL and MariaDB, each ended with the test that started it. For tests and load drivers only; knows nothing of Usher.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+
+pub mod mysql_server;
+pub mod mysql_watcher;
+pub mod network;
+mod process;
+pub mod redis_server;
