@@ -60,6 +60,14 @@ pub struct SaleTimes {
     pub closes_at: Timestamp,
 }
 
+impl SaleTimes {
+    /// Whether the line is open at `now`: from `lobby` before the sale opens until it closes.
+    #[must_use]
+    pub fn has_line(self, now: Timestamp, lobby: Duration) -> bool {
+        self.opens_at <= now.plus(lobby) && now < self.closes_at
+    }
+}
+
 /// One date of a concert at one venue: the unit that has a line and seats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Performance {
@@ -140,6 +148,16 @@ mod tests {
 
         let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
         assert_eq!(fields, ["title", "description", "venue", "running_time_min"]);
+    }
+
+    #[test]
+    fn a_line_is_open_from_the_lobby_until_the_sale_closes() {
+        let at = Timestamp::from_unix_ms;
+        let sale = SaleTimes { opens_at: at(1_000), closes_at: at(2_000) };
+        let has_line = |now, lobby_ms| sale.has_line(at(now), Duration::from_millis(lobby_ms));
+
+        assert_eq!([899, 900, 1_999, 2_000].map(|now| has_line(now, 100)), [false, true, true, false]);
+        assert_eq!([999, 1_000].map(|now| has_line(now, 0)), [false, true]);
     }
 
     #[test]
