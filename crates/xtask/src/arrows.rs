@@ -1,4 +1,4 @@
-//! Which crate may use which, as data, and the functions that hold a workspace against it.
+//! The allowed dependencies between crates, as data, and the functions that check a workspace against them.
 
 use std::error::Error;
 use std::fs;
@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use Layer::{Adapter, App, Bench, ContractTests, Domain, Kernel, LoadTest, Migrations, TestServers, Xtask};
 
-/// What a crate is, and so what it may use.
+/// The layer of a crate, which decides what the crate may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Layer {
     Kernel,
@@ -42,7 +42,8 @@ const CRATES: &[(&str, Layer)] = &[
     ("xtask", Xtask),
 ];
 
-/// Who may use whom. Domains do not use each other: a need across is a port of the one in need, bridged in the app.
+/// Which layer may use which. Domains do not use each other: a domain that needs another one has a port for it, and the
+/// app bridges the two.
 const ARROWS: &[(Layer, Layer)] = &[
     (Adapter, Domain),
     (Adapter, Kernel),
@@ -65,7 +66,7 @@ const ARROWS: &[(Layer, Layer)] = &[
     (LoadTest, TestServers),
 ];
 
-/// Who may use whom in tests, besides.
+/// Which layer may also use which in tests.
 const TEST_ARROWS: &[(Layer, Layer)] = &[
     (Adapter, ContractTests),
     (Adapter, Migrations),
@@ -75,7 +76,7 @@ const TEST_ARROWS: &[(Layer, Layer)] = &[
     (Migrations, TestServers),
 ];
 
-/// All that these crates may use from outside. No serde and no runtime: rules are plain values.
+/// All external packages that these crates may use. No serde and no runtime: rules are plain values.
 const PACKAGES: &[(&str, &[&str])] = &[
     ("usher-account", &["async-trait", "thiserror", "tracing"]),
     ("usher-concert", &["async-trait", "thiserror", "tracing"]),
@@ -99,14 +100,14 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("usher-reservation", &["async-trait", "thiserror", "tracing"]),
 ];
 
-/// What the crates of [`PACKAGES`] may use in tests, besides.
+/// The packages that the crates of [`PACKAGES`] may also use in tests.
 const TEST_PACKAGES: &[&str] = &["mockall", "proptest", "tokio"];
 
-/// Packages that belong to some crates only, in tests too.
+/// Packages that only some crates may use, in tests too.
 const EXCLUSIVE: &[(&str, &[&str])] = &[
     ("actix-web", &["usher-app"]),
     ("fred", &["usher-adapter-redis"]),
-    // Ports are mocked beside the services that they fail; everything else is tested on a real adapter.
+    // Only the error paths of services are tested with mocked ports. All other tests use a real adapter.
     ("mockall", &["usher-account", "usher-concert", "usher-queue", "usher-reservation"]),
     ("paperclip", &["usher-app"]),
     ("sea-orm", &["usher-adapter-sql"]),
@@ -132,7 +133,7 @@ struct Dependency {
     kind: DependencyKind,
 }
 
-/// What the checks look at.
+/// The files that the checks read.
 #[derive(Clone, Debug)]
 pub(crate) struct Workspace {
     crates: Vec<Crate>,
@@ -144,13 +145,14 @@ pub(crate) struct Workspace {
 pub(crate) fn read(root: &str) -> Result<Workspace, Box<dyn Error>> {
     let metadata = MetadataCommand::new().manifest_path(format!("{root}/Cargo.toml")).no_deps().exec()?;
     let folder_of = |package: &Package| -> Result<String, Box<dyn Error>> {
-        let folder = package.manifest_path.parent().ok_or("a manifest is in a folder")?;
+        let folder = package.manifest_path.parent().ok_or("the manifest is in no folder")?;
         Ok(folder.strip_prefix(&metadata.workspace_root)?.to_string())
     };
     let crates = metadata.packages.iter().map(|package| {
         let is_root =
             |kind: &str| package.targets.iter().find(move |target| target.kind.iter().any(|k| k.to_string() == kind));
-        let target = is_root("lib").or_else(|| is_root("bin")).ok_or("a crate has a library or a program")?;
+        let target =
+            is_root("lib").or_else(|| is_root("bin")).ok_or("the crate has neither a library nor a program")?;
         let dependency = |d: &cargo_metadata::Dependency| Dependency { name: d.name.clone(), kind: d.kind };
         Ok(Crate {
             name: package.name.to_string(),
@@ -166,13 +168,13 @@ pub(crate) fn read(root: &str) -> Result<Workspace, Box<dyn Error>> {
     })
 }
 
-/// The first paragraph of the docs that a module opens with, on one line.
+/// The first paragraph of a module's docs, on one line.
 fn first_paragraph(source: &str) -> String {
     let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
     lines.map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// Everything that is wrong with a workspace.
+/// All findings about a workspace.
 pub(crate) fn check(workspace: &Workspace) -> Vec<String> {
     let mut findings = check_members(&workspace.crates);
     for krate in &workspace.crates {
@@ -191,9 +193,10 @@ fn layer(name: &str) -> Option<Layer> {
 
 fn check_members(crates: &[Crate]) -> Vec<String> {
     let strangers = crates.iter().filter(|krate| layer(&krate.name).is_none());
-    let strangers = strangers.map(|krate| format!("{}: has no layer in xtask/src/arrows.rs", krate.name));
+    let strangers =
+        strangers.map(|krate| format!("{}: has no layer; add it in crates/xtask/src/arrows.rs", krate.name));
     let missing = CRATES.iter().filter(|(name, _)| crates.iter().all(|krate| krate.name != *name));
-    strangers.chain(missing.map(|(name, _)| format!("{name}: has a layer and does not exist"))).collect()
+    strangers.chain(missing.map(|(name, _)| format!("{name}: has a layer but does not exist"))).collect()
 }
 
 fn check_arrows(krate: &Crate) -> Vec<String> {
@@ -224,7 +227,7 @@ fn check_packages(krate: &Crate) -> Vec<String> {
     };
     external
         .filter(|d| !is_allowed(d))
-        .map(|d| format!("{} must not use {}{}: it is not in its list", krate.name, d.name, purpose(d.kind)))
+        .map(|d| format!("{} must not use {}{}: it is not in the crate's list", krate.name, d.name, purpose(d.kind)))
         .collect()
 }
 
@@ -233,7 +236,7 @@ fn check_exclusive(krate: &Crate) -> Vec<String> {
     let foreign = krate.dependencies.iter().filter_map(|d| owners_of(d).map(|owners| (d, owners)));
     foreign
         .filter(|(_, owners)| !owners.contains(&krate.name.as_str()))
-        .map(|(d, owners)| format!("{} must not name {}: only {} may", krate.name, d.name, owners.join(", ")))
+        .map(|(d, owners)| format!("{} must not use {}: only {} may", krate.name, d.name, owners.join(", ")))
         .collect()
 }
 
@@ -243,17 +246,18 @@ fn check_manifest(krate: &Crate) -> Vec<String> {
     };
     let mut findings = Vec::new();
     if !is_inherited(krate.manifest.get("lints")) {
-        findings.push(format!("{}: wants `[lints] workspace = true`", krate.name));
+        findings.push(format!("{}: needs `[lints] workspace = true`", krate.name));
     }
     for (name, value) in dependency_tables(&krate.manifest).flatten() {
         if !is_inherited(Some(value)) {
-            findings.push(format!("{}: {name} wants `workspace = true`, versions are the workspace's", krate.name));
+            findings
+                .push(format!("{}: {name} needs `workspace = true`, because the workspace sets versions", krate.name));
         }
     }
     findings
 }
 
-/// The tables of dependencies, those for single targets included.
+/// The tables of dependencies, including those for single targets.
 fn dependency_tables(manifest: &Table) -> impl Iterator<Item = &Table> {
     let targets = manifest.get("target").and_then(Value::as_table);
     let targets = targets.into_iter().flat_map(Table::values).filter_map(Value::as_table);
@@ -268,12 +272,12 @@ fn check_invariant(krate: &Crate, architecture: &str) -> Vec<String> {
     let row = architecture.lines().find_map(|line| line.strip_prefix(&start)?.strip_suffix('|'));
     let said = row.map(str::trim);
     if krate.invariant.is_empty() {
-        vec![format!("{}: wants to open with its invariant in `//!`", krate.name)]
+        vec![format!("{}: must begin with its invariant in `//!`", krate.name)]
     } else if said == Some(krate.invariant.as_str()) {
         Vec::new()
     } else {
         let said = said.unwrap_or("nothing");
-        vec![format!("{}: says {:?}, and docs/ARCHITECTURE.md says {said:?}", krate.folder, krate.invariant)]
+        vec![format!("{}: says {:?}, but docs/ARCHITECTURE.md says {said:?}", krate.folder, krate.invariant)]
     }
 }
 
@@ -293,14 +297,14 @@ mod tests {
         }
     }
 
-    /// The rules' own crates, without a dependency.
+    /// A workspace of the rules' own crates, without dependencies.
     fn workspace() -> Workspace {
         let crates: Vec<_> = CRATES.iter().map(|(name, _)| krate(name)).collect();
         let rows: Vec<_> = crates.iter().map(|krate| format!("| `{}` | {} |", krate.folder, krate.invariant)).collect();
         Workspace { crates, architecture: rows.join("\n") }
     }
 
-    /// What is found if `from` uses `to`.
+    /// The findings if `from` uses `to`.
     fn findings(from: &str, to: &str, kind: DependencyKind) -> Vec<String> {
         let mut workspace = workspace();
         let user = workspace.crates.iter_mut().find(|krate| krate.name == from).unwrap();
@@ -405,11 +409,11 @@ mod tests {
         let findings = check(&workspace).join("\n");
 
         assert!(findings.contains("usher-utils: has no layer"), "{findings}");
-        assert!(findings.contains("usher-account: has a layer and does not exist"), "{findings}");
+        assert!(findings.contains("usher-account: has a layer but does not exist"), "{findings}");
     }
 
     #[test]
-    fn lints_and_versions_of_its_own_are_found() {
+    fn own_lints_and_versions_are_found() {
         let findings = findings_with_manifest(
             "dependencies.a = '1'\n\
              dependencies.b = { version = '1', features = ['x'] }\n\
@@ -419,14 +423,14 @@ mod tests {
              dependencies.fine = { workspace = true, features = ['x'] }",
         );
 
-        for wanted in ["[lints]", ": a wants", ": b wants", ": c wants", ": d wants", ": e wants"] {
+        for wanted in ["[lints]", ": a needs", ": b needs", ": c needs", ": d needs", ": e needs"] {
             assert!(findings.iter().any(|finding| finding.contains(wanted)), "{wanted}: {findings:?}");
         }
         assert_eq!(findings.len(), 6, "{findings:?}");
     }
 
     #[test]
-    fn an_invariant_missing_or_unlike_the_docs_is_found() {
+    fn an_invariant_that_is_missing_or_differs_from_the_docs_is_found() {
         let mut silent = workspace();
         silent.crates[0].invariant = String::new();
         let mut different = workspace();

@@ -7,7 +7,7 @@ use std::process::Command;
 /// The text files of the checkout, by their path from its root.
 pub(crate) type Files = BTreeMap<String, String>;
 
-/// Reads what git knows of in `root`, and what it would know of after `git add`.
+/// Reads the files in `root` that git tracks, and those that `git add` would add.
 pub(crate) fn read(root: &str) -> Result<Files, Box<dyn Error>> {
     let listed = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
     let output = Command::new("git").arg("-C").arg(root).args(listed).output()?;
@@ -16,7 +16,7 @@ pub(crate) fn read(root: &str) -> Result<Files, Box<dyn Error>> {
     }
     let mut files = Files::new();
     for path in String::from_utf8(output.stdout)?.split_terminator('\0') {
-        // Deleted but still in the index, or not a text: nothing to read.
+        // Skips files that are deleted but still in the index, and files that are no text.
         if let Ok(text) = std::fs::read_to_string(format!("{root}/{path}")) {
             files.insert(path.to_owned(), text);
         }

@@ -1,6 +1,7 @@
-//! Checks of the repository itself that no compiler makes: which crate uses which, and whether the texts keep their word.
+//! Checks of the repository that no compiler makes: which crate and which module may use which, and whether the texts
+//! keep to the rules.
 //!
-//! Each check is a pure function from what was read to the list of what is wrong.
+//! Each check is a pure function from the files to a list of findings.
 
 mod arrows;
 mod files;
@@ -13,17 +14,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// The root of the checkout: this program is run by cargo only, from where it was built.
+/// The root of the checkout, as of the build: only cargo runs this program.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// Checks of the repository itself.
+/// Checks of the repository.
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
-    /// Checks which crate uses which and which module of the app uses which, that lints and versions come from the
-    /// workspace, and each crate's invariant.
+    /// Checks which crate and which module of the app uses which, that lints and versions come from the workspace, and
+    /// each crate's invariant.
     Arrows,
-    /// Checks module docs, links, words that must not stay, and that the tests which docs/LESSONS.md names exist.
+    /// Checks module docs, links and forbidden words, and that the tests in docs/LESSONS.md exist.
     Tidy,
 }
 

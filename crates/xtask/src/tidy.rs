@@ -1,26 +1,25 @@
-//! Whether the texts of the repository keep their word: module docs, words that must not stay, links, and the tests that
-//! docs/LESSONS.md names.
+//! Checks the texts of the repository: module docs, forbidden words, links, and the tests that docs/LESSONS.md names.
 
 use std::collections::BTreeSet;
 
 use crate::files::Files;
 
-/// Words that no file may contain, and why. In pieces here, since this is a file too.
+/// Words that no file may contain, and why. They are split here, because the check reads this file, too.
 const FORBIDDEN: &[(&str, &str)] = &[
     (concat!("TO", "DO"), "do it, or open an issue"),
-    (concat!("FIX", "ME"), "mend it, or open an issue"),
-    (concat!("XX", "X"), "say what is meant"),
-    (concat!("Co-", "authored-by"), "belongs into no file"),
+    (concat!("FIX", "ME"), "fix it, or open an issue"),
+    (concat!("XX", "X"), "say what you mean"),
+    (concat!("Co-", "authored-by"), "does not belong in a file"),
     (concat!("../", "shared"), "is outside of the repository"),
-    (concat!("/wo", "rk/"), "is a path of one machine"),
+    (concat!("/wo", "rk/"), "is a path on one machine only"),
 ];
 
-/// The rows that docs/LESSONS.md must have: a letter, and the highest number under it.
+/// The rows that docs/LESSONS.md must have: a letter, and the highest number with it.
 const LESSONS: &[(&str, u32)] = &[("L", 21), ("S", 19), ("E", 5)];
 
 const LESSONS_PATH: &str = "docs/LESSONS.md";
 
-/// Everything that is wrong with the files.
+/// All findings about the files.
 pub(crate) fn check(files: &Files) -> Vec<String> {
     let mut findings = Vec::new();
     for (path, text) in files {
@@ -50,7 +49,7 @@ fn check_words(path: &str, text: &str) -> Vec<String> {
     findings
 }
 
-/// Whether a line contains a word that is no part of a longer one.
+/// Whether a line contains a whole word, not as a part of a longer one.
 fn contains_word(line: &str, word: &str) -> bool {
     let is_part = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
     let is_whole = |at: usize| {
@@ -62,7 +61,7 @@ fn contains_word(line: &str, word: &str) -> bool {
 }
 
 fn check_module_docs(path: &str, text: &str) -> Option<String> {
-    (!text.starts_with("//! ")).then(|| format!("{path}:1: a module opens with `//!`: what it is"))
+    (!text.starts_with("//! ")).then(|| format!("{path}:1: a module must begin with `//!` and say what it is"))
 }
 
 fn check_links(path: &str, text: &str, files: &Files) -> Vec<String> {
@@ -76,7 +75,7 @@ fn check_links(path: &str, text: &str, files: &Files) -> Vec<String> {
         })
     };
     let broken = links(text).filter(|(_, link)| !leads_somewhere(link));
-    broken.map(|(n, link)| format!("{path}:{n}: `{link}` leads nowhere")).collect()
+    broken.map(|(n, link)| format!("{path}:{n}: broken link: `{link}`")).collect()
 }
 
 /// The links of a Markdown text to places in the repository, each with its line.
@@ -98,7 +97,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// What a relative link names, from the root; `None` if that is outside.
+/// The path, from the root, to which a relative link leads. `None` if it is outside of the repository.
 fn resolve(folder: &str, target: &str) -> Option<String> {
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     for part in target.split('/') {
@@ -113,7 +112,7 @@ fn resolve(folder: &str, target: &str) -> Option<String> {
     Some(parts.join("/"))
 }
 
-/// The anchors that GitHub makes of a text's headings.
+/// The anchors that GitHub gives to the headings of a text.
 fn anchors(text: &str) -> BTreeSet<String> {
     let headings = prose(text).filter_map(|(_, line)| line.strip_prefix('#')).map(|rest| rest.trim_start_matches('#'));
     let kept = |c: char| match c {
@@ -132,13 +131,13 @@ fn check_lessons(files: &Files) -> Vec<String> {
     for id in wanted {
         match rows.iter().filter(|(row, _)| *row == id).collect::<Vec<_>>()[..] {
             [(_, shown_by)] => findings.extend(check_lesson(&id, shown_by, files)),
-            ref rows => findings.push(format!("{LESSONS_PATH}: {id} has {} rows", rows.len())),
+            ref rows => findings.push(format!("{LESSONS_PATH}: {id} has {} rows instead of one", rows.len())),
         }
     }
     findings
 }
 
-/// The number of a lesson, and the last cell of its row: what shows that it was learnt.
+/// The number of a lesson, and the last cell of its row, which names its tests.
 fn lesson(line: &str) -> Option<(&str, &str)> {
     let cells: Vec<&str> = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
     let id = *cells.first()?;
@@ -149,19 +148,19 @@ fn lesson(line: &str) -> Option<(&str, &str)> {
 fn check_lesson(id: &str, shown_by: &str, files: &Files) -> Vec<String> {
     let names: Vec<&str> = shown_by.split('`').skip(1).step_by(2).filter(|name| is_test_name(name)).collect();
     if names.is_empty() && !shown_by.starts_with("open: ") {
-        return vec![format!("{LESSONS_PATH}: {id} names no test, and does not say `open: ...`")];
+        return vec![format!("{LESSONS_PATH}: {id} names no test; name one, or say `open: ...`")];
     }
-    // Port suites are generic over their fixture.
+    // The tests of port suites are generic over their fixture.
     let exists = |name: &str| {
         let definitions = [format!("fn {name}("), format!("fn {name}<")];
         let defines = |text: &str| definitions.iter().any(|definition| text.contains(definition));
         files.iter().any(|(path, text)| has_extension(path, "rs") && defines(text))
     };
     let missing = names.into_iter().filter(|name| !exists(name));
-    missing.map(|name| format!("{LESSONS_PATH}: {id} names `{name}`, which is no test")).collect()
+    missing.map(|name| format!("{LESSONS_PATH}: {id} names `{name}`, but there is no such test")).collect()
 }
 
-/// Tests are named as sentences.
+/// Whether a text looks like the name of a test: a sentence with `_` between its words.
 fn is_test_name(text: &str) -> bool {
     text.matches('_').count() >= 2 && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn forbidden_words_are_found_whole_only() {
+    fn forbidden_words_are_found_only_as_whole_words() {
         for (word, _) in FORBIDDEN {
             assert_eq!(findings("b.yml", &format!("# {word}: later")).len(), 1, "{word}");
         }
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_lead_nowhere_are_found() {
+    fn broken_links_are_found() {
         for link in ["missing.md", "../../outside.md", "b.md#no-such-heading", "#no-such-heading", "missing/"] {
             assert_eq!(findings("docs/b.md", &format!("# B\nSee [it]({link}).")).len(), 1, "{link}");
         }
@@ -221,12 +220,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lesson_that_is_missing_twice_there_or_shown_by_nothing_is_found() {
+    fn a_lesson_that_is_missing_duplicate_or_without_a_test_is_found() {
         let fine = files(&[])[LESSONS_PATH].clone();
         for (text, wanted) in [
             (fine.replace("| S3 |", "| S33 |"), "S3 has 0 rows"),
             (fine.replace("| S3 |", "| S4 |"), "S4 has 2 rows"),
-            (fine.replacen("nobody_is_lost", "no_such_test", 1), "which is no test"),
+            (fine.replacen("nobody_is_lost", "no_such_test", 1), "there is no such test"),
             (fine.replacen("`nobody_is_lost`", "looked at", 1), "names no test"),
         ] {
             let findings = findings(LESSONS_PATH, &text);
@@ -242,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn no_lessons_at_all_are_found() {
+    fn a_missing_file_of_lessons_is_found() {
         let mut files = files(&[]);
         files.remove(LESSONS_PATH);
 

@@ -1,7 +1,8 @@
-//! Which module of the app may use which, as data, and the functions that hold its sources against it.
+//! The allowed dependencies between modules of the app, as data, and the functions that check its sources against them.
 //!
-//! An arrow is a path in a file that leads to another file: it begins with `crate`, `self`, `super` or a module beneath,
-//! and stands in a `use` item, in code, in a macro or in a test. Tokens suffice for that, so no parser is needed.
+//! An arrow is a path in one file that leads to another file. It begins with `crate`, `self`, `super` or a child
+//! module, and is part of a `use` item, of code, of a macro or of a test. Tokens are enough to find it, so the check
+//! needs no parser.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +10,8 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 
 use crate::files::Files;
 
-/// A module, and the modules it may use. A module stands for all that is beneath it; where rows name modules beneath it,
-/// for its own file only.
+/// Rows of a module and the modules that it may use. A row also covers the modules beneath its own. If other rows name
+/// some of these, it covers only its own file.
 type Rules = &'static [(&'static str, &'static [&'static str])];
 
 const APP: &str = "crates/app/src/";
@@ -44,7 +45,7 @@ const RULES: Rules = &[
     ("runtime", &["config"]),
     ("decorators", &["runtime"]),
     ("live", &["decorators", "runtime"]),
-    // The rows of `http` go from the top floor down.
+    // The rows of `http`, from the highest layer to the lowest.
     ("http", &["http::api", "http::bearer", "http::edge", "http::openapi", "http::services", "runtime"]),
     ("http::openapi", &["http::api", "http::problem"]),
     (
@@ -78,14 +79,14 @@ const RULES: Rules = &[
     ("http::values", &[]),
 ];
 
-/// One file that uses another, by the names of their modules.
+/// A dependency of one file on another, by the names of their modules.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Arrow {
     from: String,
     to: String,
 }
 
-/// Everything that is wrong with the modules of the app.
+/// All findings about the modules of the app.
 pub(crate) fn check(files: &Files) -> Vec<String> {
     check_against(RULES, files)
 }
@@ -97,7 +98,7 @@ fn check_against(rules: Rules, files: &Files) -> Vec<String> {
         let Some(module) = module_of(path) else { continue };
         match text.parse::<TokenStream>() {
             Ok(tokens) => drop(sources.insert(module, tokens)),
-            Err(error) => findings.push(format!("{path}: cannot be read as Rust: {error}")),
+            Err(error) => findings.push(format!("{path}: is not valid Rust: {error}")),
         }
     }
     let modules: BTreeSet<String> = sources.keys().cloned().collect();
@@ -109,7 +110,7 @@ fn check_against(rules: Rules, files: &Files) -> Vec<String> {
     findings
 }
 
-/// The module that a file of the app is; the library's root is `crate`.
+/// The name of the module in a file of the app. The library's root is `crate`.
 fn module_of(path: &str) -> Option<String> {
     let path = path.strip_prefix(APP)?.strip_suffix(".rs")?;
     let path = path.strip_suffix("/mod").unwrap_or(path);
@@ -120,7 +121,7 @@ fn is_beneath(module: &str, above: &str) -> bool {
     module.strip_prefix(above).is_some_and(|rest| rest.starts_with("::"))
 }
 
-/// The row that a module belongs to.
+/// The row that covers a module.
 fn row_of(rules: Rules, module: &str) -> Option<&'static (&'static str, &'static [&'static str])> {
     let covers = |row: &str| {
         let has_rows_beneath = rules.iter().any(|(other, _)| is_beneath(other, row));
@@ -134,26 +135,26 @@ fn check_rows(rules: Rules, modules: &BTreeSet<String>) -> Vec<String> {
     let strangers = strangers.map(|module| format!("{module}: has no row in xtask/src/wings.rs"));
     let is_there = |row: &str| modules.iter().any(|module| module == row || is_beneath(module, row));
     let missing = rules.iter().filter(|(row, _)| !is_there(row));
-    strangers.chain(missing.map(|(row, _)| format!("{row}: has a row and does not exist"))).collect()
+    strangers.chain(missing.map(|(row, _)| format!("{row}: has a row but does not exist"))).collect()
 }
 
 fn check_arrows(rules: Rules, arrows: &BTreeSet<Arrow>) -> Vec<String> {
     let is_against = |Arrow { from, to }: &&Arrow| match (row_of(rules, from), row_of(rules, to)) {
         (Some((from, may_use)), Some((to, _))) => from != to && !may_use.contains(to),
-        // Found already.
+        // `check_rows` reports these.
         (None, _) | (_, None) => false,
     };
     arrows.iter().filter(is_against).map(|Arrow { from, to }| format!("{from} must not use {to}")).collect()
 }
 
-/// Every arrow that is part of a circle.
+/// Reports every arrow that is part of a circle.
 fn check_circles(arrows: &BTreeSet<Arrow>) -> Vec<String> {
     let leads_back = |arrow: &&Arrow| reached_from(&arrow.to, arrows).contains(arrow.from.as_str());
     let circular = arrows.iter().filter(leads_back);
     circular.map(|Arrow { from, to }| format!("{from} uses {to}, which leads back to it")).collect()
 }
 
-/// A module, and all that it uses directly or indirectly.
+/// A module, and all modules that it uses directly or indirectly.
 fn reached_from<'a>(start: &'a str, arrows: &'a BTreeSet<Arrow>) -> BTreeSet<&'a str> {
     let mut reached = BTreeSet::from([start]);
     let mut to_follow = vec![start];
@@ -174,14 +175,14 @@ fn arrows_of(module: &str, tokens: TokenStream, modules: &BTreeSet<String>) -> B
     arrows.collect()
 }
 
-/// The file that a path leads to, if that is one of the app's; `scope` is the module that the path is written in.
+/// The file to which a path leads, if it is one of the app's. `scope`: the module that contains the path.
 fn resolve(file: &[String], scope: &[String], path: &[String], modules: &BTreeSet<String>) -> Option<String> {
     let (first, rest) = path.split_first()?;
     let mut at: Vec<&str> = match first.as_str() {
         "crate" | LIBRARY => Vec::new(),
         "self" => scope.iter().map(String::as_str).collect(),
         "super" => scope.iter().map(String::as_str).take(scope.len().checked_sub(1)?).collect(),
-        // A module beneath the file's own, or a name from elsewhere.
+        // A child of the file's module, or a name from elsewhere.
         child => {
             let names: Vec<&str> = file.iter().map(String::as_str).chain([child]).collect();
             modules.contains(&names.join("::")).then_some(names)?
@@ -198,7 +199,7 @@ fn resolve(file: &[String], scope: &[String], path: &[String], modules: &BTreeSe
     Some(longest.map_or_else(|| "crate".into(), |len| at[..len].join("::")))
 }
 
-/// Collects all paths of two names or more, each behind the module that it is written in.
+/// Collects all paths of two or more names, each after the module that contains it.
 fn collect_paths(tokens: TokenStream, scope: &[String], paths: &mut Vec<(Vec<String>, Vec<String>)>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let mut at = 0;
@@ -220,15 +221,14 @@ fn collect_paths(tokens: TokenStream, scope: &[String], paths: &mut Vec<(Vec<Str
                 }
                 at += 1;
             }
-            // What follows the path separator after generic arguments is no path of its own.
+            // Skips `::` after generic arguments: the name after it is not a path of its own.
             _ if is_separator(&tokens[at..]) => at += 3,
             _ => at += 1,
         }
     }
 }
 
-/// Reads the path that `tokens` begin with, with all its branches if it is a tree of a `use` item. Returns how many tokens
-/// belong to it.
+/// Reads the path at the start of `tokens`, with all branches of a `use` tree. Returns how many tokens belong to it.
 fn collect_tree(tokens: &[TokenTree], above: &[String], paths: &mut Vec<Vec<String>>) -> usize {
     let mut path = above.to_vec();
     let mut at = 0;
@@ -248,7 +248,7 @@ fn collect_tree(tokens: &[TokenTree], above: &[String], paths: &mut Vec<Vec<Stri
                 }
                 return at + 1;
             }
-            // All of a module's names.
+            // A glob import of a module.
             Some(TokenTree::Punct(mark)) if mark.as_char() == '*' && !path.is_empty() => {
                 paths.push(path);
                 return at + 1;
@@ -260,14 +260,14 @@ fn collect_tree(tokens: &[TokenTree], above: &[String], paths: &mut Vec<Vec<Stri
         }
         at += 2;
     }
-    // One name alone is a local one, and nothing comes after a trailing comma.
+    // A single name is local, and a trailing comma has no path after it.
     if at > 0 && (path.len() > 1 || !above.is_empty()) {
         paths.push(path);
     }
     at
 }
 
-/// Whether tokens in parentheses are those of `pub(in path)`, which uses nothing.
+/// Whether a group belongs to `pub(in path)`, which uses no module.
 fn is_visibility(group: &Group) -> bool {
     let first = group.stream().into_iter().next();
     group.delimiter() == Delimiter::Parenthesis && matches!(first, Some(TokenTree::Ident(word)) if word == "in")
@@ -285,7 +285,7 @@ mod tests {
 
     const ROWS: Rules = &[("crate", &[]), ("a", &["b"]), ("b", &[]), ("c", &["c::x"]), ("c::x", &[]), ("c::y", &["b"])];
 
-    /// A library with one file for each row, and these files instead or besides.
+    /// The findings about a library with one file for each row. `files` replace these or are added to them.
     fn findings(files: &[(&str, &str)]) -> Vec<String> {
         let fine = ["lib.rs", "a/mod.rs", "b.rs", "c/mod.rs", "c/x.rs", "c/y.rs"].map(|path| (path, "//! Fine."));
         let all = fine.iter().chain(files).map(|(path, text)| (format!("{APP}{path}"), (*text).to_owned()));
@@ -331,13 +331,13 @@ mod tests {
     }
 
     #[test]
-    fn a_module_beneath_is_used_by_its_name() {
+    fn a_child_module_is_used_by_its_name() {
         assert_eq!(findings(&[("c/mod.rs", "mod x;\nmod y;\nfn f() { y::g(); }")]), ["c must not use c::y"]);
         assert_eq!(findings(&[("c/mod.rs", "mod x;\nmod y;\npub use self::y::Y;")]), ["c must not use c::y"]);
     }
 
     #[test]
-    fn a_module_beneath_must_not_use_its_parent_unless_a_rule_says_so() {
+    fn a_child_module_must_not_use_its_parent_without_a_rule() {
         assert_eq!(findings(&[("c/x.rs", "use super::C;")]), ["c::x must not use c"]);
         assert_eq!(findings(&[("b.rs", "use crate::Error;")]), ["b must not use crate"]);
     }
@@ -350,7 +350,7 @@ mod tests {
 
         let without_b = Files::from([(format!("{APP}lib.rs"), String::new()), (format!("{APP}a.rs"), String::new())]);
         let findings = check_against(&[("crate", &[]), ("a", &[]), ("b", &[])], &without_b);
-        assert_eq!(findings, ["b: has a row and does not exist"]);
+        assert_eq!(findings, ["b: has a row but does not exist"]);
     }
 
     #[test]
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_between_modules_is_found_though_the_rules_allow_each_arrow() {
+    fn a_circle_between_modules_is_found_even_if_the_rules_allow_each_arrow() {
         let files = [("a.rs", "use crate::b::B;"), ("b.rs", "use crate::a::A;")];
         let files = files.map(|(path, text)| (format!("{APP}{path}"), text.to_owned()));
 
@@ -378,10 +378,10 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_rust_is_found() {
+    fn a_file_that_is_not_valid_rust_is_found() {
         let findings = findings(&[("b.rs", "fn f( {")]);
 
-        assert!(findings[0].contains("crates/app/src/b.rs: cannot be read as Rust"), "{findings:?}");
+        assert!(findings[0].contains("crates/app/src/b.rs: is not valid Rust"), "{findings:?}");
     }
 
     #[test]
