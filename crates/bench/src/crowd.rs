@@ -1,5 +1,4 @@
-//! People who wait in a line on Redis, put there through the line's port, and what can be done with them.
-//! Knows nothing of servers.
+//! Crowds in a line on Redis, put there through the line's port. Knows nothing of servers.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -10,27 +9,27 @@ use usher_loadtest::bench::Outcome;
 use usher_queue::ports::{AdmitTerms, At, Contribution, Gate, InEpoch, JoinOutcome, LineStore as _, Standing};
 use usher_queue::{AccountHash, Epoch, PlaceNumber};
 
-/// Above all numbers of any crowd. The ledger knows nothing of this crowd, so a server whose ledger is behind must not be
-/// kept from taking joins until it has caught up, block by block.
+/// The ceiling for joins, above the numbers of any crowd. The ledger does not know of this crowd; with a ceiling as low as
+/// the ledger's, a server could take no join until it had raised that, block by block.
 const CEILING: PlaceNumber = PlaceNumber::new(100_000_000);
 
-/// How many join in one call, as a batching server might send them.
+/// Joins in one call, as a batching server may send them.
 const SLICE: u64 = 500;
 
-/// A line on Redis.
+/// A crowd in a line on Redis.
 pub(crate) struct Crowd {
-    /// Its store.
+    /// The line's store.
     pub(crate) store: RedisLineStore,
-    /// The line, its epoch, and the driver's time.
+    /// The line, its epoch, and the time that the store is given.
     pub(crate) at: At,
-    /// Nobody is let in while people join; how the rest goes is a benchmark's to say.
+    /// The admission terms. The gate is shut while people join; a benchmark opens it.
     pub(crate) terms: AdmitTerms,
-    /// How many joined.
+    /// How many people have joined.
     pub(crate) n_joined: u64,
 }
 
 impl Crowd {
-    /// A line of its own, just opened.
+    /// Opens a new line.
     ///
     /// # Errors
     /// If Redis fails.
@@ -40,7 +39,7 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// A line that somebody else opened.
+    /// Attaches to a line that a server has opened.
     ///
     /// # Errors
     /// If Redis fails.
@@ -56,10 +55,10 @@ impl Crowd {
         Ok(Self { store: RedisLineStore::connect(url).await?, at, terms, n_joined: 0 })
     }
 
-    /// Lets more people join, until there are `n_people`.
+    /// Joins more people, up to `n_people` in all.
     ///
     /// # Errors
-    /// If Redis fails, or somebody does not wait where they should.
+    /// If Redis fails, or a person gets another number than the next.
     pub(crate) async fn join_up_to(&mut self, n_people: u64) -> Outcome<()> {
         let (ceiling, terms) = (CEILING, AdmitTerms { gate: Gate::Shut, ..self.terms });
         while self.n_joined < n_people {
@@ -67,7 +66,7 @@ impl Crowd {
             let outcomes = current(self.store.join(self.at, &terms, ceiling, &accounts(next.clone())).await?)?;
             for (number, outcome) in next.clone().zip(outcomes) {
                 if outcome != JoinOutcome::Joined(Standing::Waiting(PlaceNumber::new(number))) {
-                    return Err(format!("person {number} was to wait at that number, but {outcome:?}").into());
+                    return Err(format!("the join of person {number} is answered {outcome:?}").into());
                 }
             }
             self.n_joined = next.end - 1;
@@ -76,10 +75,10 @@ impl Crowd {
     }
 }
 
-/// What the store answers while it holds the line.
+/// The answer of a store that holds the line.
 ///
 /// # Errors
-/// If it lost the line.
+/// If the store has lost the line.
 pub(crate) fn current<T>(answer: InEpoch<T>) -> Outcome<T> {
     match answer {
         InEpoch::Current(answer) => Ok(answer),
@@ -87,13 +86,13 @@ pub(crate) fn current<T>(answer: InEpoch<T>) -> Outcome<T> {
     }
 }
 
-/// The account of the person who joins as number `n`.
+/// The account of the person with number `n`.
 #[must_use]
 pub(crate) fn account(n: u64) -> AccountHash {
     AccountHash::of(AccountId::from_bytes(u128::from(n).to_be_bytes()))
 }
 
-/// Those of a range of people.
+/// The accounts of a range of people.
 #[must_use]
 pub(crate) fn accounts(people: Range<u64>) -> Vec<AccountHash> {
     people.map(account).collect()

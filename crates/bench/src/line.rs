@@ -1,4 +1,4 @@
-//! The line on Redis without a server: admission against what it replaces, and a million who wait.
+//! The line on Redis without a server: admission beside the ways that it replaces, and the calls on a line of a million.
 
 use std::time::Duration;
 
@@ -15,20 +15,20 @@ use usher_test_servers::redis_server::Server;
 
 use crate::crowd::{Crowd, account, current};
 
-/// As many to a pipeline as the script examines.
+/// People in one pipeline: about as many as the script examines.
 const PIPELINED: isize = 1_000;
-/// Where the driver's time begins; stores are told it.
+/// The first time that stores are given.
 const BEGIN: Timestamp = Timestamp::from_unix_ms(1_800_000_000_000);
 
 fn performance(n: u128) -> PerformanceId {
     PerformanceId::from_bytes(n.to_be_bytes())
 }
 
-/// Admits 10,000 people: one by one in a loop, as the system did that Usher follows; the same commands pipelined; and by
-/// the script. The loop is the control.
+/// Admits 10,000 people in three ways: one by one in a loop, as the system that Usher follows did; with the same commands in
+/// pipelines; and by the script. The loop is the control.
 ///
 /// # Errors
-/// If Redis fails, or not everybody is admitted.
+/// If Redis fails, or a person is not admitted.
 pub(crate) async fn admission(server: &Server, scale: Scale) -> Outcome<Vec<Figure>> {
     let n_people = scale.people(10_000);
     progress(&format!("admitting {n_people} people three ways, {RUNS} times each"));
@@ -50,7 +50,7 @@ pub(crate) async fn admission(server: &Server, scale: Scale) -> Outcome<Vec<Figu
     ])
 }
 
-/// Puts people into a sorted set and times how they are taken over into another one, in milliseconds.
+/// Adds people to a sorted set, and times their move to another set, in milliseconds.
 fn admit_old_way(
     connection: &mut Connection,
     name: &str,
@@ -72,7 +72,7 @@ fn admit_old_way(
     Ok(ms(took))
 }
 
-/// Three round trips a person: who is first, let them in, take them out of the line.
+/// Three round trips for each person: read the first, add it to those inside, remove it from the line.
 fn loop_one_by_one(connection: &mut Connection, waiting: &str, inside: &str) -> Outcome<()> {
     loop {
         let first: Vec<Vec<u8>> = redis::cmd("ZRANGE").arg(waiting).arg(0).arg(0).query(connection)?;
@@ -82,7 +82,7 @@ fn loop_one_by_one(connection: &mut Connection, waiting: &str, inside: &str) -> 
     }
 }
 
-/// Two round trips for each [`PIPELINED`] people: who are the first, and the other two commands for all of them.
+/// Two round trips for each [`PIPELINED`] people: read them, then add and remove all of them.
 fn pipeline(connection: &mut Connection, waiting: &str, inside: &str) -> Outcome<()> {
     loop {
         let first: Vec<Vec<u8>> = redis::cmd("ZRANGE").arg(waiting).arg(0).arg(PIPELINED - 1).query(connection)?;
@@ -98,7 +98,7 @@ fn pipeline(connection: &mut Connection, waiting: &str, inside: &str) -> Outcome
     }
 }
 
-/// Opens a line, lets people join, and times how the port admits them, in milliseconds.
+/// Opens a line, joins people, and times their admission through the port, in milliseconds.
 async fn admit_by_script(url: &str, performance: PerformanceId, n_people: u64) -> Outcome<f64> {
     let mut crowd = Crowd::open(url, performance, BEGIN).await?;
     crowd.join_up_to(n_people).await?;
@@ -121,17 +121,17 @@ fn require_all(n_admitted: u64, n_people: u64) -> Outcome<()> {
     if n_admitted == n_people {
         return Ok(());
     }
-    Err(format!("{n_admitted} of {n_people} people were admitted").into())
+    Err(format!("{n_admitted} of {n_people} people are admitted").into())
 }
 
 fn ms(took: Duration) -> f64 {
     took.as_secs_f64() * 1e3
 }
 
-/// A million people wait in one line: what they cost Redis, and what the scheduler's calls cost it then.
+/// Measures a line of a million people: its memory in Redis, and the time of the scheduler's calls.
 ///
 /// # Errors
-/// If Redis fails, or a call does not do what it should.
+/// If Redis fails, or a call has an unexpected result.
 pub(crate) async fn million(server: &Server, scale: Scale) -> Outcome<Vec<Figure>> {
     let (n_people, n_few) = (scale.people(1_000_000), 1_000);
     progress(&format!("{n_people} people join a line on Redis"));
@@ -168,14 +168,14 @@ fn per_person(bytes: u64, n_people: u64) -> f64 {
     bytes as f64 / n_people as f64
 }
 
-/// The scheduler's calls on a long line, beside those on a short one.
+/// The scheduler's calls on a long line. The control is the same calls on a short line.
 struct Calls<'a> {
     connection: &'a mut Connection,
     few: &'a mut Crowd,
     crowd: &'a mut Crowd,
 }
 
-/// What the calls of one verb took.
+/// Durations of the calls of one method.
 #[derive(Default)]
 struct Took {
     client_ms: Vec<f64>,
@@ -183,7 +183,7 @@ struct Took {
 }
 
 impl Took {
-    /// Times one call, at the client and in Redis.
+    /// Times a call, at the client and in Redis.
     async fn time<T>(&mut self, connection: &mut Connection, call: impl Future<Output = Outcome<T>>) -> Outcome<T> {
         let before_us = script_us(connection)?;
         let watch = Stopwatch::start();
@@ -193,7 +193,7 @@ impl Took {
         Ok(answer)
     }
 
-    /// Redis' median and the 99th percentile of both; the control is the median on the short line.
+    /// The median in Redis, and the 99th percentiles in Redis and at the client; the control is the median on the short line.
     fn figures(&self, name: &str, control: Option<&Self>, goal_ms: f64) -> [Figure; 3] {
         let p50 = median(&self.redis_ms);
         let median_figure = format!("{name}, in Redis, p50");
@@ -211,16 +211,17 @@ impl Took {
 }
 
 impl Calls<'_> {
-    /// The most that a merge or a refresh may take Redis.
+    /// Longest time of a merge or a refresh in Redis.
     const READING_GOAL_MS: f64 = 1.0;
-    /// The most that a call of the scheduler may take Redis.
+    /// Longest time of an admission in Redis.
     const ADMIT_GOAL_MS: f64 = 15.0;
-    /// Of a million, 200,000 are present: every fifth.
+    /// Every fifth person stays present: 200,000 of a million.
     const PRESENT_EVERY: u64 = 5;
-    /// Nothing is put away before a whole window was watched, in steps below a quarter of it.
+    /// The clock's step between merges. The store skips absent people only after it saw a whole presence window, in steps below
+    /// a quarter of it.
     const MERGE_STEP: Duration = Duration::from_secs(1);
     const MERGES: u32 = 200;
-    /// 200 calls, twice, take less than half of a million.
+    /// One admission for so many people: two rounds of 200 calls take less than half of a million.
     const PEOPLE_PER_CALL: u64 = 5_000;
 
     async fn measure(self) -> Outcome<Vec<Figure>> {
@@ -229,7 +230,7 @@ impl Calls<'_> {
         let n_admits = n_people / Self::PEOPLE_PER_CALL;
         let mut figures = Vec::new();
 
-        // Everybody has just joined, and so is present.
+        // All have just joined, so all are present.
         let mut admits = Took::default();
         for _ in 0..n_admits {
             let n_granted = Self::admit(connection, crowd, &mut admits).await?;
@@ -257,7 +258,7 @@ impl Calls<'_> {
         let name = format!("refresh: {n_people} waiting");
         figures.extend(refresh.figures(&name, Some(&refresh_few), Self::READING_GOAL_MS));
 
-        // The windows of the others are over: four of five are put away.
+        // The presence of the others has expired: four of five are skipped.
         let (mut admits, mut n_granted) = (Took::default(), 0);
         for _ in 0..n_admits {
             n_granted += Self::admit(connection, crowd, &mut admits).await?;
@@ -268,7 +269,7 @@ impl Calls<'_> {
         Ok(figures)
     }
 
-    /// One call of the scheduler. Answers how many were let in.
+    /// Calls `admit` once, and returns how many people it admitted.
     async fn admit(connection: &mut Connection, line: &Crowd, took: &mut Took) -> Outcome<u64> {
         let terms = AdmitTerms { gate: Gate::Open, ..line.terms };
         let call = async { current(line.store.admit(line.at, &terms, EXAMINE_MAX).await?) };
@@ -282,11 +283,11 @@ impl Calls<'_> {
         took.time(connection, async { current(line.store.mark_present(line.at, window, seen).await?) }).await
     }
 
-    /// A view that is up to date reads on, as it does each tick.
+    /// Calls `refresh` with a current cursor, as a server does each tick.
     async fn refresh(connection: &mut Connection, line: &Crowd, took: &mut Took) -> Outcome<()> {
         let (epoch, now, performance) = (line.at.epoch, line.at.now, line.at.performance);
         let first = line.store.refresh(epoch, now, &[(performance, Cursor::default())]).await?;
-        let cursor = current(first.into_iter().next().ok_or("refresh answers for each line")?)?.cursor;
+        let cursor = current(first.into_iter().next().ok_or("refresh returned no answer for the line")?)?.cursor;
         took.time(connection, async { Ok(line.store.refresh(epoch, now, &[(performance, cursor)]).await?) }).await?;
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Large crowds in a line on Redis, and what they cost a server and its Redis: the driver puts them there through the
-//! line's port, and polls their places over HTTP.
+//! Servers whose lines on Redis hold large crowds: commands to Redis, polls and memory. The crowds are put into the lines
+//! through the port, and polled over HTTP.
 
 use std::time::Duration;
 
@@ -17,24 +17,24 @@ use usher_test_servers::redis_server::Server as RedisServer;
 
 use crate::crowd::{Crowd, account};
 
-/// How many wait when what polls cost Redis is counted.
+/// People waiting while commands to Redis are counted.
 const N_WAITING: [u64; 2] = [10_000, 100_000];
-/// How long each connection pauses between polls then, so that 10,000 places are polled some 20,000 times a second.
+/// Pause of each connection between polls meanwhile: 10,000 places are polled some 20,000 times a second.
 const PAUSE: Duration = Duration::from_millis(3);
-/// What a million who wait may cost a server.
+/// Most memory that a server may need for a million waiting people.
 const MORE_MEMORY_MB: f64 = 64.0;
-/// What polls may cost Redis, whatever the crowd: four ticks a second, and what each reads and merges.
+/// Most commands to Redis per second under polls, for any crowd: four ticks a second with their reads and merges.
 const COMMANDS_PER_S: f64 = 100.0;
 
-/// What benchmarks of the line over HTTP need.
+/// What benchmarks of the line on Redis over HTTP need.
 pub(crate) struct Bench<'a> {
     /// The driver.
     pub(crate) over_http: &'a OverHttp<'a>,
-    /// Where lines are that are not in memory.
+    /// The Redis of the lines.
     pub(crate) redis: &'a RedisServer,
 }
 
-/// A server whose line is on Redis, and the people in it, whom the driver put there through the line's port.
+/// A server with its line on Redis, and a crowd that was put there through the port.
 struct Filled {
     stage: Stage,
     crowd: Crowd,
@@ -42,7 +42,7 @@ struct Filled {
 }
 
 impl Filled {
-    /// A server with nobody in its line.
+    /// Starts a server with an empty line.
     async fn start(bench: &Bench<'_>, name: &str) -> Outcome<Self> {
         let url = bench.redis.url();
         let stage = Stage::with_line(site(&bench.over_http.folder.join(name))?.on_redis(&url)).await?;
@@ -56,13 +56,13 @@ impl Filled {
         Ok(Self { signer: stage.signer(), stage, crowd })
     }
 
-    /// Lets more people join, until so many wait and the server knows it.
+    /// Joins more people, up to `n_people`, and waits until the server counts them.
     async fn fill(&mut self, n_people: u64) -> Outcome<()> {
         self.crowd.join_up_to(n_people).await?;
         self.stage.knows_waiting(n_people).await
     }
 
-    /// The tokens of so many places, spread over all of them.
+    /// Tokens of `count` places, spread evenly over the line.
     fn places(&self, count: u64) -> Vec<String> {
         let every = (self.crowd.n_joined / count).max(1);
         let numbers = (1..=self.crowd.n_joined).step_by(usize::try_from(every).unwrap_or(1));
@@ -71,10 +71,10 @@ impl Filled {
 }
 
 impl Bench<'_> {
-    /// All of them.
+    /// Runs all of them.
     ///
     /// # Errors
-    /// If a server fails, or an answer is not the right one.
+    /// If a server fails, or an answer is wrong.
     pub(crate) async fn measure(&self, figures: &mut Vec<Figure>) -> Outcome<()> {
         progress(&format!("two servers with their lines on Redis, {N_POLLING} people waiting at one"));
         let mut few = Filled::start(self, "on-redis").await?;
@@ -83,12 +83,12 @@ impl Bench<'_> {
         self.over_http.rates(&few.stage, "line on Redis", &few.places(N_POLLING), figures).await
     }
 
-    /// What a growing crowd costs a server and its Redis; `few` is the server with a small crowd.
+    /// Measures a server and its Redis as its crowd grows; `few` is a server with a small crowd.
     async fn crowds(&self, few: &Filled, figures: &mut Vec<Figure>) -> Outcome<()> {
         let (thousand, million) = (1_000, self.over_http.scale.people(1_000_000));
         let mut many = Filled::start(self, "a-million").await?;
 
-        // Connections have their buffers, and each place was seen, before memory is compared.
+        // Before memory is compared, each place is polled and each connection has its buffers.
         many.fill(thousand).await?;
         let places = many.places(thousand);
         many.stage.poll(&places).await?;
@@ -130,12 +130,12 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Polls, and counts what Redis receives meanwhile, from the server alone.
+    /// Commands per second that Redis receives from servers while places are polled.
     async fn commands_per_s(&self, line: &Filled) -> Outcome<f64> {
         let values = self.over_http.wrk.values("polling", PLACE, &line.places(N_WAITING[0]))?;
         let span = 2 * self.over_http.span();
         let queue = line.stage.queue();
-        // The load lasts longer than the counting.
+        // Longer than the count.
         let polls = Asked::of("GET", &queue, &values, span + Duration::from_secs(1));
         let polls = Asked { pause: PAUSE, ..polls };
         let counting = async { Ok(watch(&self.redis.url(), span).await?) };

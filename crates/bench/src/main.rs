@@ -1,5 +1,5 @@
-//! The benchmarks of ports and scripts, which link app and adapters, and of what is held against them over HTTP. Measures;
-//! never part of a server.
+//! The benchmarks: ports and Redis scripts measured in this process, servers measured over HTTP. Links app and adapters, so
+//! that the driver need not; never part of a server.
 //!
 //! Prints a table, and writes `target/bench.json`.
 
@@ -24,17 +24,17 @@ use usher_test_servers::redis_server::Server;
 
 use crate::line_over_http::Bench;
 
-/// Measures Usher beside a control in the same run.
+/// Measures Usher, each figure beside a control of the same run.
 #[derive(Debug, Parser)]
 #[command(name = "bench")]
 struct Cli {
-    /// Only this part; otherwise all.
+    /// Run only this part; all parts by default.
     #[arg(long)]
     part: Option<Part>,
-    /// Small crowds and short runs, to see that it works: the figures mean nothing.
+    /// Run with small crowds and for a short time, to check that everything works: the figures mean nothing.
     #[arg(long)]
     quick: bool,
-    /// Where the figures go.
+    /// Write the figures to this file.
     #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
     json: PathBuf,
 }
@@ -43,14 +43,14 @@ struct Cli {
 enum Part {
     /// The line: on Redis, and over HTTP.
     Line,
-    /// The seats: on SQLite, MariaDB, and MySQL where there is its image; at the port, and over HTTP.
+    /// The seats: on SQLite, on MariaDB, and on MySQL if its image is present; at the port, and over HTTP.
     Seats,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    // What was started ends when its owner is dropped, so a signal must come back to here.
+    // Servers end when their owners are dropped, so a signal must return from here instead of ending the process.
     let (mut figures, mut head) = (Vec::new(), String::new());
     let result = tokio::select! {
         result = measure(&cli, &mut head, &mut figures) => result,
@@ -59,14 +59,14 @@ async fn main() -> ExitCode {
     match result.and(publish(&cli.json, &head, &figures)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // With standard error gone there is nobody left to tell.
+            // If standard error is closed, nobody reads the message.
             drop(writeln!(io::stderr(), "bench: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Completes when somebody wants the run to end.
+/// Completes on SIGTERM and SIGINT.
 async fn interrupted() -> Outcome<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
@@ -76,11 +76,11 @@ async fn interrupted() -> Outcome<()> {
     Err("stopped by a signal".into())
 }
 
-/// Runs what is asked for. `head` says what the figures are of.
+/// Runs the chosen parts. Adds their conditions to `head`, the text above the table.
 async fn measure(cli: &Cli, head: &mut String, figures: &mut Vec<Figure>) -> Outcome<()> {
     let scale = if cli.quick { Scale::Quick } else { Scale::Full };
     let folder = tempfile::tempdir()?;
-    // What is missing is told before minutes went by.
+    // A missing wrk is reported now, not after minutes.
     let wrk = Wrk::new(folder.path())?;
     let over_http = OverHttp { folder: folder.path(), wrk: &wrk, scale };
     if cli.part.is_none_or(|part| part == Part::Line) {
@@ -93,13 +93,13 @@ async fn measure(cli: &Cli, head: &mut String, figures: &mut Vec<Figure>) -> Out
     }
     if cli.part.is_none_or(|part| part == Part::Seats) {
         *head = [head.as_str(), &seats::machine()?].join("\n").trim().to_owned();
-        // In a box: the compiler follows futures within futures only so deep.
+        // Boxed: the compiler limits the depth of nested futures.
         Box::pin(seats::measure(&over_http, figures)).await?;
     }
     Ok(())
 }
 
-/// Writes the figures to where they are asked for, of a run that failed those that it came to.
+/// Prints and writes the figures. A failed run publishes those that it measured.
 fn publish(file: &Path, head: &str, figures: &[Figure]) -> Outcome<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
@@ -107,15 +107,15 @@ fn publish(file: &Path, head: &str, figures: &[Figure]) -> Outcome<()> {
     fs::write(file, json(figures)?)?;
     let mut out = io::stdout();
     writeln!(out, "\n{head}\n\n{}", table(figures))?;
-    writeln!(out, "also in {}", file.display())?;
+    writeln!(out, "written to {}", file.display())?;
     Ok(())
 }
 
-/// What the figures are of.
+/// The conditions of the figures of the line.
 fn machine(redis: &Server) -> Outcome<String> {
     let n_cores = std::thread::available_parallelism()?;
     let version = version(&mut connect(&redis.url())?)?;
     Ok(format!(
-        "{n_cores} cores, shared by servers, {version} and the load; each figure is beside its control of the same run"
+        "{n_cores} cores, shared by servers, {version} and the load; each figure beside its control of the same run"
     ))
 }

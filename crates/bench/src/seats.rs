@@ -1,5 +1,5 @@
-//! The seats at their port: how many holds and purchases a second a database takes, in transactions that are shared and in
-//! one each, which is the control; and how soon a refusal comes where everybody wants one seat. Knows no HTTP.
+//! The seats at their port, on each database: holds and purchases per second, and the latency of refusals of one seat that
+//! all buyers want. Shared transactions are measured; the control is one transaction for each call. Knows no HTTP.
 
 use std::num::NonZero;
 use std::process::{Command, Stdio};
@@ -32,33 +32,33 @@ use usher_test_servers::mysql_server::{self, Durability, Server};
 
 use crate::seats_over_http;
 
-/// How often each of those asks who want one seat.
+/// Attempts of each buyer who wants one seat.
 const ASKS_EACH: usize = 20;
-/// What a refusal may take, of 99 in 100.
+/// Goal for the 99th percentile of a refusal.
 const REFUSED_WITHIN_MS: f64 = 20.0;
-/// With one transaction each, how many connections are best depends on the database, so the best of these is the control.
+/// Connections of the control. Which number is best depends on the database, so the best of these counts.
 const POOLS: [u32; 3] = [8, 16, 32];
-/// Shared transactions need few.
+/// Connections for shared transactions, which need few.
 pub(crate) const POOL_OF_SHARED: u32 = 8;
-/// Where databases are that are not installed here.
+/// The image of MySQL, which is not installed beside MariaDB.
 const MYSQL_IMAGE: &str = "mysql:9";
 const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([1; 16]);
 const NOW: Timestamp = Timestamp::from_unix_ms(1_700_000_000_000);
 const HOLD_TTL: Duration = Duration::from_secs(3_600);
 
-/// A database, and what is asked of it.
+/// A database, and its goals.
 pub(crate) struct Engine {
     pub(crate) name: &'static str,
     url: String,
-    /// What it should do: holds a second, and so many times the control.
+    /// Least holds per second, and least ratio to the control.
     goal: Option<(f64, f64)>,
     pub(crate) server: Option<Server>,
 }
 
-/// All of it, on every database there is.
+/// Measures the seats on every database, at the port and over HTTP.
 ///
 /// # Errors
-/// If one fails, or an answer is not the right one.
+/// If a database fails, or an answer is wrong.
 pub(crate) async fn measure(over_http: &OverHttp<'_>, figures: &mut Vec<Figure>) -> Outcome<()> {
     let scale = over_http.scale;
     let sqlite = format!("sqlite://{}", over_http.folder.join("seats.db").display());
@@ -77,12 +77,12 @@ pub(crate) async fn measure(over_http: &OverHttp<'_>, figures: &mut Vec<Figure>)
         Box::pin(mysql.measure(scale, figures)).await?;
         seats_over_http::measure(over_http, &mysql, figures).await?;
     } else {
-        progress(&format!("MySQL is left out: docker has no image {MYSQL_IMAGE}"));
+        progress(&format!("MySQL is skipped: docker has no image {MYSQL_IMAGE}"));
     }
     Ok(())
 }
 
-/// A database on a server of its own that loses nothing with the power.
+/// A database on a new server with full durability.
 async fn on_server(name: &'static str, image: Option<&str>, goal: (f64, f64)) -> Outcome<Engine> {
     let server = Server::start_from(image, Durability::Full, &[]);
     let url = mysql_server::create_database(&server.url(), "bench").await;
@@ -163,12 +163,12 @@ impl Engine {
 }
 
 pub(crate) async fn open(url: &str, max_connections: u32) -> Outcome<Database> {
-    // So many wait for one of few connections that the last of them waits for long.
+    // Many callers wait for few connections, the last of them for long.
     let settings = Settings { acquire_timeout: Duration::from_secs(30), ..Settings::new(url, max_connections) };
     Ok(Database::open(&settings).await?)
 }
 
-/// The seats of a database at their port, in shared transactions.
+/// The port of the seats, in shared transactions.
 pub(crate) struct Port {
     pub(crate) repository: Repository,
     pub(crate) background: Background,
@@ -176,7 +176,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Makes a performance of at least so many seats in an empty database.
+    /// Opens an empty database, with a performance of at least `n_seats` seats.
     pub(crate) async fn open(database: Database, n_seats: u64) -> Outcome<Self> {
         schema::up(&database).await?;
         let catalogue = SqlCatalogueRepository::new(database.clone());
@@ -188,13 +188,13 @@ impl Port {
     }
 }
 
-/// At least so many seats.
+/// A seat map with at least `n_seats` seats.
 fn seat_map(n_seats: u64) -> Outcome<SeatMap> {
     let sections = hall::sections(usize::try_from(n_seats)?);
     SeatMap::from_sections(&sections).map_err(|violations| format!("{violations:?}").into())
 }
 
-/// Numbers of buyers, each of whom has a seat of their own.
+/// Numbers of new buyers; each has a seat of their own.
 #[derive(Default)]
 pub(crate) struct Buyers(u64);
 
@@ -210,14 +210,14 @@ impl Buyers {
 }
 
 fn id(n: u64) -> [u8; 16] {
-    // Spread over the whole range, as ids of one millisecond are in their random part.
+    // Spread over the whole range, as the random part of ids is.
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
     bytes[8..].copy_from_slice(&n.to_be_bytes());
     bytes
 }
 
-/// The seat of a buyer, from 1.
+/// The seat of a buyer; buyers count from 1.
 fn seat(buyer: u64) -> Outcome<SeatId> {
     Ok(hall::seat(usize::try_from(buyer - 1)?).parse()?)
 }
@@ -245,7 +245,7 @@ pub(crate) type Repository = Arc<dyn ReservationRepository>;
 pub(crate) async fn hold(repository: &Repository, buyer: u64) -> Outcome<()> {
     match repository.hold(&[wish(buyer, seat(buyer)?)?], NOW).await?.pop() {
         Some(HoldOutcome::Held(_)) => Ok(()),
-        other => Err(format!("a free seat is held: {other:?}").into()),
+        other => Err(format!("the hold of a free seat is answered {other:?}").into()),
     }
 }
 
@@ -260,15 +260,17 @@ async fn buy(repository: &Repository, buyer: u64) -> Outcome<()> {
         claim: claim(buyer, "confirm")?,
     };
     let begun = repository.begin_payment(&payment, NOW).await?;
-    let PayOutcome::Begun(_) = begun else { return Err(format!("a payment begins: {begun:?}").into()) };
+    let PayOutcome::Begun(_) = begun else {
+        return Err(format!("the begin of a payment is answered {begun:?}").into());
+    };
     let verdict = Verdict::Captured(vec![(TicketId::from_bytes(id(buyer)), format!("code-{buyer}"))]);
     match repository.settle(attempt, &verdict, NOW).await? {
         Some(Settled::Confirmed(_)) => Ok(()),
-        other => Err(format!("a captured payment is confirmed: {other:?}").into()),
+        other => Err(format!("a captured payment is answered {other:?}").into()),
     }
 }
 
-/// New buyers hold a seat each. Answers how long it took.
+/// Lets new buyers hold a seat each, and returns how long that took.
 pub(crate) async fn hold_all(repository: &Repository, buyers: &mut Buyers, count: u64) -> Outcome<Duration> {
     let (buyers, took) = (buyers.take(count), Stopwatch::start());
     let holds = buyers.into_iter().map(|buyer| hold(repository, buyer));
@@ -276,7 +278,7 @@ pub(crate) async fn hold_all(repository: &Repository, buyers: &mut Buyers, count
     Ok(took.elapsed())
 }
 
-/// New buyers hold a seat each, and pay for it.
+/// Lets new buyers hold a seat each and pay for it, and returns how long that took.
 async fn buy_all(repository: &Repository, buyers: &mut Buyers, count: u64) -> Outcome<Duration> {
     let (buyers, took) = (buyers.take(count), Stopwatch::start());
     let purchases = buyers.into_iter().map(|buyer| buy(repository, buyer));
@@ -284,14 +286,14 @@ async fn buy_all(repository: &Repository, buyers: &mut Buyers, count: u64) -> Ou
     Ok(took.elapsed())
 }
 
-/// How long each of many buyers waits to be told that the seat of `owner` is taken.
+/// Latencies of refusals, in ms: many buyers want the seat of `owner`.
 pub(crate) async fn refusals_ms(repository: &Repository, buyers: &mut Buyers, owner: u64) -> Outcome<Vec<f64>> {
-    // These want a seat that is not their own, so they may come from beyond the hall.
+    // These buyers want another's seat, so their own may lie outside of the hall.
     let asks = buyers.take((AT_ONE_SEAT * ASKS_EACH) as u64).into_iter().map(|buyer| async move {
         let (took, wanted) = (Stopwatch::start(), seat(owner)?);
         match repository.hold(&[wish(buyer, wanted.clone())?], NOW).await?.pop() {
             Some(HoldOutcome::Taken(taken)) if taken == [wanted] => Outcome::Ok(took.elapsed().as_secs_f64() * 1_000.0),
-            other => Err(format!("a held seat is taken: {other:?}").into()),
+            other => Err(format!("the hold of a taken seat is answered {other:?}").into()),
         }
     });
     stream::iter(asks).buffer_unordered(AT_ONE_SEAT).try_collect().await
@@ -302,11 +304,11 @@ pub(crate) fn rate(took: Duration, count: u64) -> f64 {
     count as f64 / took.as_secs_f64()
 }
 
-/// What the figures are of.
+/// The conditions of the figures of the seats.
 ///
 /// # Errors
-/// If the machine does not tell.
+/// If the number of cores is unknown.
 pub(crate) fn machine() -> Outcome<String> {
     let n_cores = thread::available_parallelism().map(NonZero::get)?;
-    Ok(format!("{n_cores} cores, shared by the databases and the load; what is acknowledged is on the disk"))
+    Ok(format!("{n_cores} cores, shared by the databases and the load; every acknowledged commit is on disk"))
 }

@@ -1,4 +1,4 @@
-//! Holds over HTTP, and refusals, beside those at the port, on the same database, in turn; and where the CPU time goes.
+//! Holds and refusals over HTTP, in turn with the same at the port of the same database; and the CPU time of each side.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::seats::{Engine, POOL_OF_SHARED, Port, hold, hold_all, open, rate, ref
 
 const N_HOLDS_AT_PORT: u64 = 8_000;
 
-/// What one run of holds came to: beside the rate the CPU time of each side, in us a hold.
+/// The results of runs of holds. CPU times are in us per hold.
 #[derive(Default)]
 struct Holds {
     rates: Vec<f64>,
@@ -31,10 +31,10 @@ struct Spent {
     load: Duration,
 }
 
-/// Holds of one seat each, and refusals of one that everybody wants, beside the same at the port.
+/// Measures holds of one seat each, and refusals of one seat that all buyers want; the control is the same at the port.
 ///
 /// # Errors
-/// If a server fails, or an answer is not the right one.
+/// If a server fails, or an answer is wrong.
 pub(crate) async fn measure(over_http: &OverHttp<'_>, engine: &Engine, figures: &mut Vec<Figure>) -> Outcome<()> {
     let name = engine.name;
     progress(&format!("{name}: a server with a hall of its own"));
@@ -87,7 +87,7 @@ pub(crate) async fn measure(over_http: &OverHttp<'_>, engine: &Engine, figures: 
     shop.stage.verify()
 }
 
-/// What holds cost over HTTP, beside what they cost at the port.
+/// The figures of holds over HTTP; the control is holds at the port.
 fn hold_figures(name: &str, http: &Holds, control: &Holds) -> Vec<Figure> {
     let text = format!("{name}: holds over HTTP a second, {IN_FLIGHT} connections (control: at the port)");
     let mut figures = vec![Figure::rate(text, median(&http.rates), "1/s", median(&control.rates))];

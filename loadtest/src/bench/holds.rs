@@ -49,7 +49,7 @@ impl<'a> Shop<'a> {
     /// Lets each buyer of run `run` (from 0) hold a seat of their own.
     ///
     /// # Errors
-    /// If an answer is not the right one.
+    /// If an answer is wrong.
     pub async fn hold(&mut self, run: usize) -> Outcome<Answered> {
         let used = run * self.each..(run + 1) * self.each;
         let asked = Asked { used, connections: IN_FLIGHT, ..self.asked(&self.wishes) };

@@ -31,7 +31,7 @@ impl OverHttp<'_> {
     /// Measures a line in the server's memory.
     ///
     /// # Errors
-    /// If the server fails, or an answer is not the right one.
+    /// If the server fails, or an answer is wrong.
     pub async fn line_in_memory(&self, figures: &mut Vec<Figure>) -> Outcome<()> {
         progress(&format!("a server with its line in memory; {N_POLLING} people join"));
         let stage = Stage::with_line(site(&self.folder.join("in-memory"))?).await?;
@@ -42,7 +42,7 @@ impl OverHttp<'_> {
     /// Measures polls and joins, each beside the static route.
     ///
     /// # Errors
-    /// If the server fails, or an answer is not the right one.
+    /// If the server fails, or an answer is wrong.
     pub async fn rates(&self, stage: &Stage, store: &str, places: &[String], figures: &mut Vec<Figure>) -> Outcome<()> {
         progress(&format!("polls, {store}"));
         let values = self.wrk.values("places", PLACE, places)?;
@@ -84,7 +84,7 @@ impl OverHttp<'_> {
     /// Polls of these places per second.
     ///
     /// # Errors
-    /// If an answer is not the right one.
+    /// If an answer is wrong.
     pub async fn poll_rate(&self, stage: &Stage, places: &Values) -> Outcome<f64> {
         Ok(self.ask(stage, &Asked::of("GET", &stage.queue(), places, self.span())).await?.rate())
     }

@@ -31,7 +31,7 @@ impl OverHttp<'_> {
     /// Measures the availability of a hall with seats held and sold.
     ///
     /// # Errors
-    /// If a server fails, or an answer is not the right one.
+    /// If a server fails, or an answer is wrong.
     pub async fn looks(&self, figures: &mut Vec<Figure>) -> Outcome<()> {
         let n_seats = usize::try_from(self.scale.people(N_SEATS))?;
         let n_owners = usize::try_from(self.scale.people(N_OWNERS))?;
