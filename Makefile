@@ -10,13 +10,13 @@ export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 # One server for the tests of all processes; each would start its own otherwise.
 WITH_MYSQL := $${CARGO_TARGET_DIR:-target}/debug/with-mysql
 
-# For `make loadtest`: 200,000 people are more than k6 can send in 50 s on two cores.
+# For `make loadtest`: more people than k6 can send in 50 s on two cores.
 URL ?= http://127.0.0.1:8080
 PEOPLE ?= 200000
 # For `make prove`: --quick, --only NAME, --seed N.
 PROVE ?=
 
-# For `make bench`: one part of it (line, seats); all, if empty. QUICK=1 runs it small: its figures mean nothing.
+# For `make bench`: one part (line, seats), or all if empty. QUICK=1 makes a small run, whose figures mean nothing.
 PART ?=
 QUICK ?=
 
@@ -134,19 +134,19 @@ openapi: ## Adopt a change of the served OpenAPI document as docs/openapi.json
 	@git --no-pager diff --stat -- docs/openapi.json
 
 .PHONY: loadtest
-loadtest: ## Ramp 1,000 joining users against a running `make run` (needs k6)
+loadtest: ## Let up to 1,000 concurrent users join the line of a running `make run` (needs k6)
 	@mkdir -p target/loadtest
 	cargo run --locked --release --quiet --package usher-app --bin usher -- token mint --count $(PEOPLE) > target/loadtest/tokens.txt
 	k6 run --env URL=$(URL) --env TOKENS=$(CURDIR)/target/loadtest/tokens.txt loadtest/k6/line.js
 
-# `make test` runs 200 of them on each, and says with which seed; USHER_TEST_SEED repeats a run.
+# `make test` runs 200 on each database, and prints the seed; USHER_TEST_SEED repeats a run.
 .PHONY: schedules
 schedules: mysql ## Run 10,000 random schedules of holds, payments and releases on SQLite, and on MariaDB or MySQL
 	USHER_TEST_SCHEDULES=10000 cargo test --locked --release --package usher-adapter-sql --test sql -- \
 	    schedules:: --nocapture
 
 .PHONY: prove
-prove: redis mysql $(if $(PROVE),,schedules) ## Prove what line and seats keep, for some 40 minutes (PROVE="--quick --only NAME")
+prove: redis mysql $(if $(PROVE),,schedules) ## Check the promises of line and seats while things fail: 40 minutes (PROVE="--quick --only NAME")
 	cargo build --locked --release --package usher-app --package usher-loadtest --bins
 	target/release/prove $(PROVE)
 
@@ -164,7 +164,7 @@ wrk:
 	fi
 
 .PHONY: bench
-bench: redis mysql wrk ## Measure Usher beside controls, into target/bench.json (PART=line or seats, QUICK=1)
+bench: redis mysql wrk ## Measure Usher beside controls, into target/bench.json: 10 minutes (PART=line or seats, QUICK=1)
 	cargo build --locked --release --package usher-app --package usher-bench
 	$${CARGO_TARGET_DIR:-target}/release/bench $(if $(PART),--part $(PART)) $(if $(QUICK),--quick)
 
