@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Measures what open streams cost a server: many people join one line, each follows its place, then some are let in.
+"""Measures the cost of open streams: many people join one line and follow their places, then some are admitted.
 
-Needs nothing but Python 3.11. docs/PERFORMANCE.md says how to run it, and what it found.
+Needs Python 3.11 only. docs/PERFORMANCE.md has the command and the results.
 """
 
 import argparse
@@ -17,12 +17,12 @@ import urllib.request
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8080")
-    parser.add_argument("--tokens", required=True, help="a file with an access token a line, one for each person")
-    parser.add_argument("--pid", required=True, type=int, help="the server's process")
-    parser.add_argument("--operator", required=True, help="the operator's password, as the demo printed it")
+    parser.add_argument("--tokens", required=True, help="file with an access token on each line, one for each person")
+    parser.add_argument("--pid", required=True, type=int, help="process id of the server")
+    parser.add_argument("--operator", required=True, help="operator's password, as the demo prints it")
     parser.add_argument("--streams", type=int, default=10_000)
     parser.add_argument("--let-in", type=int, default=1_000)
-    parser.add_argument("--seconds", type=float, default=40, help="how long each of the two quiet looks takes")
+    parser.add_argument("--seconds", type=float, default=40, help="length of each measurement of CPU, in seconds")
     return parser.parse_args()
 
 
@@ -45,7 +45,7 @@ def cpu_s(pid):
 
 
 class Crowd:
-    """Everybody who joined, and what their streams said."""
+    """People in one line, and the counts of what their streams sent."""
 
     def __init__(self, host, port, performance):
         self.host, self.port = host, port
@@ -54,7 +54,7 @@ class Crowd:
         self.writers = []
 
     async def join(self, tokens):
-        """Joins with some of the tokens, one after the other, over one connection."""
+        """Joins with the remaining tokens, one after the other, over one connection."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
         while tokens:
             head = f"Host: {self.host}\r\nAuthorization: Bearer {tokens.pop()}\r\nContent-Length: 0"
@@ -115,7 +115,7 @@ async def main():
         await asyncio.sleep(0.1)
     print(f"opened in {time.monotonic() - began:.1f} s")
     await asyncio.sleep(5)
-    await quietly(f"{n} streams, nothing moves")
+    await quietly(f"{n} streams, no change")
     after_kib = memory_kib(args.pid)
     print(f"the server has {after_kib} KiB: {(after_kib - before_kib) / n:.1f} KiB a stream")
 
@@ -124,7 +124,7 @@ async def main():
     while len(crowd.admitted_at) < args.let_in:
         await asyncio.sleep(0.1)
     waits = sorted(at - began for at in crowd.admitted_at)
-    print(f"{args.let_in} let in: the first knew after {waits[0]:.2f} s, the median {waits[len(waits) // 2]:.2f} s, "
+    print(f"{args.let_in} admitted: the first learned of it after {waits[0]:.2f} s, the median {waits[len(waits) // 2]:.2f} s, "
           f"the last {waits[-1]:.2f} s; the server spent {cpu_s(args.pid) - cpu:.2f} s of CPU")
     await quietly(f"{n} streams, after the line has moved")
     for stream in streams:

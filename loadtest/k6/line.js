@@ -1,13 +1,13 @@
-// The opening of a sale: more and more people join one line, each of them once.
+// The opening of a sale: a growing crowd joins one line, each person once.
 //
-// 10 s up to 500 users, 30 s up to 1,000, 10 s down; each joins, waits 0.1 s, and goes on as the next person. It is the
-// ramp that the system which Usher follows was measured with, except that joining here needs a token.
+// 10 s up to 500 users, 30 s up to 1,000, 10 s down; each user joins, waits 0.1 s, and goes on as the next person. The ramp
+// is that of the published measurement of the system that Usher follows, but joins need an access token here.
 //
 // Environment:
-//   TOKENS       file of access tokens, one a line, made by `usher token mint --count N`
+//   TOKENS       file of access tokens, one on each line, from `usher token mint --count N`
 //   URL          the server (http://127.0.0.1:8080)
-//   PERFORMANCE  whose line; without it, the first performance whose sale is open
-//   P95_MS       the slowest that 95 of 100 joins may be (400)
+//   PERFORMANCE  the performance whose line is joined (the first whose sale is open)
+//   P95_MS       bound of the 95th percentile of joins, in ms (400)
 
 import { check, fail, sleep } from "k6";
 import { SharedArray } from "k6/data";
@@ -34,7 +34,7 @@ export const options = {
   },
 };
 
-// Everything in a list, page by page.
+// Reads a whole list, page by page.
 function all(path) {
   const items = [];
   let cursor = "";
@@ -64,7 +64,7 @@ export function setup() {
 }
 
 export default function ({ performance }) {
-  // Each iteration is the next person; past the last token, people join again and get the place they have.
+  // Each iteration is the next person; after the last token people join again and get the place that they have.
   const token = tokens[exec.scenario.iterationInTest % tokens.length];
   const answer = http.post(`${API}/performances/${performance}/queue`, null, {
     headers: { Authorization: `Bearer ${token}` },

@@ -1,13 +1,13 @@
--- Requests that differ in some headers, and in the body, which come from a file, line by line and in turn. They are put
--- together before the clock starts, so that all runs cost the load generator the same, whatever they ask for.
+-- Sends requests whose headers and body come from a file, a line for each request, in turn. All requests are built before
+-- the clock starts, so that every run costs the load generator the same.
 --
--- Arguments: method, path, columns, file, how many lines to skip, how many to use, how many ms each connection pauses
--- before each request. Columns are names of headers with commas between them, or "(body)"; in the file there are tabs.
--- Prints what came back as one line of JSON.
+-- Arguments: method, path, columns, file, number of lines to skip, number of lines to use, pause of each connection before
+-- each request in ms. Columns are names of headers, or "(body)", separated by commas; in the file they are separated by tabs.
+-- Prints a summary of the answers as one line of JSON.
 
 local requests, n_requests, current = {}, 0, 0
 
--- The parts of a text between one character.
+-- Splits a text at a character; empty parts are dropped.
 local function split(text, separator)
   local parts = {}
   for part in text:gmatch("[^" .. separator .. "]+") do parts[#parts + 1] = part end
@@ -18,7 +18,7 @@ function init(args)
   local method, path, columns, file = args[1], args[2], split(args[3], ","), args[4]
   local first, last = tonumber(args[5]) + 1, tonumber(args[5]) + tonumber(args[6])
   local pause_ms = tonumber(args[7])
-  -- wrk looks whether there is such a function, and then calls it each time.
+  -- wrk calls `delay` before each request if it is defined.
   if pause_ms > 0 then function delay() return pause_ms end end
   local n_lines = 0
   for line in io.lines(file) do
