@@ -92,6 +92,10 @@ impl Verdict {
     fn figure(&mut self, name: impl Into<String>, value: impl Into<f64>) {
         self.figures.insert(name.into(), value.into());
     }
+
+    fn count(&mut self, name: impl Into<String>, count: impl TryInto<u32>) {
+        self.figure(name, count.try_into().unwrap_or(u32::MAX));
+    }
 }
 
 type Running = Pin<Box<dyn Future<Output = Result<Verdict, ProofError>> + Send>>;

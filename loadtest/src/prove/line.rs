@@ -3,7 +3,7 @@
 mod disturbed;
 mod history;
 mod quiet;
-pub(super) mod stage;
+mod stage;
 mod undisturbed;
 
 pub(super) use disturbed::{failover, flushed, killed_servers, redis_killed, redis_stopped};

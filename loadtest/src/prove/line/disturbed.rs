@@ -10,9 +10,9 @@ use usher_kernel::Timestamp;
 use usher_test_servers::redis_server;
 
 use super::super::{Context, ProofError, Size, Verdict};
-use super::stage::{Done, Setup, Stage, between, count_f64};
+use super::stage::{Done, Setup, Stage};
 use super::undisturbed::{habits, over_within, rush};
-use crate::world::clock::{self, eventually};
+use crate::world::clock::{self, eventually, pass};
 use crate::world::people::{Call, Habits, Wish};
 
 /// How long Redis is paused.
@@ -35,7 +35,7 @@ pub(in crate::prove) async fn killed_servers(context: Context) -> Result<Verdict
         if n % 10 == 0 {
             context.say(format_args!("{n} of {n_kills} kills"));
         }
-        between(Duration::from_millis(rng.random_range(500..2_000))).await;
+        pass(Duration::from_millis(rng.random_range(500..2_000))).await;
     }
     stage.until_over(&crowd, over_within(&context)).await;
     Ok(stage.judge(vec![crowd], Done::Everybody).await?.0)
@@ -79,7 +79,7 @@ impl Disaster {
                 let copied = eventually(AT_MOST, || async { copy.is_following().then_some(()) }).await;
                 copied.ok_or(ProofError::NotReached("the replica has copied everything", AT_MOST.as_secs()))?;
                 copy.stop_following();
-                between(LAG).await;
+                pass(LAG).await;
                 stage.lose(|primary| copy.take_over(primary));
             }
         }
@@ -105,7 +105,7 @@ async fn lossy(context: Context, disaster: Disaster, n_losses: u32) -> Result<Ve
         stage.until_admission_goes_on(&crowd, before, context.sized(200, 5)).await;
     }
     // What happens after the last loss is audited, too.
-    stage.watching(&crowd, between(Duration::from_secs(context.sized(10, 2)))).await;
+    stage.watching(&crowd, pass(Duration::from_secs(context.sized(10, 2)))).await;
     Ok(stage.judge(vec![crowd], Done::WhoeverIs).await?.0)
 }
 
@@ -117,10 +117,10 @@ pub(in crate::prove) async fn redis_stopped(context: Context) -> Result<Verdict,
     let habits = Habits { arrive_within, absent_percent: 0, ..habits(&context) };
     let crowd = stage.gather(context.sized(6_000, 300), &habits)?;
     stage.until_full(&crowd, 1, 10).await?;
-    stage.watching(&crowd, between(Duration::from_secs(3))).await;
+    stage.watching(&crowd, pass(Duration::from_secs(3))).await;
     let stopped = clock::now();
     stage.redis().pause();
-    stage.watching(&crowd, between(STOPPED_FOR)).await;
+    stage.watching(&crowd, pass(STOPPED_FOR)).await;
     stage.redis().resume();
     let resumed = clock::now();
     context.say("Redis is resumed");
@@ -138,7 +138,7 @@ pub(in crate::prove) async fn redis_stopped(context: Context) -> Result<Verdict,
     let (mut verdict, visits) = stage.judge(vec![crowd], Done::Everybody).await?;
     let calls: Vec<_> = visits.iter().flat_map(|visit| &visit.calls).copied().collect();
     judge_stop(&context, &calls, stopped, resumed, &mut verdict);
-    verdict.figure("away_at_most", f64::from(u32::try_from(n_away_max).unwrap_or(u32::MAX)));
+    verdict.count("away_at_most", n_away_max);
     if n_away_max > 0 {
         verdict.findings.push(format!("{n_away_max} people who kept polling are counted as away"));
     }
@@ -158,11 +158,11 @@ fn judge_stop(context: &Context, calls: &[Call], stopped: Timestamp, resumed: Ti
     let refused: Vec<_> = joins.iter().filter(is_refused).copied().collect();
     let answered: Vec<_> = polls.iter().filter(is_answered).copied().collect();
     let longest = |calls: &[Call]| calls.iter().map(|call| call.took).max().unwrap_or_default();
-    verdict.figure("stopped_joins", count_f64(joins.len()));
-    verdict.figure("stopped_joins_refused", count_f64(refused.len()));
+    verdict.count("stopped_joins", joins.len());
+    verdict.count("stopped_joins_refused", refused.len());
     verdict.figure("stopped_join_slowest_ms", longest(&joins).as_secs_f64() * 1_000.0);
-    verdict.figure("stopped_polls", count_f64(polls.len()));
-    verdict.figure("stopped_polls_answered", count_f64(answered.len()));
+    verdict.count("stopped_polls", polls.len());
+    verdict.count("stopped_polls_answered", answered.len());
     verdict.figure("stopped_poll_answered_slowest_ms", longest(&answered).as_secs_f64() * 1_000.0);
     if joins.is_empty() || answered.is_empty() {
         verdict.findings.push("no join was sent, or no poll answered, while Redis was paused".into());

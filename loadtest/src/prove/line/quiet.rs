@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::super::{Context, ProofError, Verdict};
-use super::stage::{Done, Setup, Stage, between};
-use crate::world::clock::eventually;
+use super::stage::{Done, Setup, Stage};
+use crate::world::clock::{eventually, pass};
 use crate::world::people::{Crowd, Habits, Progress};
 use crate::world::redis;
 
@@ -73,7 +73,7 @@ async fn arrive(context: &Context, stage: &mut Stage, n_people: usize) -> Result
     let joined = stage.watching(&crowd, joined).await;
     joined.ok_or(ProofError::NotReached("everybody has a place", AT_MOST.as_secs()))?;
     // Until the merges and marks of the last joins are sent.
-    stage.watching(&crowd, between(Duration::from_secs(2))).await;
+    stage.watching(&crowd, pass(Duration::from_secs(2))).await;
     Ok(crowd)
 }
 

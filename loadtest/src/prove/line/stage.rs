@@ -13,7 +13,7 @@ use usher_test_servers::redis_server;
 
 use super::super::{Context, ProofError, Size, Verdict};
 use super::history;
-use crate::world::clock::{self, Stopwatch, eventually, pass};
+use crate::world::clock::{self, Stopwatch, eventually};
 use crate::world::people::{Crowd, Directory, Habits, Progress, Visit};
 use crate::world::sale::Sale;
 use crate::world::servers::{Server, Site};
@@ -195,18 +195,18 @@ impl Stage {
             ("servers_killed", self.killed.len()),
             ("losses", self.losses.len()),
         ] {
-            verdict.figure(name, count_f64(count));
+            verdict.count(name, count);
         }
         tell(&mut verdict.findings, visits.iter().flat_map(|visit| visit.refusals.iter().cloned()));
         let calls = || visits.iter().flat_map(|visit| &visit.calls);
-        let n_calls = |status| count_f64(calls().filter(|call| call.status == status).count());
-        verdict.figure("calls", count_f64(calls().count()));
-        verdict.figure("calls_without_answer", n_calls(None));
-        verdict.figure("calls_answered_503", n_calls(Some(StatusCode::SERVICE_UNAVAILABLE)));
-        verdict.figure("calls_answered_408", n_calls(Some(StatusCode::REQUEST_TIMEOUT)));
-        verdict.figure("calls_answered_429", n_calls(Some(StatusCode::TOO_MANY_REQUESTS)));
+        let n_calls = |status| calls().filter(|call| call.status == status).count();
+        verdict.count("calls", calls().count());
+        verdict.count("calls_without_answer", n_calls(None));
+        verdict.count("calls_answered_503", n_calls(Some(StatusCode::SERVICE_UNAVAILABLE)));
+        verdict.count("calls_answered_408", n_calls(Some(StatusCode::REQUEST_TIMEOUT)));
+        verdict.count("calls_answered_429", n_calls(Some(StatusCode::TOO_MANY_REQUESTS)));
         let n_left = visits.iter().filter(|visit| !visit.is_over).count();
-        verdict.figure("people_not_done", count_f64(n_left));
+        verdict.count("people_not_done", n_left);
         if all == Done::Everybody && n_left > 0 {
             verdict.findings.push(format!("{n_left} people are not done"));
         }
@@ -278,16 +278,6 @@ fn tell(findings: &mut Vec<String>, more: impl IntoIterator<Item = String>) {
             findings.push(format!("{count} findings of this kind: {kind}"));
         }
     }
-}
-
-/// A count as a figure.
-pub(in crate::prove) fn count_f64(count: usize) -> f64 {
-    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
-}
-
-/// Pauses between two steps of a proof.
-pub(super) async fn between(span: Duration) {
-    pass(span).await;
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::super::{Context, ProofError, Size, Verdict};
-use super::stage::{Done, Setup, Stage, between, count_f64};
+use super::stage::{Done, Setup, Stage};
+use crate::world::clock::pass;
 use crate::world::people::Habits;
 use crate::world::redis::{self, Script};
 
@@ -62,12 +63,12 @@ pub(in crate::prove) async fn monitor(context: Context) -> Result<Verdict, Proof
     redis::start_slowlog(&mut connection)?;
     // MONITOR slows Redis down, so it runs for a part of the proof, in which people join, poll and leave.
     let watched = stage.watching(&crowd, redis::watch(&url, Duration::from_secs(context.sized(10, 2)))).await?;
-    stage.watching(&crowd, between(Duration::from_secs(context.sized(40, 2)))).await;
+    stage.watching(&crowd, pass(Duration::from_secs(context.sized(40, 2)))).await;
     let slowlog = redis::slowlog(&mut connection, &watched.scripts)?;
     let (mut verdict, _) = stage.judge(vec![crowd], Done::WhoeverIs).await?;
-    verdict.figure("watched_commands", f64::from(u32::try_from(watched.n_direct).unwrap_or(u32::MAX)));
-    verdict.figure("watched_commands_of_scripts", f64::from(u32::try_from(watched.n_by_scripts).unwrap_or(u32::MAX)));
-    verdict.figure("unbounded_commands", count_f64(watched.unbounded.len()));
+    verdict.count("watched_commands", watched.n_direct);
+    verdict.count("watched_commands_of_scripts", watched.n_by_scripts);
+    verdict.count("unbounded_commands", watched.unbounded.len());
     if watched.scripts.len() < 3 || watched.n_by_scripts == 0 {
         verdict.findings.push("the scripts of admission, merge and refresh were not all called".into());
     }
@@ -83,7 +84,7 @@ pub(in crate::prove) async fn monitor(context: Context) -> Result<Verdict, Proof
         let rank = (took.len() * JUDGED_PERCENT).div_ceil(100);
         let judged = rank.checked_sub(1).and_then(|index| took.get(index)).copied().unwrap_or_default();
         let (name, ms) = (script.as_str(), |took: Duration| took.as_secs_f64() * 1_000.0);
-        verdict.figure(format!("{name}_calls"), count_f64(took.len()));
+        verdict.count(format!("{name}_calls"), took.len());
         verdict.figure(format!("{name}_p{JUDGED_PERCENT}_ms"), ms(judged));
         verdict.figure(format!("{name}_slowest_ms"), ms(took.last().copied().unwrap_or_default()));
         if context.size == Size::Full && judged > within {

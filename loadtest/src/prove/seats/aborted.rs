@@ -14,7 +14,6 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::super::line::stage::count_f64;
 use super::super::{Context, ProofError, Verdict};
 use super::shop::{SECTION, Shop};
 use super::stage::{GIVE_UP_AFTER, Setting, Stage};
@@ -58,7 +57,7 @@ pub(in crate::prove) async fn aborted_holds(context: Context) -> Result<Verdict,
     });
     let aborted: Vec<_> = aborted.buffer_unordered(AT_ONCE).collect().await;
     let aborted = aborted.into_iter().collect::<Result<Vec<_>, _>>()?;
-    verdict.figure("answered_before_they_hung_up", count_f64(n_answered.into_inner()));
+    verdict.count("answered_before_they_hung_up", n_answered.into_inner());
 
     context.say(format_args!("{n_honest} buyers buy at once"));
     let shop = Shop::open(stage, n_honest, n_honest);
@@ -73,14 +72,14 @@ pub(in crate::prove) async fn aborted_holds(context: Context) -> Result<Verdict,
              confirmed reservations"
         ));
     }
-    verdict.figure("confirmed_in_the_database", n_confirmed as f64);
+    verdict.count("confirmed_in_the_database", n_confirmed);
 
     match shop.stage.until_nothing_is_open(context.sized(CLOSED_WITHIN, GIVE_UP_AFTER)).await {
         Some(took) => verdict.figure("nothing_is_open_after_s", took.as_secs_f64()),
         None => shop.stage.find("a transaction stays open".into()),
     }
     let n_held = watcher.number("SELECT COUNT(*) FROM reservations WHERE state = 'held'").await;
-    verdict.figure("held_by_those_who_hung_up", n_held as f64);
+    verdict.count("held_by_those_who_hung_up", n_held);
     context.say("every client repeats its request at the other server");
     shop.ask_for_all_again().await?;
     let again = iter(aborted).map(async |(buyer, wish)| {
@@ -88,7 +87,7 @@ pub(in crate::prove) async fn aborted_holds(context: Context) -> Result<Verdict,
         shop.stage.until_answered(|| shop.stage.hold(&buyer, "hold", &wish), StatusCode::CREATED).await;
     });
     again.buffer_unordered(AT_ONCE).collect::<Vec<_>>().await;
-    verdict.figure("asked_again", count_f64(shop.stage.n_asked_again.load(Ordering::SeqCst)));
+    verdict.count("asked_again", shop.stage.n_asked_again.load(Ordering::SeqCst));
     shop.stage.count_connections().await?;
     shop.stage.conclude(&mut verdict);
     Ok(verdict)

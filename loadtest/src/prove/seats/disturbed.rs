@@ -6,7 +6,6 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use serde_json::json;
 
-use super::super::line::stage::count_f64;
 use super::super::{Context, ProofError, Size, Verdict};
 use super::shop::{SECTION, Shop};
 use super::stage::{GIVE_UP_AFTER, Setting, Stage};
@@ -31,8 +30,8 @@ async fn goes_on(shop: &Shop, n_at_once: usize) -> bool {
 }
 
 fn tell_of_shop(shop: &Shop, n_bought: usize, verdict: &mut Verdict) {
-    verdict.figure("bought", count_f64(n_bought));
-    verdict.figure("asked_again", count_f64(shop.stage.n_asked_again.load(Ordering::SeqCst)));
+    verdict.count("bought", n_bought);
+    verdict.count("asked_again", shop.stage.n_asked_again.load(Ordering::SeqCst));
 }
 
 /// Buyers hold and pay while the database is killed, and retry until they are answered. Every acknowledged purchase must
@@ -124,7 +123,7 @@ pub(in crate::prove) async fn database_frozen(context: Context) -> Result<Verdic
     let longest = shop.while_buying(freezing).await?;
 
     verdict.figure("all_served_again_after_s", longest.as_secs_f64());
-    verdict.figure("refused", count_f64(n_refused()));
+    verdict.count("refused", n_refused());
     for (name, expected, bound) in [
         ("longest_hold_s", StatusCode::CREATED, HOLDS_ANSWERED_WITHIN),
         ("longest_payment_s", StatusCode::OK, PAYMENTS_ANSWERED_WITHIN),

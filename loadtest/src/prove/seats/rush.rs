@@ -9,7 +9,6 @@ use rand::{Rng as _, SeedableRng as _};
 use reqwest::StatusCode;
 use serde_json::json;
 
-use super::super::line::stage::count_f64;
 use super::super::{Context, ProofError, Verdict};
 use super::stage::{Setting, Stage, answer};
 use crate::world::clock::Stopwatch;
@@ -71,7 +70,7 @@ pub(in crate::prove) async fn seat_rush(context: Context) -> Result<Verdict, Pro
     join_all(crowd).await.into_iter().collect::<Result<(), _>>()?;
     verdict.figure("best_s", took.elapsed().as_secs_f64());
     let sold = rush.sold.into_inner();
-    verdict.figure("best_sold", count_f64(sold));
+    verdict.count("best_sold", sold);
     if sold != n_best {
         stage.find(format!("{sold} of {n_best} seats are sold"));
     }

@@ -14,7 +14,6 @@ use reqwest::{Method, StatusCode};
 use serde_json::json;
 use usher_kernel::Timestamp;
 
-use super::super::line::stage::count_f64;
 use super::super::{Context, ProofError, Verdict};
 use super::stage::{Answer, Buyer, GIVE_UP_AFTER, Setting, Stage, answer};
 use crate::world::clock::{self, Stopwatch, pass};
@@ -83,18 +82,18 @@ pub(in crate::prove) async fn sweepers(context: Context) -> Result<Verdict, Proo
     let n_deadlocks = watcher.n_deadlocks().await - n_deadlocks_before;
     let seen = floor.seen.counts();
     for (name, count) in seen {
-        verdict.figure(name, count_f64(count));
+        verdict.count(name, count);
         if count == 0 {
             stage.find(format!("this never happened: {name}"));
         }
     }
     for (name, count) in [("lapsed", n_lapsed), ("lapsed_and_swept", n_swept)] {
-        verdict.figure(name, count as f64);
+        verdict.count(name, count);
         if count == 0 {
             stage.find(format!("this never happened: {name}"));
         }
     }
-    verdict.figure("deadlocks_in_the_database", n_deadlocks as f64);
+    verdict.count("deadlocks_in_the_database", n_deadlocks);
     stage.conclude(&mut verdict);
     Ok(verdict)
 }
