@@ -14,6 +14,13 @@ use crate::board::{BoardEvent, BoardRecord};
 use crate::model::{PassNumber, TransitionError};
 use crate::{Reservation, Seat, SeatCounts, SeatStatus};
 
+/// The longest page of a list: 200, and one more that tells whether another page follows.
+pub const PAGE_MAX: u64 = 201;
+/// The longest list for a sweep.
+pub const LIST_MAX: u32 = 1_000;
+/// The most events that one call reads.
+pub const EVENTS_MAX: u32 = 10_000;
+
 /// Which seats somebody wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SeatWish<Name> {
@@ -211,7 +218,7 @@ pub struct SeatFilter {
     pub grade: Option<String>,
     /// Only behind this index.
     pub after: Option<u32>,
-    /// How many at most, up to 201.
+    /// How many at most, up to [`PAGE_MAX`].
     pub limit: u64,
 }
 
@@ -283,19 +290,19 @@ pub trait ReservationRepository: Send + Sync + 'static {
     -> Result<Vec<ReleaseOutcome>, StoreError>;
 
     /// Writes down that holds have lapsed, and frees the seats they still own: the oldest `limit` of them, at most
-    /// 1,000. Answers how many reservations expired.
+    /// [`LIST_MAX`]. Answers how many reservations expired.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn expire_lapsed(&self, now: Timestamp, limit: u32) -> Result<u32, StoreError>;
 
-    /// Payments under way whose `resolve_at` has come; at most `limit`, up to 1,000.
+    /// Payments under way whose `resolve_at` has come; at most `limit`, up to [`LIST_MAX`].
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn unsettled(&self, now: Timestamp, limit: u32) -> Result<Vec<Unsettled>, StoreError>;
 
-    /// Refunds that the gateway has not confirmed; at most `limit`, up to 1,000.
+    /// Refunds that the gateway has not confirmed; at most `limit`, up to [`LIST_MAX`].
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
@@ -318,7 +325,7 @@ pub trait ReservationRepository: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<Option<Reservation>, StoreError>;
 
-    /// A page of an account's reservations, in the order of ids, as they read at `now`.
+    /// A page of an account's reservations, at most [`PAGE_MAX`], in the order of ids, as they read at `now`.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
@@ -415,15 +422,15 @@ fn the_only<T>(operation: &'static str, answers: Vec<T>) -> Result<T, StoreError
 ///    after it and those that are missing in between, sees all that happens to the board.
 #[async_trait]
 pub trait SeatEvents: Send + Sync + 'static {
-    /// The seats of a performance and its latest `n_events` events, at most 10,000, as they are now. `None` if there is
-    /// no such performance.
+    /// The seats of a performance and its latest `n_events` events, at most [`EVENTS_MAX`], as they are now. `None` if
+    /// there is no such performance.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn board(&self, performance: PerformanceId, n_events: u32) -> Result<Option<BoardRecord>, StoreError>;
 
     /// Events of all performances: those of `missing` that are there, and the first `limit` after `after`, at most
-    /// 10,000, in the order of ids.
+    /// [`EVENTS_MAX`], in the order of ids.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.

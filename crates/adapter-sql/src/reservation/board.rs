@@ -9,6 +9,7 @@ use sea_orm::{
 };
 use usher_kernel::{PerformanceId, Timestamp};
 use usher_reservation::board::{BoardChange, SeatStanding};
+use usher_reservation::ports::EVENTS_MAX;
 use usher_reservation::{BoardEvent, BoardRecord, SeatStatus};
 
 use crate::entities::{performances, seat_events, seats};
@@ -16,8 +17,6 @@ use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
 use crate::statements::padded;
 
-/// The most events that one call reads.
-const EVENTS_MAX: u32 = 10_000;
 /// An event is settled once it is this much older than the latest one: no transaction with an event before it is still
 /// open. The time of an event is that of its command. The command may wait for its batch and be tried three times, for
 /// 5 s each, before the event gets its id. Transactions with events before it take 5 s at most, too.

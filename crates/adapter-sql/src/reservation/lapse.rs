@@ -4,7 +4,7 @@ use sea_orm::prelude::Uuid;
 use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use usher_kernel::{ReservationId, StoreError, Timestamp};
 use usher_reservation::judge;
-use usher_reservation::ports::{ReleaseCommand, ReleaseOutcome};
+use usher_reservation::ports::{LIST_MAX, ReleaseCommand, ReleaseOutcome};
 
 use super::{locked, rows};
 use crate::Database;
@@ -24,12 +24,11 @@ pub(super) async fn release_all(
 }
 
 const EXPIRE: &str = "reservation.expire_lapsed";
-/// The most reservations that expire in one call. `EXPIRE_TOGETHER`: in one transaction, whose locks block buyers.
-const EXPIRE_MAX: u32 = 1_000;
+/// The most reservations that expire in one transaction: its locks block buyers.
 const EXPIRE_TOGETHER: usize = 100;
 
 pub(super) async fn expire(database: &Database, now: Timestamp, limit: u32) -> Result<u32, StoreError> {
-    let mut lapsed = database.read(EXPIRE, |db| lapsed(db, now, limit.min(EXPIRE_MAX))).await?;
+    let mut lapsed = database.read(EXPIRE, |db| lapsed(db, now, limit.min(LIST_MAX))).await?;
     // Sorted, so that all sweepers take their locks in one order.
     lapsed.sort_unstable();
     let mut n_expired = 0;

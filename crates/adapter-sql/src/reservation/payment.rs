@@ -14,7 +14,7 @@ use usher_reservation::judge::payment::{
     Attempt, AttemptEnd, AttemptState, BeginFacts, BeginWrites, SettleFacts, SettleWrites,
 };
 use usher_reservation::model::PassNumber;
-use usher_reservation::ports::{PayCommand, PayOutcome, RefundDue, SettleCommand, Settled, Unsettled};
+use usher_reservation::ports::{LIST_MAX, PayCommand, PayOutcome, RefundDue, SettleCommand, Settled, Unsettled};
 use usher_reservation::{Reservation, State};
 
 use super::{locked, rows};
@@ -34,9 +34,6 @@ const DECLINED: &str = "declined";
 const UNHEARD: &str = "unheard";
 /// The gateway captured the money, and it is refunded: there is a row in `refunds`.
 pub(super) const REFUNDED: &str = "refunded";
-
-/// The most rows in a list for the sweepers.
-const LIST_MAX: u32 = 1_000;
 
 pub(super) async fn begin_all(
     tx: &DatabaseTransaction,

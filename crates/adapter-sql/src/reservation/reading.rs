@@ -14,7 +14,7 @@ use usher_reservation::audit::{
     SeatRecord,
 };
 use usher_reservation::model::PassNumber;
-use usher_reservation::ports::SeatFilter;
+use usher_reservation::ports::{PAGE_MAX, SeatFilter};
 use usher_reservation::{Reservation, Seat, SeatCounts, SeatStatus};
 
 use super::seats::holding;
@@ -26,9 +26,6 @@ use crate::entities::{
 };
 use crate::error::{CorruptRow, Failure};
 use crate::row::Row;
-
-/// The longest page: 200 rows, and one more that tells whether another page follows.
-const PAGE_MAX: u64 = 201;
 
 pub(super) async fn find(
     db: &impl ConnectionTrait,
