@@ -1,13 +1,18 @@
 //! Durable state of one process, behind one lock.
 
+use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use usher_kernel::StoreError;
 
 use crate::account::Accounts;
+use crate::catalogue::Catalogue;
 use crate::charge_log::Charges;
+use crate::claims::Claims;
 use crate::ledger::{EndedPasses, Ledger};
 use crate::policy::Policies;
+use crate::reservation::{Payments, Reservations};
+use crate::seats::{Events, Seats};
 
 /// State that the durable ports share. It lives as long as its clones, and is lost with the process.
 ///
@@ -21,10 +26,16 @@ pub struct Database(Arc<Mutex<Tables>>);
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
     pub(crate) accounts: Accounts,
+    pub(crate) catalogue: Catalogue,
     pub(crate) charges: Charges,
+    pub(crate) claims: Claims,
     pub(crate) ended_passes: EndedPasses,
+    pub(crate) events: Events,
     pub(crate) ledger: Ledger,
+    pub(crate) payments: Payments,
     pub(crate) policies: Policies,
+    pub(crate) reservations: Reservations,
+    pub(crate) seats: Seats,
 }
 
 impl Database {
@@ -36,11 +47,16 @@ impl Database {
 
     pub(crate) fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, Tables>, StoreError> {
         // State that a panic left half changed must not sell anything.
-        self.0.lock().map_err(|_| contradiction(operation, "a panic left the state half changed"))
+        self.0.lock().map_err(|_| corrupt(operation)(Contradiction("a panic left the state half changed")))
     }
 }
 
-/// Reports state that cannot be.
-pub(crate) fn contradiction(operation: &'static str, what: &'static str) -> StoreError {
-    StoreError::Corrupt { operation, source: what.into() }
+/// State that cannot be: a bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Contradiction(pub(crate) &'static str);
+
+/// What the caller of `operation` is told of a contradiction. Nothing was changed.
+pub(crate) fn corrupt<E: Error + Send + Sync + 'static>(operation: &'static str) -> impl Fn(E) -> StoreError {
+    move |source| StoreError::Corrupt { operation, source: Box::new(source) }
 }

@@ -8,7 +8,7 @@ use usher_queue::ports::{LineLedger, LineMark, Opening, PastGrant, Superseded};
 use usher_queue::{Epoch, Grant, PlaceNumber};
 
 use crate::Database;
-use crate::database::contradiction;
+use crate::database::{Contradiction, corrupt};
 
 /// Lines by performance, and the epoch that they open in.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ impl Ledger {
             return Ok(Superseded::By(self.epoch));
         }
         let line = self.lines.get_mut(&performance).filter(|line| line.epoch == mine);
-        let line = line.ok_or_else(|| contradiction(operation, "the line was not opened in this epoch"))?;
+        let line = line.ok_or(Contradiction("the line was not opened in this epoch")).map_err(corrupt(operation))?;
         Ok(Superseded::No(act(line)))
     }
 }

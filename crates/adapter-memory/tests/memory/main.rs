@@ -3,10 +3,12 @@
 #![cfg(test)]
 
 mod account;
+mod catalogue;
 mod charge_log;
 mod ledger;
 mod line_store;
 mod policy;
+mod reservation;
 
 use usher_adapter_memory::Database;
 
