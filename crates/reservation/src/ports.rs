@@ -250,6 +250,7 @@ pub struct SeatFilter {
 ///     while fewer seats are free.
 /// 13. Queries that select by time or status (`seats`, `seat_counts`, `expire_lapsed`, `unsettled`, the free seats for
 ///     [`crate::judge::hold`]) select exactly what the functions of this crate say of the stored values.
+#[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait ReservationRepository: Send + Sync + 'static {
     /// Holds seats, a reservation per command; answers in the order of the commands.
@@ -499,6 +500,7 @@ impl std::fmt::Debug for PaymentToken {
 /// 3. `refund` is idempotent by attempt, and gives back only what was captured.
 /// 4. `cancel` tells what became of an attempt, and closes one that was not heard of: whenever its charge arrives, it is
 ///    declined. Of a charge and a cancellation at once, one comes first, and both are told which.
+#[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait PaymentGateway: Send + Sync + 'static {
     /// Whether a token is one that this gateway gives out.
@@ -558,6 +560,7 @@ pub struct SaleTerms {
 }
 
 /// Knows the terms of sales. Bridged to the catalogue and the line's policies.
+#[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait SaleDesk: Send + Sync + 'static {
     /// The terms of a performance's sale, if there is such a performance.
@@ -583,6 +586,7 @@ pub enum GateOutcome {
 
 /// Says who is admitted. Bridged to the line. Asks no store: whether a pass ended is for the repository to judge, in the
 /// transaction of the hold.
+#[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait AdmissionGate: Send + Sync + 'static {
     /// Checks a pass for signature, owner, performance and time.

@@ -1,5 +1,8 @@
 //! Holding, paying, releasing; and looking after what nobody finished.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
