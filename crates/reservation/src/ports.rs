@@ -406,9 +406,9 @@ pub trait ReservationRepositoryExt: ReservationRepository {
 
 impl<R: ReservationRepository + ?Sized> ReservationRepositoryExt for R {}
 
-/// The answer to the only command of a call.
-fn the_only<T>(operation: &'static str, answers: Vec<T>) -> Result<T, StoreError> {
-    let too_few = || StoreError::Corrupt { operation, source: "a command was not answered".into() };
+/// The answer to a call that asked for one thing.
+pub(crate) fn the_only<T>(operation: &'static str, answers: Vec<T>) -> Result<T, StoreError> {
+    let too_few = || StoreError::Corrupt { operation, source: "the store gave no answer".into() };
     answers.into_iter().next().ok_or_else(too_few)
 }
 

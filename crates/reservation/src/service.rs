@@ -16,7 +16,7 @@ use crate::model::TransitionError;
 use crate::ports::{
     AdmissionGate, ChargeOutcome, ChargeStatus, GateOutcome, HoldCommand, HoldOutcome, PayCommand, PayOutcome,
     PaymentGateway, PaymentToken, ReleaseOutcome, ReservationRepository, ReservationRepositoryExt, SaleDesk, SalePhase,
-    SaleTerms, SeatFilter, SeatWish, Settled, Verdict,
+    SaleTerms, SeatFilter, SeatWish, Settled, Verdict, the_only,
 };
 use crate::{Error, Reservation, Seat, SeatCounts, State};
 
@@ -217,7 +217,7 @@ impl Service {
     pub async fn seat_counts(&self, performance: PerformanceId) -> Result<SeatCounts, Error> {
         let Ports { reservations, clock, .. } = &self.0.ports;
         let counts = reservations.seat_counts(&[performance], clock.now()).await?;
-        Ok(counts.first().copied().unwrap_or_default())
+        Ok(the_only("reservation.seat_counts", counts)?)
     }
 
     /// Looks after what nobody finished: frees lapsed holds, asks the gateway about payments without an answer, sends

@@ -69,3 +69,11 @@ async fn seats_that_cannot_be_counted_are_not_called_none() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn seats_that_the_store_does_not_count_are_corrupt_and_not_none() {
+    let mut mocks = Mocks::default();
+    mocks.reservations.expect_seat_counts().once().return_once(|_, _| Ok(Vec::new()));
+
+    is_corrupt(&mocks.service().seat_counts(PERFORMANCE).await, "reservation.seat_counts");
+}
