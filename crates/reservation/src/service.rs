@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use usher_kernel::{
-    AccountId, AttemptId, Claim, Clock, IdGenerator, PerformanceId, ReservationId, SeatId, TicketId, Timestamp,
-    Violation,
+    AccountId, AttemptId, Claim, Clock, IdGenerator, PerformanceId, ReservationId, SeatId, StoreError, TicketId,
+    Timestamp, Violation,
 };
 
 use crate::model::TransitionError;
@@ -312,16 +312,19 @@ impl Service {
     }
 
     async fn settle_and_answer(&self, attempt: AttemptId, verdict: &Verdict) -> Result<Reservation, Error> {
-        match self.settle(attempt, verdict).await? {
-            Some(settled) => Self::answer(settled),
-            None => Err(Error::NotFound),
-        }
+        Self::answer(self.settle(attempt, verdict).await?)
     }
 
-    async fn settle(&self, attempt: AttemptId, verdict: &Verdict) -> Result<Option<Settled>, Error> {
+    /// Ends an attempt that the store has: it began it, or named it.
+    async fn settle(&self, attempt: AttemptId, verdict: &Verdict) -> Result<Settled, Error> {
         let Ports { reservations, gate, clock, .. } = &self.0.ports;
         let settled = reservations.settle(attempt, verdict, clock.now()).await?;
-        if let Some(Settled::Confirmed(reservation)) = &settled {
+        let unknown = || StoreError::Corrupt {
+            operation: "reservation.settle",
+            source: format!("attempt {attempt} is under way and not in the store").into(),
+        };
+        let settled = settled.ok_or_else(unknown)?;
+        if let Settled::Confirmed(reservation) = &settled {
             gate.pass_used(reservation.performance, reservation.pass).await;
         }
         Ok(settled)

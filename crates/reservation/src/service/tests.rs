@@ -10,7 +10,7 @@ mod sweeping;
 use std::fmt::Debug;
 
 use usher_kernel::store::every_failure_is_told;
-use usher_kernel::{CountedIds, Fingerprint, ManualClock, Money, StoreError};
+use usher_kernel::{CountedIds, Fingerprint, ManualClock, Money};
 
 use super::*;
 use crate::model::PassNumber;

@@ -108,11 +108,13 @@ async fn a_payment_whose_end_could_not_be_stored_is_settled_once_and_uses_up_no_
 }
 
 #[tokio::test]
-async fn a_payment_whose_end_the_store_does_not_answer_is_corrupt_and_uses_up_no_pass() {
-    let mut mocks = charged(Ok(ChargeOutcome::Captured));
-    mocks.expect_settle(ATTEMPT, is_captured, Ok(Vec::new()));
+async fn a_payment_that_the_store_does_not_know_or_answer_when_it_ends_is_corrupt_and_uses_up_no_pass() {
+    for answer in [Vec::new(), vec![None]] {
+        let mut mocks = charged(Ok(ChargeOutcome::Captured));
+        mocks.expect_settle(ATTEMPT, is_captured, Ok(answer));
 
-    is_corrupt(&confirm(mocks).await, "reservation.settle");
+        is_corrupt(&confirm(mocks).await, "reservation.settle");
+    }
 }
 
 #[tokio::test]
