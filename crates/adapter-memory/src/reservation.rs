@@ -99,9 +99,7 @@ impl Tables {
     }
 }
 
-fn by_name<'a>(
-    seats: BTreeMap<PerformanceId, BTreeSet<&'a SeatId>>,
-) -> impl Iterator<Item = (PerformanceId, &'a SeatId)> {
+fn by_name(seats: BTreeMap<PerformanceId, BTreeSet<&SeatId>>) -> impl Iterator<Item = (PerformanceId, &SeatId)> {
     seats.into_iter().flat_map(|(performance, seats)| seats.into_iter().map(move |seat| (performance, seat)))
 }
 

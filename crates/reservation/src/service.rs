@@ -241,7 +241,8 @@ impl Service {
                     continue;
                 }
             };
-            self.settle(unsettled.attempt, &verdict).await?;
+            // The outcome is stored; no caller waits for it here.
+            drop(self.settle(unsettled.attempt, &verdict).await?);
             swept.n_settled += 1;
         }
         for due in reservations.refunds_due(SWEEP_MAX).await? {
