@@ -42,26 +42,33 @@ where
     tasks.join_all().await
 }
 
-/// The gap between looking and acting that the suites' negative controls have. Whoever is in it stays until somebody
-/// else is there too, so that no lucky schedule hides the race.
+/// The gap between check and act that the suites' negative controls have. A caller stays in it until another caller
+/// arrives, so that no lucky schedule hides the race.
 #[cfg(test)]
-#[derive(Debug, Default)]
-pub(crate) struct Gap(std::sync::atomic::AtomicUsize);
+#[derive(Debug)]
+pub(crate) struct Gap(tokio::sync::watch::Sender<usize>);
+
+#[cfg(test)]
+impl Default for Gap {
+    fn default() -> Self {
+        Self(tokio::sync::watch::Sender::new(0))
+    }
+}
 
 #[cfg(test)]
 impl Gap {
-    /// How often others are let run before a caller believes that it is alone.
-    const YIELDS_MAX: u32 = 100;
+    /// How long a caller waits for another one before it goes on alone: longer than a busy machine mostly keeps a task
+    /// waiting, and short enough for suites that call one after the other.
+    const WAIT_MAX: std::time::Duration = std::time::Duration::from_millis(20);
 
     pub(crate) async fn wait_for_others(&self) {
-        use std::sync::atomic::Ordering::SeqCst;
-
-        let n_arrived = self.0.fetch_add(1, SeqCst) + 1;
-        for _ in 0..Self::YIELDS_MAX {
-            if self.0.load(SeqCst) > n_arrived {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
+        let mut arrivals = self.0.subscribe();
+        let mut n_arrived = 0;
+        self.0.send_modify(|n| {
+            *n += 1;
+            n_arrived = *n;
+        });
+        // The last caller of a race stays alone, and goes on when the time is over.
+        drop(tokio::time::timeout(Self::WAIT_MAX, arrivals.wait_for(|n| *n > n_arrived)).await);
     }
 }
