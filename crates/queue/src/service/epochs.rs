@@ -124,6 +124,7 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::super::line::OPENING_PAUSE;
+    use usher_kernel::StoreError;
     use usher_kernel::store::every_failure_is_told;
 
     use super::super::scene::{ACCOUNT, CALLED, CEILING, EPOCH, LINE, Mocks, OTHER_LINE, Server, changes};
@@ -153,11 +154,11 @@ mod tests {
         Superseded::No(Opening { is_first, start, ceiling: CEILING, mark: LineMark::default(), live: Vec::new() })
     }
 
-    #[tokio::test]
-    async fn a_server_that_cannot_read_the_epoch_opens_nothing() {
+    /// Opens a line on a server that knows no epoch yet, with a ledger that fails as `fail` says.
+    async fn every_failed_beginning_is_told(fail: fn(&mut Mocks, StoreError)) {
         every_failure_is_told(Error::Store, async |failure| {
             let mut mocks = Mocks::default();
-            mocks.ledger.expect_epoch().once().return_once(move || Err(failure));
+            fail(&mut mocks, failure);
             let server = mocks.server();
             server.know(LINE);
 
@@ -170,17 +171,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_that_cannot_read_the_epoch_opens_nothing() {
+        every_failed_beginning_is_told(|mocks, failure| {
+            mocks.ledger.expect_epoch().once().return_once(move || Err(failure));
+        })
+        .await;
+    }
+
+    #[tokio::test]
     async fn a_server_that_cannot_begin_the_first_epoch_opens_nothing() {
-        every_failure_is_told(Error::Store, async |failure| {
-            let mut mocks = Mocks::default();
+        every_failed_beginning_is_told(|mocks, failure| {
             mocks.ledger.expect_epoch().once().return_once(|| Ok(Epoch::ZERO));
             mocks.ledger.expect_begin_epoch().once().return_once(move |_| Err(failure));
-            let server = mocks.server();
-            server.know(LINE);
+        })
+        .await;
+    }
+
+    /// Opens the line with a port that fails in each way there is, as `fail` says. The line stays closed, in its epoch.
+    async fn every_failed_opening_is_told(wrapped: fn(StoreError) -> Error, fail: fn(&mut Mocks, StoreError)) {
+        every_failure_is_told(wrapped, async |failure| {
+            let mut mocks = Mocks::default();
+            fail(&mut mocks, failure);
+            let server = server_of_a_closed_line(mocks);
 
             let opened = open(&server).await;
 
-            assert_eq!(server.service.epoch(), Epoch::ZERO);
+            assert_eq!((is_open(&server), server.service.epoch()), (false, EPOCH));
             opened
         })
         .await;
@@ -188,47 +204,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_line_that_the_ledger_does_not_open_is_not_put_into_the_store() {
-        every_failure_is_told(Error::Store, async |failure| {
-            let mut mocks = Mocks::default();
+        every_failed_opening_is_told(Error::Store, |mocks, failure| {
             mocks.ledger.expect_open_line().once().return_once(move |_, _, _, _| Err(failure));
-            let server = server_of_a_closed_line(mocks);
-
-            let opened = open(&server).await;
-
-            assert!(!is_open(&server));
-            opened
         })
         .await;
     }
 
     #[tokio::test]
     async fn a_store_that_fails_to_open_a_line_has_not_lost_it() {
-        every_failure_is_told(Error::LineStore, async |failure| {
-            let mut mocks = Mocks::default();
+        every_failed_opening_is_told(Error::LineStore, |mocks, failure| {
             mocks.ledger.expect_open_line().once().return_once(|_, _, _, _| Ok(opening(true)));
             mocks.store.expect_open().once().return_once(move |_, _| Err(failure));
-            let server = server_of_a_closed_line(mocks);
-
-            let opened = open(&server).await;
-
-            assert_eq!((is_open(&server), server.service.epoch()), (false, EPOCH));
-            opened
         })
         .await;
     }
 
     #[tokio::test]
     async fn a_store_that_fails_to_take_a_contribution_has_not_lost_the_line() {
-        every_failure_is_told(Error::LineStore, async |failure| {
-            let mut mocks = Mocks::default();
+        every_failed_opening_is_told(Error::LineStore, |mocks, failure| {
             mocks.ledger.expect_open_line().once().return_once(|_, _, _, _| Ok(opening(false)));
             mocks.store.expect_contribute().once().return_once(move |_, _| Err(failure));
-            let server = server_of_a_closed_line(mocks);
-
-            let opened = open(&server).await;
-
-            assert_eq!((is_open(&server), server.service.epoch()), (false, EPOCH));
-            opened
         })
         .await;
     }
