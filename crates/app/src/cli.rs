@@ -22,7 +22,8 @@ use crate::demo;
 use crate::http::openapi::Document;
 use crate::identity::access_tokens::{Bearer, Identity, SigningError};
 use crate::identity::password::Argon2Hasher;
-use crate::runtime::ids::{RandomIds, SystemClock};
+use crate::runtime::clock::SystemClock;
+use crate::runtime::ids::RandomIds;
 use crate::runtime::schema::{self, SchemaError};
 use crate::runtime::telemetry;
 

@@ -39,7 +39,8 @@ use crate::live::boards::{Boards, FOLLOW_INTERVAL};
 use crate::live::geometries::Geometries;
 use crate::live::streams::Streams;
 use crate::runtime::background::Background;
-use crate::runtime::ids::{RandomIds, SystemClock};
+use crate::runtime::clock::SystemClock;
+use crate::runtime::ids::RandomIds;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::schema::{self, SchemaError};
 

@@ -15,7 +15,7 @@ use usher_app::decorators::group_commit::GroupCommit;
 use usher_app::decorators::observed::Observed;
 use usher_app::decorators::recorded::Recorded;
 use usher_app::runtime::background::Background;
-use usher_app::runtime::ids::SystemClock;
+use usher_app::runtime::clock::SystemClock;
 use usher_app::runtime::metrics::Metrics;
 use usher_app::runtime::schema;
 use usher_concert::SeatMap;

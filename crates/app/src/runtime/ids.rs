@@ -1,35 +1,11 @@
-//! The system's clock, and ids and secrets that nobody can guess.
+//! Ids and secrets that nobody can guess.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::Rng as _;
-use usher_kernel::{Clock, IdGenerator, Timestamp};
+use usher_kernel::{Clock, IdGenerator};
 use uuid::Uuid;
-
-/// The system's clock, which never goes back as long as the process lives.
-#[derive(Debug, Default)]
-pub struct SystemClock {
-    latest_ms: AtomicI64,
-}
-
-impl SystemClock {
-    /// The system's clock.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { latest_ms: AtomicI64::new(0) }
-    }
-}
-
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        #[expect(clippy::disallowed_methods, reason = "this is the clock that everybody else asks")]
-        let since_epoch = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ms = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
-        Timestamp::from_unix_ms(self.latest_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms))
-    }
-}
 
 /// Makes UUIDs of version 7 and ticket codes.
 #[derive(Debug)]
@@ -83,7 +59,7 @@ impl IdGenerator for RandomIds {
 mod tests {
     use std::collections::HashSet;
 
-    use usher_kernel::ManualClock;
+    use usher_kernel::{ManualClock, Timestamp};
 
     use super::*;
 
@@ -108,7 +84,7 @@ mod tests {
 
     #[test]
     fn codes_are_long_and_differ() {
-        let ids = RandomIds::new(Arc::new(SystemClock::new()));
+        let ids = RandomIds::new(Arc::new(ManualClock::new(Timestamp::from_unix_ms(1_700_000_000_000))));
 
         let codes: HashSet<_> = (0..1_000).map(|_| ids.next_code()).collect();
 
@@ -116,13 +92,5 @@ mod tests {
         assert!(
             codes.iter().all(|code| code.len() == CODE_LEN && code.bytes().all(|byte| CODE_ALPHABET.contains(&byte)))
         );
-    }
-
-    #[test]
-    fn the_clock_never_goes_back() {
-        let clock = SystemClock::new();
-        clock.latest_ms.store(i64::MAX, Ordering::Relaxed);
-
-        assert_eq!(clock.now().unix_ms(), i64::MAX);
     }
 }

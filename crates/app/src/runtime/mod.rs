@@ -2,6 +2,7 @@
 //! nothing of requests.
 
 pub mod background;
+pub mod clock;
 pub mod ids;
 pub mod metrics;
 pub mod schema;

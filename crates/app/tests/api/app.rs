@@ -26,7 +26,7 @@ use usher_account::Role;
 use usher_app::composition::Application;
 use usher_app::config::Settings;
 use usher_app::identity::access_tokens::{Bearer, Identity};
-use usher_app::runtime::ids::SystemClock;
+use usher_app::runtime::clock::SystemClock;
 use usher_kernel::{AccountId, Clock as _, Timestamp};
 
 /// How long a condition may take to come true, on a busy machine.
