@@ -20,7 +20,7 @@ use crate::composition::{Application, StartError};
 use crate::config::{ConfigError, Secret, Settings};
 use crate::demo;
 use crate::http::openapi::Document;
-use crate::identity::access_tokens::{Bearer, Identity, SigningError};
+use crate::identity::access_tokens::{AccessTokens, Bearer, SigningError};
 use crate::identity::password::Argon2Hasher;
 use crate::runtime::clock::SystemClock;
 use crate::runtime::ids::RandomIds;
@@ -254,12 +254,12 @@ async fn create_operator(settings: &Settings, email: &str) -> Result<(), Command
 fn mint(settings: &Settings, count: u64) -> Result<(), CommandError> {
     let (secret, clock) = (settings.secret()?, Arc::new(SystemClock::new()));
     let previous = settings.secret_previous().map(Secret::expose);
-    let identity = Identity::new(secret.expose(), previous, settings.token_ttl());
+    let access_tokens = AccessTokens::new(secret.expose(), previous, settings.token_ttl());
     let ids = RandomIds::new(clock.clone());
     let mut out = io::BufWriter::new(io::stdout().lock());
     for _ in 0..count {
         let bearer = Bearer { account: AccountId::from_uuid(ids.next_uuid()), role: Role::Buyer };
-        writeln!(out, "{}", identity.sign(bearer, clock.now())?)?;
+        writeln!(out, "{}", access_tokens.sign(bearer, clock.now())?)?;
     }
     Ok(out.flush()?)
 }

@@ -33,7 +33,7 @@ use crate::http::detached::Detached;
 use crate::http::edge::{self, Edge};
 use crate::http::services::{Readiness, Services};
 use crate::http::{self, MetricsRoute};
-use crate::identity::access_tokens::Identity;
+use crate::identity::access_tokens::AccessTokens;
 use crate::identity::password::Argon2Hasher;
 use crate::live::boards::{Boards, FOLLOW_INTERVAL};
 use crate::live::geometries::Geometries;
@@ -218,7 +218,7 @@ impl Application {
             catalogue: usher_concert::Service::new(catalogue, Arc::clone(&clock), Arc::clone(&ids)),
             line: line.clone(),
             reservations,
-            identity: Arc::new(Identity::new(secret.expose(), previous, settings.token_ttl())),
+            access_tokens: Arc::new(AccessTokens::new(secret.expose(), previous, settings.token_ttl())),
             clock,
             ids,
             metrics: Arc::clone(&metrics),

@@ -12,12 +12,12 @@ use usher_account::Role;
 use usher_kernel::Clock;
 
 use super::problem::{Problem, ProblemCode};
-use crate::identity::access_tokens::{Bearer, Identity};
+use crate::identity::access_tokens::{AccessTokens, Bearer};
 
 /// What access tokens are checked with.
 pub(super) struct Verifier {
     /// The tokens' keys.
-    pub(super) identity: Arc<Identity>,
+    pub(super) access_tokens: Arc<AccessTokens>,
     /// Tells whether a token is still good.
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -40,10 +40,10 @@ pub(super) struct Operator(pub Bearer);
 
 fn bearer(request: &HttpRequest) -> Result<Bearer, Problem> {
     let verify = || {
-        let Verifier { identity, clock } = request.app_data::<Data<Verifier>>()?.as_ref();
+        let Verifier { access_tokens, clock } = request.app_data::<Data<Verifier>>()?.as_ref();
         let (scheme, token) = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
         let token = Some(token.trim()).filter(|_| scheme.eq_ignore_ascii_case("bearer"))?;
-        identity.verify(token, clock.now())
+        access_tokens.verify(token, clock.now())
     };
     verify().ok_or_else(|| Problem::of(ProblemCode::Unauthenticated))
 }

@@ -59,7 +59,10 @@ pub fn app(
             ids: Arc::clone(&services.ids),
             metrics: Arc::clone(&services.metrics),
         }))
-        .app_data(Data::new(Verifier { identity: Arc::clone(&services.identity), clock: Arc::clone(&services.clock) }))
+        .app_data(Data::new(Verifier {
+            access_tokens: Arc::clone(&services.access_tokens),
+            clock: Arc::clone(&services.clock),
+        }))
         .app_data(Data::new(Document::new()))
         .configure(|config| api::provide(services, config))
         .wrap(from_fn(edge::guard))

@@ -8,7 +8,7 @@ use usher_kernel::{Clock, IdGenerator, StoreError};
 
 use super::detached::Detached;
 use super::edge::Edge;
-use crate::identity::access_tokens::Identity;
+use crate::identity::access_tokens::AccessTokens;
 use crate::live::boards::Boards;
 use crate::live::geometries::Geometries;
 use crate::live::streams::Streams;
@@ -33,7 +33,7 @@ pub struct Services {
     /// Seats.
     pub reservations: usher_reservation::Service,
     /// Access tokens.
-    pub identity: Arc<Identity>,
+    pub access_tokens: Arc<AccessTokens>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Ids of requests.

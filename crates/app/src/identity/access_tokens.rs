@@ -20,7 +20,7 @@ pub struct Bearer {
 }
 
 /// Signs access tokens, and checks them.
-pub struct Identity {
+pub struct AccessTokens {
     signing: EncodingKey,
     /// The current secret first; then the previous one, whose tokens live on.
     verifying: Vec<DecodingKey>,
@@ -28,9 +28,9 @@ pub struct Identity {
     token_ttl: Duration,
 }
 
-impl std::fmt::Debug for Identity {
+impl std::fmt::Debug for AccessTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Identity(..)")
+        f.write_str("AccessTokens(..)")
     }
 }
 
@@ -48,7 +48,7 @@ struct Claims {
     exp: i64,
 }
 
-impl Identity {
+impl AccessTokens {
     /// Signs with `secret`; believes also what `previous` signed.
     #[must_use]
     pub fn new(secret: &[u8], previous: Option<&[u8]>, token_ttl: Duration) -> Self {
@@ -119,18 +119,18 @@ mod tests {
 
     #[test]
     fn a_token_says_whose_it_is_until_it_expires() {
-        let identity = Identity::new(NEW, None, TTL);
-        let token = identity.sign(bearer(), NOW).unwrap();
+        let access_tokens = AccessTokens::new(NEW, None, TTL);
+        let token = access_tokens.sign(bearer(), NOW).unwrap();
 
-        assert_eq!(identity.verify(&token, NOW.plus(TTL - Duration::from_millis(1))), Some(bearer()));
-        assert_eq!(identity.verify(&token, NOW.plus(TTL)), None);
+        assert_eq!(access_tokens.verify(&token, NOW.plus(TTL - Duration::from_millis(1))), Some(bearer()));
+        assert_eq!(access_tokens.verify(&token, NOW.plus(TTL)), None);
     }
 
     #[test]
     fn the_previous_secret_still_verifies_and_no_longer_signs() {
-        let old_token = Identity::new(OLD, None, TTL).sign(bearer(), NOW).unwrap();
-        let during = Identity::new(NEW, Some(OLD), TTL);
-        let after = Identity::new(NEW, None, TTL);
+        let old_token = AccessTokens::new(OLD, None, TTL).sign(bearer(), NOW).unwrap();
+        let during = AccessTokens::new(NEW, Some(OLD), TTL);
+        let after = AccessTokens::new(NEW, None, TTL);
 
         assert_eq!(during.verify(&old_token, NOW), Some(bearer()));
         assert_eq!(after.verify(&old_token, NOW), None);
@@ -139,14 +139,14 @@ mod tests {
 
     #[test]
     fn a_forged_token_is_refused() {
-        let identity = Identity::new(NEW, None, TTL);
-        let token = identity.sign(bearer(), NOW).unwrap();
+        let access_tokens = AccessTokens::new(NEW, None, TTL);
+        let token = access_tokens.sign(bearer(), NOW).unwrap();
         let claims = token.split('.').nth(1).unwrap();
         let unsigned = format!("{}.{claims}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#));
-        let stranger = Identity::new(OLD, None, TTL).sign(bearer(), NOW).unwrap();
+        let stranger = AccessTokens::new(OLD, None, TTL).sign(bearer(), NOW).unwrap();
 
         for forged in ["", "a.b.c", &unsigned, &stranger, &token[1..], &format!("{token}A")] {
-            assert_eq!(identity.verify(forged, NOW), None, "{forged}");
+            assert_eq!(access_tokens.verify(forged, NOW), None, "{forged}");
         }
     }
 }

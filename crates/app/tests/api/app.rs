@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use usher_account::Role;
 use usher_app::composition::Application;
 use usher_app::config::Settings;
-use usher_app::identity::access_tokens::{Bearer, Identity};
+use usher_app::identity::access_tokens::{AccessTokens, Bearer};
 use usher_app::runtime::clock::SystemClock;
 use usher_kernel::{AccountId, Clock as _, Timestamp};
 
@@ -237,16 +237,16 @@ pub(crate) struct Admitted {
 pub(crate) struct Api {
     address: SocketAddr,
     client: reqwest::Client,
-    identity: Identity,
+    access_tokens: AccessTokens,
 }
 
 impl Api {
     /// A server at `address` that believes what `settings` sign.
     pub(crate) fn new(address: SocketAddr, settings: &Settings) -> Self {
         let token_ttl = Duration::from_secs(settings.auth.token_ttl_s);
-        let identity = Identity::new(settings.secret().unwrap().expose(), None, token_ttl);
+        let access_tokens = AccessTokens::new(settings.secret().unwrap().expose(), None, token_ttl);
         let client = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build().unwrap();
-        Self { address, client, identity }
+        Self { address, client, access_tokens }
     }
 
     /// Where the server listens.
@@ -311,7 +311,7 @@ impl Api {
 
     /// An access token, as `usher token mint` would make it.
     pub(crate) fn token(&self, account: AccountId, role: Role) -> String {
-        self.identity.sign(Bearer { account, role }, now()).unwrap()
+        self.access_tokens.sign(Bearer { account, role }, now()).unwrap()
     }
 
     /// The access token of somebody new.

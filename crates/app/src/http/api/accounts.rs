@@ -15,7 +15,7 @@ use crate::http::problem::{Problem, ProblemCode, Refusals};
 use crate::http::reading::JsonBody;
 use crate::http::services::Services;
 use crate::http::values::Id;
-use crate::identity::access_tokens::{Bearer, Identity};
+use crate::identity::access_tokens::{AccessTokens, Bearer};
 
 pub(super) const REFUSALS: Refusals = &[
     ("accounts.sign_up", &[ProblemCode::EmailTaken, ProblemCode::StoreUnavailable]),
@@ -33,7 +33,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
 /// What the handlers of accounts need.
 pub(super) struct Context {
     accounts: usher_account::Service,
-    identity: Arc<Identity>,
+    access_tokens: Arc<AccessTokens>,
     clock: Arc<dyn Clock>,
     detached: Detached,
 }
@@ -42,7 +42,7 @@ impl From<&Services> for Context {
     fn from(services: &Services) -> Self {
         Self {
             accounts: services.accounts.clone(),
-            identity: Arc::clone(&services.identity),
+            access_tokens: Arc::clone(&services.access_tokens),
             clock: Arc::clone(&services.clock),
             detached: services.detached.clone(),
         }
@@ -141,8 +141,9 @@ async fn log_in(context: Data<Context>, wish: JsonBody<LogInWish>) -> Result<Jso
     let LogInWish { email, password } = wish.value;
     let account = context.accounts.log_in(Credentials { email, password: Password::new(password) }).await?;
     let bearer = Bearer { account: account.id, role: account.role };
-    let access_token = context.identity.sign(bearer, context.clock.now()).map_err(|error| Problem::internal(&error))?;
-    let expires_in_s = context.identity.token_ttl().as_secs();
+    let access_token =
+        context.access_tokens.sign(bearer, context.clock.now()).map_err(|error| Problem::internal(&error))?;
+    let expires_in_s = context.access_tokens.token_ttl().as_secs();
     Ok(Json(TokenView { access_token, token_type: "Bearer", expires_in_s }))
 }
 
