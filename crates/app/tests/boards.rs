@@ -1,4 +1,4 @@
-//! Seat maps in memory over a real store: several servers that follow one history, and what they show while the store is
+//! Boards over a real store: several servers that follow one history of events, and what they show while the store is
 //! away. The tests drive the time.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it is")]
@@ -182,21 +182,21 @@ async fn while_the_store_is_away_the_last_map_is_shown_for_a_while_and_then_none
 async fn what_no_event_told_shows_within_a_minute() {
     let scene = Scene::with_seats(4).await;
     let server = scene.server();
-    let (map, mut bell) = server.open_and_keep(HERE).await.unwrap();
-    let position = map.begin(None, 0, |_, _| "".into()).position;
+    let (board, mut bell) = server.open_and_keep(HERE).await.unwrap();
+    let position = board.begin(None, 0, |_, _| "".into()).position;
     scene.execute("UPDATE seats SET status = 'sold', version = 2 WHERE seat = 'A-1-3'").await;
 
     scene.clock.advance(59 * SECOND);
     server.follow().await.unwrap();
     server.read_again().await.unwrap();
-    let before = map.picture();
+    let before = board.picture();
     scene.clock.advance(SECOND);
     server.read_again().await.unwrap();
 
-    assert_eq!((&before.packed, &map.picture().packed), (&vec![0], &vec![0b10_00_00]));
+    assert_eq!((&before.packed, &board.picture().packed), (&vec![0], &vec![0b10_00_00]));
     assert!(bell.has_changed().unwrap());
     bell.mark_unchanged();
-    let told = map.since(position, |news, _| match news {
+    let told = board.since(position, |news, _| match news {
         News::Seats(seats) => format!("{seats:?}").into(),
         News::Reset { .. } => "reset".into(),
     });
@@ -236,10 +236,10 @@ async fn a_map_is_forgotten_when_nobody_looks_and_kept_for_who_follows() {
 
     scene.clock.advance(301 * SECOND);
     server.follow().await.unwrap();
-    let n_kept = server.n_maps();
+    let n_kept = server.n_boards();
     drop((followed, bell));
     server.follow().await.unwrap();
-    let n_left = server.n_maps();
+    let n_left = server.n_boards();
     scene.hold(1, 1).await;
 
     assert_eq!((n_kept, n_left), (1, 0));
@@ -254,5 +254,5 @@ async fn a_performance_that_is_not_there_is_not_found_and_leaves_nothing() {
     let unknown = server.open(PerformanceId::from_bytes([9; 16])).await.err();
 
     assert!(matches!(unknown, Some(Error::NotFound)), "{unknown:?}");
-    assert_eq!(server.n_maps(), 0);
+    assert_eq!(server.n_boards(), 0);
 }

@@ -1,8 +1,8 @@
-//! The seats that people look at, in memory: one board for each performance in use, and one follower of the seats' events
-//! for them all. Knows nothing of requests, and judges nobody's wish: who gets a seat is for the store to say.
+//! Seats in memory: one board for each performance in use, and one follower of the seat events for all boards. Knows
+//! nothing of requests, and decides nothing: the store decides which buyer gets a seat.
 //!
-//! A board is read when it is first asked for, and forgotten when nobody has looked at it for a while. Its events are
-//! kept from before it is read on, so that none falls between the reading and the following.
+//! A board is read at its first use, and dropped after a while without use. Its events are kept from before it is read,
+//! so that none is lost between the reading and the following.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
@@ -23,48 +23,48 @@ use super::shared_json::SharedJson;
 use crate::decorators::batcher::{self, Batcher, Bounds};
 use crate::runtime::background::Background;
 
-/// How often every server looks what changed.
+/// How often a server reads new events.
 pub const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
-/// How often a board is read anew, whatever its events said.
+/// How often a board is read again from the store, in case its events missed something.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(60);
-/// For how long a map is shown while the store does not answer. A seat that reads as free may be gone by then, but
-/// nobody can hold it either.
+/// How long a board is shown while the store does not answer. A seat that is shown as free may be gone by then, but no
+/// buyer can hold it meanwhile either.
 pub const STALE_MAX: Duration = Duration::from_secs(30);
 /// How long the store may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// A board that nobody looked at for so long is forgotten.
+/// A board is dropped after this time without use.
 const IDLE_AFTER: Duration = Duration::from_secs(300);
 /// The most boards in memory. One of 50,000 seats is some 1.1 MB, one of a theatre less than 50 KB.
 const BOARDS_MAX: usize = 128;
 /// How many events are read at once.
 const EVENTS_MAX: u32 = 2_000;
-/// What this server did itself is looked up at once for whoever asks, so often a second at most.
+/// Events are read at once for a request that comes after a change by this server: at most this often per second.
 const AT_ONCE_PER_S: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
-/// Reading a board takes a while, and others may be asked for meanwhile.
+/// Reading a board takes a while, and requests for others may arrive meanwhile.
 const LOADS: Bounds = Bounds { batch_max: 4_096, waiting_max: 4_096 };
 
-/// Why a map cannot be shown.
+/// Why a board cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No such performance.
     #[error("no such performance")]
     NotFound,
-    /// As many maps are in use as fit.
-    #[error("the server shows no more seat maps")]
+    /// As many boards are in use as fit.
+    #[error("the server shows no more performances")]
     Full,
-    /// The store failed, and what is known is too old.
+    /// The store failed, and the board is too old.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// All maps of one server.
+/// All boards of one server.
 #[derive(Clone)]
 pub struct Boards {
     inner: Arc<Inner>,
     loads: Arc<Batcher<PerformanceId, Loaded>>,
 }
 
-/// What became of a wish to have a board in memory.
+/// The outcome of loading a board.
 #[derive(Clone)]
 enum Loaded {
     Here(Arc<Board>),
@@ -76,26 +76,26 @@ struct Inner {
     events: Arc<dyn SeatEvents>,
     clock: Arc<dyn Clock>,
     boards: RwLock<HashMap<PerformanceId, Arc<Board>>>,
-    /// Boards that are being read, and what happened to them since. Whoever applies events holds this lock.
+    /// Boards that are being read, with their events since then. Applying events takes this lock.
     loading: Mutex<HashMap<PerformanceId, Vec<BoardEvent>>>,
     /// Only one board is read at a time.
     reading: tokio::sync::Mutex<()>,
-    /// Nothing, while nobody looks at a map.
+    /// `None` while no board is in use.
     follower: tokio::sync::Mutex<Option<EventFollower>>,
     highest: AtomicU64,
     settled: AtomicU64,
-    /// When the store answered last.
+    /// The time of the last answer of the store.
     followed_at_ms: AtomicI64,
-    /// How often this server changed seats, and how many of these changes were looked up.
+    /// How often this server changed seats, and how many of these changes the boards show.
     n_stirred: AtomicU64,
     n_seen: AtomicU64,
     at_once: DefaultDirectRateLimiter,
 }
 
-/// Rings when seats change. Who has one follows a map.
+/// Rings when seats change. A board with a bell is being followed.
 pub type Bell = watch::Receiver<()>;
 
-/// The map of one performance.
+/// The seats of one performance.
 pub struct Board {
     performance: PerformanceId,
     state: Mutex<State>,
@@ -104,13 +104,13 @@ pub struct Board {
     bell: watch::Sender<()>,
     used_at_ms: AtomicI64,
     read_at_ms: AtomicI64,
-    /// Whether it shows a map that is there no more.
+    /// Whether it shows a seat map that has been replaced.
     is_outdated: AtomicBool,
 }
 
 struct State {
     board: SeatBoard,
-    /// What was told last, from where to where: most of those who follow are told the same.
+    /// The last part that was sent, and the position that it starts from: most followers get the same part.
     told: Option<(u64, Told)>,
 }
 
@@ -118,9 +118,9 @@ struct State {
 pub struct Picture {
     /// Which seat map the indices belong to.
     pub map_version: u32,
-    /// The point of the history.
+    /// The point in the history of events.
     pub sequence: u64,
-    /// Whether nothing is in it that came after that point: then the point tells the seats.
+    /// Whether it has no event after that point. The point alone then identifies the states.
     pub is_settled: bool,
     /// Two bits a seat.
     pub packed: Vec<u8>,
@@ -128,28 +128,28 @@ pub struct Picture {
     pub json: OnceLock<SharedJson>,
 }
 
-/// What there is to tell somebody who follows.
+/// What a follower is told.
 pub enum News<'a> {
     /// Seats that changed, as they are now.
     Seats(&'a SeatStates),
-    /// More than is remembered, or there is a new map: whoever follows has to read all of it.
+    /// More changes than a board remembers, or a new seat map: the follower has to read all seats.
     Reset {
-        /// The version of the map that is there now.
+        /// The version of the present seat map.
         map_version: u32,
     },
 }
 
-/// Something that was told, and where to go on from.
+/// A part of a stream, and the position after it.
 #[derive(Clone, Debug)]
 pub struct Told {
-    /// Where to go on from.
+    /// The position after it.
     pub position: u64,
-    /// As it is sent; nothing, if there is nothing to tell.
+    /// The part as it is sent; `None` if nothing changed.
     pub bytes: Option<Bytes>,
 }
 
 impl Boards {
-    /// No maps yet. The task that reads them ends with the background tasks.
+    /// Starts without boards. The task that loads them ends with the background tasks.
     #[must_use]
     pub fn new(events: Arc<dyn SeatEvents>, clock: Arc<dyn Clock>, background: &Background) -> Self {
         let inner = Arc::new(Inner {
@@ -166,7 +166,7 @@ impl Boards {
             n_seen: AtomicU64::new(0),
             at_once: RateLimiter::direct(Quota::per_second(AT_ONCE_PER_S)),
         });
-        // However many ask for a board that is not there, it is read once.
+        // Requests that arrive while a board is loaded share the load.
         let loader = Arc::clone(&inner);
         let loads = Batcher::new("boards.load", LOADS, background, move |performances: Vec<PerformanceId>| {
             let loader = Arc::clone(&loader);
@@ -175,21 +175,21 @@ impl Boards {
         Self { inner, loads: Arc::new(loads) }
     }
 
-    /// The map of a performance, with everything in it that this server did, and what others did up to a moment ago.
+    /// The board of a performance. It shows every change by this server, and those by others up to a moment ago.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn open(&self, performance: PerformanceId) -> Result<Arc<Board>, Error> {
-        let Some(map) = self.inner.find(performance) else {
+        let Some(board) = self.inner.find(performance) else {
             return match self.loads.call(performance).await? {
-                Loaded::Here(map) => Ok(map),
+                Loaded::Here(board) => Ok(board),
                 Loaded::NotFound => Err(Error::NotFound),
                 Loaded::Full => Err(Error::Full),
             };
         };
         let n_stirred = self.inner.n_stirred.load(Ordering::Acquire);
         if self.inner.n_seen.load(Ordering::Acquire) < n_stirred && self.inner.at_once.check().is_ok() {
-            // If it fails, the next lines say whether that matters.
+            // A failure matters only if the board is too old, which is checked next.
             drop(self.inner.follow(Some(n_stirred)).await);
         }
         let age = self.age();
@@ -197,54 +197,54 @@ impl Boards {
             let source = format!("the seats were read {} s ago", age.as_secs()).into();
             return Err(StoreError::Unavailable { operation: "boards.open", source }.into());
         }
-        if map.is_outdated() {
-            // If that fails, the next step tries again; the map before it is no worse than it was a moment ago.
+        if board.is_outdated() {
+            // If that fails, the next step tries again; the old board is as good as it was a moment ago.
             drop(self.inner.read(performance, Board::is_outdated).await);
         }
-        map.used_at_ms.store(self.inner.clock.now().unix_ms(), Ordering::Relaxed);
-        Ok(map)
+        board.used_at_ms.store(self.inner.clock.now().unix_ms(), Ordering::Relaxed);
+        Ok(board)
     }
 
-    /// The map of a performance as [`Self::open`] has it, kept in memory for as long as the bell is.
+    /// The board of a performance, as [`Self::open`] returns it. It stays in memory as long as the bell does.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn open_and_keep(&self, performance: PerformanceId) -> Result<(Arc<Board>, Bell), Error> {
         loop {
-            let map = self.open(performance).await?;
-            let bell = map.bell.subscribe();
-            // It may have been forgotten just before; then nobody would ring.
-            if self.inner.find(performance).is_some_and(|kept| Arc::ptr_eq(&kept, &map)) {
-                return Ok((map, bell));
+            let board = self.open(performance).await?;
+            let bell = board.bell.subscribe();
+            // It may have been dropped just before; then its bell would never ring.
+            if self.inner.find(performance).is_some_and(|kept| Arc::ptr_eq(&kept, &board)) {
+                return Ok((board, bell));
             }
         }
     }
 
-    /// For how long the store has not said what changed.
+    /// The time since the last answer of the store.
     #[must_use]
     pub fn age(&self) -> Duration {
         let followed_at = Timestamp::from_unix_ms(self.inner.followed_at_ms.load(Ordering::Acquire));
         self.inner.clock.now().since(followed_at)
     }
 
-    /// How many maps are in memory.
+    /// How many boards are in memory.
     #[must_use]
-    pub fn n_maps(&self) -> usize {
+    pub fn n_boards(&self) -> usize {
         self.inner.n_boards()
     }
 
-    /// The highest event that this server knows of.
+    /// The highest event id that this server knows.
     #[must_use]
     pub fn highest(&self) -> u64 {
         self.inner.highest.load(Ordering::Acquire)
     }
 
-    /// Says that this server changed seats, so that whoever asks next sees it.
+    /// Notes that this server changed seats, so that the next request reads the events first.
     pub fn stir(&self) {
         self.inner.n_stirred.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Reads what changed, and shows it. Called every [`FOLLOW_INTERVAL`]; costs nothing while nobody looks.
+    /// Reads new events, and applies them. Called every [`FOLLOW_INTERVAL`]; costs nothing while no board is in use.
     ///
     /// # Errors
     /// [`StoreError`]; the next step goes on.
@@ -252,8 +252,8 @@ impl Boards {
         self.inner.follow(None).await
     }
 
-    /// Reads anew what shows an old map, and the board that was not read for longest, if that is long ago: what no
-    /// event told, or too late, shows by that.
+    /// Reads again all boards with a replaced seat map, and the board whose last reading is oldest, if that is long ago.
+    /// This repairs boards that an event did not reach.
     ///
     /// # Errors
     /// [`StoreError`]; the next call tries again.
@@ -280,23 +280,24 @@ impl Inner {
         self.loading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes room: forgets the board that nobody looked at for longest. Answers whether there was one.
+    /// Drops the board that has been unused for longest. Returns whether there was one.
     fn forget_one(&self) -> bool {
         let mut boards = self.boards.write().unwrap_or_else(PoisonError::into_inner);
-        let unused = boards.values().filter(|map| map.n_following() == 0);
-        let longest = unused.min_by_key(|map| map.used_at_ms.load(Ordering::Relaxed)).map(|map| map.performance);
+        let unused = boards.values().filter(|board| board.n_following() == 0);
+        let longest =
+            unused.min_by_key(|board| board.used_at_ms.load(Ordering::Relaxed)).map(|board| board.performance);
         longest.is_some_and(|performance| boards.remove(&performance).is_some())
     }
 
     fn forget_idle(&self, now: Timestamp) {
-        let is_used = |map: &Board| {
-            let used_at = Timestamp::from_unix_ms(map.used_at_ms.load(Ordering::Relaxed));
-            map.n_following() > 0 || now.since(used_at) < IDLE_AFTER
+        let is_used = |board: &Board| {
+            let used_at = Timestamp::from_unix_ms(board.used_at_ms.load(Ordering::Relaxed));
+            board.n_following() > 0 || now.since(used_at) < IDLE_AFTER
         };
-        self.boards.write().unwrap_or_else(PoisonError::into_inner).retain(|_, map| is_used(map));
+        self.boards.write().unwrap_or_else(PoisonError::into_inner).retain(|_, board| is_used(board));
     }
 
-    /// One step, unless all changes of this server up to `wanted` are shown by now.
+    /// Reads new events, unless the boards show this server's changes up to `wanted` by now.
     async fn follow(&self, wanted: Option<u64>) -> Result<(), StoreError> {
         let mut slot = self.follower.lock().await;
         if wanted.is_some_and(|wanted| self.n_seen.load(Ordering::Acquire) >= wanted) {
@@ -326,7 +327,7 @@ impl Inner {
         }
     }
 
-    /// A store that went silent is asked again rather than waited for.
+    /// Gives up a call that takes too long; the next step asks again.
     async fn in_time<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         let late = |elapsed| StoreError::Timeout { operation: "boards.follow", source: Box::new(elapsed) };
         tokio::time::timeout(ANSWER_MAX, call).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
@@ -345,9 +346,9 @@ impl Inner {
         }
         self.highest.store(follower.highest(), Ordering::Release);
         self.settled.store(follower.settled(), Ordering::Release);
-        for map in self.all() {
-            let events = of.remove(&map.performance).unwrap_or_default();
-            map.apply(events, follower.settled());
+        for board in self.all() {
+            let events = of.remove(&board.performance).unwrap_or_default();
+            board.apply(events, follower.settled());
         }
     }
 
@@ -364,13 +365,13 @@ impl Inner {
         performances.iter().map(outcome).collect()
     }
 
-    /// Reads a board, and takes it in; not if it is there and need not be read again.
+    /// Reads a board and keeps it, unless it is kept already and need not be read again.
     async fn read(&self, performance: PerformanceId, is_needed: impl Fn(&Board) -> bool) -> Result<Loaded, StoreError> {
         let _alone = self.reading.lock().await;
-        if let Some(map) = self.find(performance)
-            && !is_needed(&map)
+        if let Some(board) = self.find(performance)
+            && !is_needed(&board)
         {
-            return Ok(Loaded::Here(map));
+            return Ok(Loaded::Here(board));
         }
         {
             let mut follower = self.follower.lock().await;
@@ -388,26 +389,26 @@ impl Inner {
         let since = loading.remove(&performance).unwrap_or_default();
         let Some(record) = record? else { return Ok(Loaded::NotFound) };
         let settled = self.settled.load(Ordering::Acquire);
-        let map = match self.find(performance) {
-            Some(map) => {
-                map.refresh(&record, &since, settled, read_at);
-                map
+        let board = match self.find(performance) {
+            Some(board) => {
+                board.refresh(&record, &since, settled, read_at);
+                board
             }
             None => {
                 if self.n_boards() >= BOARDS_MAX && !self.forget_one() {
                     return Ok(Loaded::Full);
                 }
-                let map = Arc::new(Board::new(performance, &record, &since, settled, read_at));
+                let board = Arc::new(Board::new(performance, &record, &since, settled, read_at));
                 let mut boards = self.boards.write().unwrap_or_else(PoisonError::into_inner);
-                boards.insert(performance, Arc::clone(&map));
-                map
+                boards.insert(performance, Arc::clone(&board));
+                board
             }
         };
         self.followed_at_ms.fetch_max(read_at.unix_ms(), Ordering::AcqRel);
-        Ok(Loaded::Here(map))
+        Ok(Loaded::Here(board))
     }
 
-    /// Reads a board, and then how far the history has come, so that the board's sequence tells what is in it.
+    /// Reads a board, and then the events since, so that the board's sequence covers all that it shows.
     async fn read_and_catch_up(&self, performance: PerformanceId) -> Result<Option<BoardRecord>, StoreError> {
         let record = Self::in_time(self.events.board(performance, CHANGES_MAX)).await?;
         if let Some(follower) = self.follower.lock().await.as_mut() {
@@ -418,21 +419,21 @@ impl Inner {
 
     async fn read_again(&self) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let maps = self.all();
-        let read_at = |map: &Board| Timestamp::from_unix_ms(map.read_at_ms.load(Ordering::Relaxed));
-        let oldest = maps.iter().min_by_key(|map| read_at(map)).map(|map| map.performance);
-        let is_due = |map: &Board| {
-            let is_its_turn = Some(map.performance) == oldest && now.since(read_at(map)) >= READ_AGAIN_AFTER;
-            map.is_outdated() || is_its_turn
+        let boards = self.all();
+        let read_at = |board: &Board| Timestamp::from_unix_ms(board.read_at_ms.load(Ordering::Relaxed));
+        let oldest = boards.iter().min_by_key(|board| read_at(board)).map(|board| board.performance);
+        let is_due = |board: &Board| {
+            let is_its_turn = Some(board.performance) == oldest && now.since(read_at(board)) >= READ_AGAIN_AFTER;
+            board.is_outdated() || is_its_turn
         };
-        for map in maps.iter().filter(|map| is_due(map)) {
-            self.read(map.performance, is_due).await?;
+        for board in boards.iter().filter(|board| is_due(board)) {
+            self.read(board.performance, is_due).await?;
         }
         Ok(())
     }
 }
 
-/// How many of the latest events are read with a board.
+/// How many of the latest events are read with a board, for followers that come back.
 const CHANGES_MAX: u32 = 4_096;
 const _: () = assert!(CHANGES_MAX as usize == SeatBoard::CHANGES_MAX);
 
@@ -444,19 +445,19 @@ impl Board {
         settled: u64,
         read_at: Timestamp,
     ) -> Self {
-        let board = SeatBoard::new(record);
-        let picture = ArcSwap::from_pointee(Picture::of(&board));
-        let map = Self {
+        let seats = SeatBoard::new(record);
+        let picture = ArcSwap::from_pointee(Picture::of(&seats));
+        let board = Self {
             performance,
-            state: Mutex::new(State { board, told: None }),
+            state: Mutex::new(State { board: seats, told: None }),
             picture,
             bell: watch::Sender::new(()),
             used_at_ms: AtomicI64::new(read_at.unix_ms()),
             read_at_ms: AtomicI64::new(read_at.unix_ms()),
             is_outdated: AtomicBool::new(false),
         };
-        map.apply(since, settled);
-        map
+        board.apply(since, settled);
+        board
     }
 
     /// All seats as they are now.
@@ -473,14 +474,14 @@ impl Board {
         self.bell.receiver_count()
     }
 
-    /// What to tell somebody who comes with what they know, or who begins; `write` says it, with the sequence that it
-    /// leads to.
+    /// The first part of a stream. `known` is the sequence that the client has, if any; `write` gets the news since then,
+    /// and the sequence that they lead to.
     pub fn begin(&self, known: Option<u64>, highest: u64, write: impl FnOnce(Option<News<'_>>, u64) -> Bytes) -> Told {
         let state = self.state();
         let board = &state.board;
         let changed = match known {
             None => None,
-            // An event that nobody here has seen: of another time, or this server is behind.
+            // An unknown event: from before a reset of the database, or this server is behind.
             Some(known) if known > highest.max(board.highest()) => Some(None),
             Some(known) => Some(board.changed_after(known)),
         };
@@ -493,7 +494,7 @@ impl Board {
         Told { position: board.position(), bytes: Some(write(news, board.sequence())) }
     }
 
-    /// What to tell somebody who was told everything up to `position`.
+    /// The next part for a follower that has everything up to `position`.
     pub fn since(&self, position: u64, write: impl FnOnce(News<'_>, u64) -> Bytes) -> Told {
         let mut state = self.state();
         let State { board, told, .. } = &mut *state;

@@ -117,15 +117,15 @@ async fn follow(
     Query(AfterQuery { after: in_query }): Query<AfterQuery>,
 ) -> Result<SeatEvents, Problem> {
     let room = context.streams.make_room(Followed::Seats)?;
-    let (map, bell) = context.boards.open_and_keep(performance).await?;
+    let (board, bell) = context.boards.open_and_keep(performance).await?;
     // The header is newer: a browser comes back to the address that it began with.
-    Ok(SeatEvents { room, map, bell, known: in_header.or(in_query), highest: context.boards.highest() })
+    Ok(SeatEvents { room, board, bell, known: in_header.or(in_query), highest: context.boards.highest() })
 }
 
 /// The answer: what changed since the client knew all, and all that changes later.
 struct SeatEvents {
     room: Room,
-    map: Arc<Board>,
+    board: Arc<Board>,
     bell: Bell,
     known: Option<u64>,
     highest: u64,
@@ -135,13 +135,13 @@ impl Responder for SeatEvents {
     type Body = BoxBody;
 
     fn respond_to(self, _: &HttpRequest) -> HttpResponse {
-        let Self { room, map, bell, known, highest } = self;
+        let Self { room, board, bell, known, highest } = self;
         let retry_ms = rand::rng().random_range(RETRY_AFTER_MS);
-        let first = map.begin(known, highest, |news, sequence| beginning(news.as_ref(), sequence, retry_ms));
+        let first = board.begin(known, highest, |news, sequence| beginning(news.as_ref(), sequence, retry_ms));
         let quiet_until = Instant::now();
         let follower = Follower {
             room,
-            map,
+            board,
             bell,
             position: first.position,
             quiet_until,
@@ -165,7 +165,7 @@ impl OperationModifier for SeatEvents {
 /// One stream.
 struct Follower {
     room: Room,
-    map: Arc<Board>,
+    board: Arc<Board>,
     bell: Bell,
     position: u64,
     /// What changes before that is told together.
@@ -183,7 +183,7 @@ impl Follower {
             {
                 return None;
             }
-            let told = self.map.since(self.position, |news, sequence| event(&news, sequence));
+            let told = self.board.since(self.position, |news, sequence| event(&news, sequence));
             self.position = told.position;
             if told.bytes.is_some() {
                 self.pulse.said_something();
@@ -195,7 +195,7 @@ impl Follower {
             }
             tokio::select! {
                 () = self.room.ended() => return None,
-                // The map outlives whoever follows it, so the bell is there.
+                // The board outlives its followers, so the bell is there.
                 _ = timeout_at(self.pulse.beat_at(), self.bell.changed()) => {}
             }
         }
