@@ -88,10 +88,10 @@ impl CatalogueDesk {
 
 #[async_trait]
 impl SaleDesk for CatalogueDesk {
-    async fn terms(&self, performance: PerformanceId, _now: Timestamp) -> Result<Option<SaleTerms>, StoreError> {
+    async fn terms(&self, performance: PerformanceId, now: Timestamp) -> Result<Option<SaleTerms>, StoreError> {
         let Some(performance) = self.performance(performance).await? else { return Ok(None) };
         let SaleTimes { opens_at, closes_at } = performance.sale;
-        let phase = match self.line.sale_state(performance.id, opens_at, closes_at) {
+        let phase = match self.line.sale_state(performance.id, opens_at, closes_at, now) {
             SaleState::Scheduled => SalePhase::NotOpen,
             // Who is inside goes on buying: a pause stops admissions, and seats may come back after the last is gone.
             SaleState::Open | SaleState::Paused | SaleState::SoldOut => SalePhase::Open,

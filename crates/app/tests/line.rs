@@ -14,11 +14,14 @@ use rand::{Rng as _, SeedableRng as _};
 use roaring::RoaringTreemap;
 use tokio::task::JoinSet;
 use usher_adapter_memory::MemoryLineStore;
-use usher_adapter_sql::{Database, SqlLineLedger, SqlPolicyRepository};
+use usher_adapter_sql::{Database, SqlCatalogueRepository, SqlLineLedger, SqlPolicyRepository};
+use usher_app::bridge::CatalogueDesk;
 use usher_app::decorators::observed::Observed;
 use usher_app::runtime::metrics::Metrics;
 use usher_app::runtime::schema;
-use usher_kernel::{AccountId, Clock, ManualClock, PerformanceId, StoreError, Timestamp};
+use usher_concert::{SeatMap, SectionPlan};
+use usher_contract_tests::reservation_repository::seed_through;
+use usher_kernel::{AccountId, Clock, ManualClock, Money, PerformanceId, StoreError, Timestamp};
 use usher_queue::pace::Eta;
 use usher_queue::policy::Sale;
 use usher_queue::ports::{
@@ -29,9 +32,11 @@ use usher_queue::{
     AccountHash, AdmissionPolicy, Epoch, Error, LineState, PassCheck, Place, PlaceNumber, PlaceState, PlaceStatus,
     PolicyPatch, Ports, Service, Settings, TokenKeys,
 };
+use usher_reservation::ports::{SaleDesk as _, SalePhase};
 
 const PERFORMANCE: PerformanceId = PerformanceId::from_bytes([7; 16]);
 const OPENS_AT: Timestamp = Timestamp::from_unix_ms(1_000_000_000_000);
+const SALE_LASTS: Duration = Duration::from_secs(86_400);
 const TICK: Duration = Duration::from_millis(250);
 const PASS_TTL: Duration = Duration::from_secs(300);
 const OPENING_GRACE: Duration = Duration::from_secs(1);
@@ -48,7 +53,7 @@ impl SaleCalendar for OneSale {
     }
 
     async fn find(&self, performance: PerformanceId, _now: Timestamp) -> Result<Option<Sale>, StoreError> {
-        let closes_at = OPENS_AT.plus(Duration::from_secs(86_400));
+        let closes_at = OPENS_AT.plus(SALE_LASTS);
         Ok((performance == PERFORMANCE).then_some(Sale { opens_at: OPENS_AT, closes_at, is_sold_out: false }))
     }
 }
@@ -710,4 +715,26 @@ async fn a_closed_line_takes_nobody_and_an_unknown_one_is_not_found() {
 
     assert!(matches!(closed, Err(Error::SaleClosed)));
     assert!(matches!(unknown, Err(Error::NotFound)));
+}
+
+/// The service reads a clock of its own for what it does; the terms are those of the time that the caller read.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_terms_of_a_sale_are_those_at_the_given_time() {
+    let machine = Machine::new(1).await;
+    let server = machine.start().await;
+    let catalogue = SqlCatalogueRepository::new(machine.database.clone());
+    let price = Money::new(100, "KRW".parse().unwrap()).unwrap();
+    let section = SectionPlan { name: "A".into(), rows: 1, seats_per_row: 1, grade: "R".into(), price };
+    seed_through(&catalogue, PERFORMANCE, &SeatMap::from_sections(&[section]).unwrap()).await;
+    let desk = CatalogueDesk::new(Arc::new(catalogue), server.service.clone());
+
+    for (at, phase) in [
+        (OPENS_AT.minus(TICK), SalePhase::NotOpen),
+        (OPENS_AT, SalePhase::Open),
+        (OPENS_AT.plus(SALE_LASTS), SalePhase::Closed),
+    ] {
+        let terms = desk.terms(PERFORMANCE, at).await.unwrap().unwrap();
+
+        assert_eq!(terms.phase, phase, "{at:?}");
+    }
 }

@@ -145,10 +145,15 @@ impl Service {
         self.0.lines.load().iter().map(|(&performance, line)| (performance, line.stats())).collect()
     }
 
-    /// The state of a performance's sale. Without a live line, it follows from the times alone.
+    /// The state of a performance's sale at `now`. Without a live line, it follows from the times alone.
     #[must_use]
-    pub fn sale_state(&self, performance: PerformanceId, opens_at: Timestamp, closes_at: Timestamp) -> SaleState {
-        let now = self.0.ports.clock.now();
+    pub fn sale_state(
+        &self,
+        performance: PerformanceId,
+        opens_at: Timestamp,
+        closes_at: Timestamp,
+        now: Timestamp,
+    ) -> SaleState {
         match self.0.lines.load().get(&performance) {
             Some(line) => line.live_sale().state(now),
             None => Sale { opens_at, closes_at, is_sold_out: false }.state(LineState::Open, now),

@@ -563,7 +563,7 @@ pub struct SaleTerms {
 #[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait SaleDesk: Send + Sync + 'static {
-    /// The terms of a performance's sale, if there is such a performance.
+    /// The terms of a performance's sale at `now`, if there is such a performance.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.

@@ -9,7 +9,7 @@ use paperclip::actix::web::{ServiceConfig, get, resource};
 use paperclip::actix::{Apiv2Schema, api_v2_operation};
 use serde::{Deserialize, Serialize};
 use usher_concert::{Concert, Page, Performance, SaleTimes, SeatPlan, VersionedSeatMap};
-use usher_kernel::{ConcertId, PerformanceId};
+use usher_kernel::{Clock, ConcertId, PerformanceId, Timestamp};
 use usher_reservation::ports::SeatFilter;
 use usher_reservation::{Seat, SeatCounts, SeatStatus};
 
@@ -59,6 +59,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
 pub(super) struct Context {
     catalogue: usher_concert::Service,
     line: usher_queue::Service,
+    clock: Arc<dyn Clock>,
     reservations: usher_reservation::Service,
     boards: Boards,
     geometries: Arc<Geometries>,
@@ -69,6 +70,7 @@ impl From<&Services> for Context {
         Self {
             catalogue: services.catalogue.clone(),
             line: services.line.clone(),
+            clock: Arc::clone(&services.clock),
             reservations: services.reservations.clone(),
             boards: services.boards.clone(),
             geometries: Arc::clone(&services.geometries),
@@ -118,8 +120,8 @@ pub(super) struct PerformanceView {
 }
 
 impl PerformanceView {
-    /// The performance, and the state of its sale now.
-    pub(super) fn of(performance: &Performance, line: &usher_queue::Service) -> Self {
+    /// The performance, and the state of its sale at `now`.
+    pub(super) fn of(performance: &Performance, line: &usher_queue::Service, now: Timestamp) -> Self {
         let Performance { id, concert, starts_at, sale: SaleTimes { opens_at, closes_at }, .. } = *performance;
         Self {
             id: Id(id.uuid()),
@@ -127,7 +129,7 @@ impl PerformanceView {
             starts_at: Instant(starts_at),
             sale_opens_at: Instant(opens_at),
             sale_closes_at: Instant(closes_at),
-            sale_state: line.sale_state(id, opens_at, closes_at).as_str(),
+            sale_state: line.sale_state(id, opens_at, closes_at, now).as_str(),
         }
     }
 }
@@ -330,7 +332,8 @@ async fn performances(
 ) -> Result<Cacheable<List<PerformanceView>>, Problem> {
     let page = Page { after: query.after()?.map(PerformanceId::from_bytes), limit: query.limit_and_one()? };
     let found = context.catalogue.performances(concert, page).await?;
-    let view = |performance: Performance| PerformanceView::of(&performance, &context.line);
+    let now = context.clock.now();
+    let view = |performance: Performance| PerformanceView::of(&performance, &context.line, now);
     let list = List::page(&query, found, |performance| *performance.id.as_bytes(), view)?;
     Ok(Cacheable::of(list, SALE))
 }
@@ -341,7 +344,8 @@ async fn performance(
     context: Data<Context>,
     PathId(id): PathId<PerformanceId>,
 ) -> Result<Cacheable<PerformanceWithSeatsView>, Problem> {
-    let performance = PerformanceView::of(&context.catalogue.performance(id).await?, &context.line);
+    let performance = context.catalogue.performance(id).await?;
+    let performance = PerformanceView::of(&performance, &context.line, context.clock.now());
     let seats = context.reservations.seat_counts(id).await?.into();
     Ok(Cacheable::of(PerformanceWithSeatsView { performance, seats }, SALE))
 }

@@ -1,5 +1,6 @@
 //! What operators do: concerts, performances, seats, admission.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::{Data, Json};
@@ -7,7 +8,7 @@ use paperclip::actix::web::{ServiceConfig, get, patch, post, put, resource};
 use paperclip::actix::{Apiv2Schema, CreatedJson, api_v2_operation};
 use serde::{Deserialize, Serialize};
 use usher_concert::{NewConcert, NewPerformance, SaleDefaults, SaleTimes, SeatLine, SeatMap, SectionPlan};
-use usher_kernel::{ConcertId, PerformanceId, Violation};
+use usher_kernel::{Clock, ConcertId, PerformanceId, Violation};
 use usher_queue::{AdmissionPolicy, LineState, PolicyPatch};
 
 use super::catalogue::{ConcertView, PerformanceView, SeatCountsView};
@@ -45,6 +46,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
 pub(super) struct Context {
     catalogue: usher_concert::Service,
     line: usher_queue::Service,
+    clock: Arc<dyn Clock>,
     reservations: usher_reservation::Service,
     boards: Boards,
     detached: Detached,
@@ -56,6 +58,7 @@ impl From<&Services> for Context {
         Self {
             catalogue: services.catalogue.clone(),
             line: services.line.clone(),
+            clock: Arc::clone(&services.clock),
             reservations: services.reservations.clone(),
             boards: services.boards.clone(),
             detached: services.detached.clone(),
@@ -316,7 +319,7 @@ async fn add_performance(
     let wish = NewPerformance::new(starts_at.0, sale, seat_limit, hold_ttl).map_err(Problem::invalid)?;
     let catalogue = context.catalogue.clone();
     let added = context.detached.run(async move { Ok(catalogue.add_performance(concert, wish, &claim).await?) });
-    Ok(CreatedJson(PerformanceView::of(&added.await?, &context.line)))
+    Ok(CreatedJson(PerformanceView::of(&added.await?, &context.line, context.clock.now())))
 }
 
 /// Replaces all seats of a performance whose sale is not open yet.
