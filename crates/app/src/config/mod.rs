@@ -1,88 +1,41 @@
 //! Configuration: the embedded defaults, then a file, then the environment. The only module that reads the environment.
 
-use std::fmt;
-use std::fs;
-use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt as _;
+mod auth;
+mod data;
+mod error;
+mod http;
+mod line;
+mod log;
+mod metrics;
+mod reservation;
+mod secret;
+mod store;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use config::{Config, Environment, File, FileFormat};
-use ipnet::IpNet;
-use rand::Rng as _;
 use serde::Deserialize;
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use usher_concert::{NewPerformance, SaleDefaults};
 use usher_queue::{AdmissionPolicy, LineState};
+
+pub use self::auth::Auth;
+pub use self::data::Data;
+pub use self::error::ConfigError;
+pub use self::http::{Http, Networks};
+pub use self::line::{Line, LineBackend};
+pub use self::log::{Log, LogFormat};
+pub use self::metrics::Metrics;
+pub use self::reservation::Reservation;
+pub use self::secret::Secret;
+use self::secret::kept_secret;
+pub use self::store::Store;
 
 const DEFAULTS: &str = include_str!("../default.toml");
 /// How long a server may take to put a line into a shared store once the ledger told it to: one command, which is given
 /// up after two seconds, but takes milliseconds. Who is slower than this costs the line a gap in its numbers.
 const OPENING_GRACE: Duration = Duration::from_secs(1);
-const SECRET_LEN_MIN: usize = 32;
 const SECRET_FILE: &str = "usher.secret";
-
-/// Why the configuration is refused, in one line.
-#[derive(Debug, thiserror::Error)]
-#[error("configuration: {0}")]
-pub struct ConfigError(String);
-
-impl ConfigError {
-    /// Says that the value of `key` is refused because of `reason`.
-    pub fn invalid(key: &str, reason: impl fmt::Display) -> Self {
-        Self(format!("{key}: {reason}"))
-    }
-}
-
-impl From<config::ConfigError> for ConfigError {
-    fn from(error: config::ConfigError) -> Self {
-        Self(error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
-    }
-}
-
-/// A secret. Printed nowhere.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes a secret.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The secret's bytes.
-    #[must_use]
-    pub fn expose(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-
-    /// The secret as text, for a driver that wants a URL.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.0
-    }
-
-    const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn require_length(&self, key: &str) -> Result<(), ConfigError> {
-        if self.0.len() < SECRET_LEN_MIN {
-            return Err(ConfigError::invalid(key, format!("must be at least {SECRET_LEN_MIN} bytes")));
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(..)")
-    }
-}
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -104,192 +57,6 @@ pub struct Settings {
     pub auth: Auth,
     /// The log.
     pub log: Log,
-}
-
-/// The HTTP server.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Http {
-    /// Where to listen.
-    pub bind: SocketAddr,
-    /// Threads that answer requests; 0 is one per core.
-    pub workers: usize,
-    /// Proxies that are believed.
-    pub trusted_proxies: Networks,
-    /// Connections at once.
-    pub max_connections: usize,
-    /// Requests being answered at once.
-    pub max_in_flight: usize,
-    /// Streams open at once.
-    pub streams_max: usize,
-    /// Requests a second from one client address; 0 is no limit.
-    pub requests_per_address_per_s: u32,
-    /// How long a request's head may take to arrive.
-    pub head_timeout_ms: u64,
-    /// How long a request's body may take to arrive.
-    pub body_timeout_ms: u64,
-    /// How long a client may take nothing of what it is sent.
-    pub send_timeout_ms: u32,
-    /// How long requests may take to end after SIGTERM.
-    pub shutdown_timeout_s: u64,
-}
-
-/// The metrics' own listener.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Metrics {
-    /// Where /metrics is served; `None`: with everything else.
-    #[serde(deserialize_with = "address_or_nothing")]
-    pub bind: Option<SocketAddr>,
-}
-
-/// Files.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Data {
-    /// Where they are kept.
-    pub dir: PathBuf,
-}
-
-/// Where lines are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LineBackend {
-    /// In this process, for one server.
-    Memory,
-    /// On Redis or Valkey, for any number of servers.
-    Redis,
-}
-
-/// The lines.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Line {
-    /// Where they are kept.
-    pub backend: LineBackend,
-    /// The Redis server; its URL may hold a password.
-    pub redis_url: Secret,
-    /// How often people are admitted, in ms.
-    pub tick_ms: u64,
-    /// Who was not seen for this long is away.
-    pub presence_window_s: u64,
-    /// The most people inside.
-    pub capacity: u32,
-    /// The most people admitted in a second.
-    pub rate_per_s: u32,
-    /// How long a pass is good.
-    pub pass_ttl_s: u64,
-    /// How long before the sale people can join.
-    pub lobby_s: u64,
-    /// Where to record what the line's store answers, as configured; see [`Settings::history`].
-    pub history: PathBuf,
-}
-
-/// The database.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Store {
-    /// Where it is, as configured; see [`Settings::database`].
-    pub url: Secret,
-    /// Connections to it.
-    pub max_connections: u32,
-    /// How long a call waits for one of them, in ms.
-    pub acquire_timeout_ms: u64,
-    /// Whether holds that arrive together commit together.
-    pub group_commit: bool,
-}
-
-/// Reservations.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Reservation {
-    /// How long a hold lasts.
-    pub hold_ttl_s: u64,
-    /// Seats per account.
-    pub seats_per_buyer: u32,
-}
-
-/// Identities.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Auth {
-    /// What tokens are signed with, as configured; see [`Settings::secret`].
-    pub secret: Secret,
-    /// The secret before it.
-    pub secret_previous: Secret,
-    /// How long an access token is good.
-    pub token_ttl_s: u64,
-    /// Passwords hashed at once.
-    pub hash_threads: usize,
-    /// Passwords that may wait to be hashed.
-    pub hash_queue: usize,
-}
-
-/// The log.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Log {
-    /// For whom.
-    pub format: LogFormat,
-    /// What is logged.
-    pub filter: String,
-}
-
-/// For whom the log is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Pretty,
-    /// For machines.
-    Json,
-}
-
-/// Some networks. Written as a list, or, for the environment, with commas.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Networks(pub Vec<IpNet>);
-
-impl<'de> Deserialize<'de> for Networks {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ListOrText;
-
-        impl<'de> Visitor<'de> for ListOrText {
-            type Value = Networks;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("addresses or networks")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Networks, E> {
-                text.split(',')
-                    .map(str::trim)
-                    .filter(|part| !part.is_empty())
-                    .map(network)
-                    .collect::<Result<_, _>>()
-                    .map(Networks)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Networks, A::Error> {
-                let mut networks = Vec::new();
-                while let Some(text) = list.next_element::<String>()? {
-                    networks.push(network(&text)?);
-                }
-                Ok(Networks(networks))
-            }
-        }
-
-        fn network<E: de::Error>(text: &str) -> Result<IpNet, E> {
-            let parsed = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-            parsed.ok_or_else(|| E::custom(format!("{text:?} is no address and no network")))
-        }
-
-        deserializer.deserialize_any(ListOrText)
-    }
-}
-
-fn address_or_nothing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(de::Error::custom) }
 }
 
 impl Settings {
@@ -337,7 +104,7 @@ impl Settings {
         {
             return Err(ConfigError::invalid(&format!("line.{}", first.field), &first.message));
         }
-        let url = self.store.url.0.as_str();
+        let url = self.store.url.text();
         let is_known = url.starts_with("sqlite:") || url.starts_with("mysql://");
         require(is_known, "store.url", "must begin with sqlite:// or mysql://")?;
         require(self.store.max_connections > 0, "store.max_connections", "must be at least 1")?;
@@ -365,7 +132,7 @@ impl Settings {
     /// Whether nothing is shared with another server.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
-        self.line.backend == LineBackend::Memory && self.store.url.0.starts_with("sqlite:")
+        self.line.backend == LineBackend::Memory && self.store.url.text().starts_with("sqlite:")
     }
 
     /// How lines admit where no operator said otherwise.
@@ -429,7 +196,7 @@ impl Settings {
     /// The database's address, with a relative SQLite path taken from the data folder.
     #[must_use]
     pub fn store_url(&self) -> String {
-        let url = self.store.url.0.as_str();
+        let url = self.store.url.text();
         match url.strip_prefix("sqlite://") {
             Some(path) if !path.starts_with('/') && !path.starts_with(':') => {
                 format!("sqlite://{}", self.data.dir.join(path).display())
@@ -466,34 +233,12 @@ fn environment() -> Environment {
     Environment::with_prefix("USHER").prefix_separator("__").separator("__")
 }
 
-/// Reads the secret kept at `path`, or makes one there that only its owner can read. Of two processes that start at
-/// once, one makes it, and both read it.
-fn kept_secret(path: &Path) -> io::Result<Secret> {
-    match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        kept => return kept.map(|text| Secret(text.trim_end().to_owned())),
-    }
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let draft = path.with_extension(format!("draft-{}", std::process::id()));
-    let secret = URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; SECRET_LEN_MIN]>());
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(secret.as_bytes())?;
-    file.sync_all()?;
-    // A link is made whole, or not at all where the name is taken.
-    let linked = fs::hard_link(&draft, path);
-    fs::remove_file(&draft)?;
-    match linked {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => fs::read_to_string(path).map(Secret),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
+    use super::secret::SECRET_LEN_MIN;
     use super::*;
 
     fn load(file: &str, variables: &[(&str, &str)]) -> Result<Settings, ConfigError> {

@@ -1,0 +1,78 @@
+//! The section `http`.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+
+/// The HTTP server.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Where to listen.
+    pub bind: SocketAddr,
+    /// Threads that answer requests; 0 is one per core.
+    pub workers: usize,
+    /// Proxies that are believed.
+    pub trusted_proxies: Networks,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Requests being answered at once.
+    pub max_in_flight: usize,
+    /// Streams open at once.
+    pub streams_max: usize,
+    /// Requests a second from one client address; 0 is no limit.
+    pub requests_per_address_per_s: u32,
+    /// How long a request's head may take to arrive.
+    pub head_timeout_ms: u64,
+    /// How long a request's body may take to arrive.
+    pub body_timeout_ms: u64,
+    /// How long a client may take nothing of what it is sent.
+    pub send_timeout_ms: u32,
+    /// How long requests may take to end after SIGTERM.
+    pub shutdown_timeout_s: u64,
+}
+
+/// Some networks. Written as a list, or, for the environment, with commas.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Networks(pub Vec<IpNet>);
+
+impl<'de> Deserialize<'de> for Networks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListOrText;
+
+        impl<'de> Visitor<'de> for ListOrText {
+            type Value = Networks;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("addresses or networks")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Networks, E> {
+                text.split(',')
+                    .map(str::trim)
+                    .filter(|part| !part.is_empty())
+                    .map(network)
+                    .collect::<Result<_, _>>()
+                    .map(Networks)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Networks, A::Error> {
+                let mut networks = Vec::new();
+                while let Some(text) = list.next_element::<String>()? {
+                    networks.push(network(&text)?);
+                }
+                Ok(Networks(networks))
+            }
+        }
+
+        fn network<E: de::Error>(text: &str) -> Result<IpNet, E> {
+            let parsed = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+            parsed.ok_or_else(|| E::custom(format!("{text:?} is no address and no network")))
+        }
+
+        deserializer.deserialize_any(ListOrText)
+    }
+}
