@@ -254,7 +254,7 @@ async fn create_operator(settings: &Settings, email: &str) -> Result<(), Command
 fn mint(settings: &Settings, count: u64) -> Result<(), CommandError> {
     let (secret, clock) = (settings.secret()?, Arc::new(SystemClock::new()));
     let previous = settings.secret_previous().map(Secret::expose);
-    let access_tokens = AccessTokens::new(secret.expose(), previous, settings.token_ttl());
+    let access_tokens = AccessTokens::new(secret.expose(), previous, settings.auth.token_ttl());
     let ids = RandomIds::new(clock.clone());
     let mut out = io::BufWriter::new(io::stdout().lock());
     for _ in 0..count {

@@ -179,7 +179,7 @@ impl Application {
                 clock: Arc::clone(&clock),
             },
             TokenKeys::new(secret.expose(), previous),
-            settings.line_service(),
+            settings.line.service(),
         );
         let reservations = usher_reservation::Service::new(
             usher_reservation::Ports {
@@ -218,7 +218,7 @@ impl Application {
             catalogue: usher_concert::Service::new(catalogue, Arc::clone(&clock), Arc::clone(&ids)),
             line: line.clone(),
             reservations,
-            access_tokens: Arc::new(AccessTokens::new(secret.expose(), previous, settings.token_ttl())),
+            access_tokens: Arc::new(AccessTokens::new(secret.expose(), previous, settings.auth.token_ttl())),
             clock,
             ids,
             metrics: Arc::clone(&metrics),
@@ -228,7 +228,7 @@ impl Application {
             streams: streams.clone(),
             boards,
             geometries: Arc::new(Geometries::default()),
-            sale_defaults: settings.sale_defaults(),
+            sale_defaults: settings.reservation.sale_defaults(),
         });
         let (server, address) = listen(services, settings)?;
         let metrics_server = listen_for_metrics(metrics, settings)?;

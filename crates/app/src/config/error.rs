@@ -12,6 +12,11 @@ impl ConfigError {
     pub fn invalid(key: &str, reason: impl fmt::Display) -> Self {
         Self(format!("{key}: {reason}"))
     }
+
+    /// Refuses the value of `key` with its rule, unless it keeps the rule.
+    pub(super) fn require(is_kept: bool, key: &str, rule: &str) -> Result<(), Self> {
+        if is_kept { Ok(()) } else { Err(Self::invalid(key, rule)) }
+    }
 }
 
 impl From<config::ConfigError> for ConfigError {

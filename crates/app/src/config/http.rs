@@ -7,6 +7,8 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
+use super::error::ConfigError;
+
 /// The HTTP server.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +35,19 @@ pub struct Http {
     pub send_timeout_ms: u32,
     /// How long requests may take to end after SIGTERM.
     pub shutdown_timeout_s: u64,
+}
+
+impl Http {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        let require = ConfigError::require;
+        require(self.max_in_flight > 0, "http.max_in_flight", "must be at least 1")?;
+        require(self.max_connections > 0, "http.max_connections", "must be at least 1")?;
+        let rule = "must be below http.max_connections: what is no stream needs connections too";
+        require(self.streams_max < self.max_connections, "http.streams_max", rule)?;
+        require(self.head_timeout_ms > 0, "http.head_timeout_ms", "must be at least 1")?;
+        require(self.body_timeout_ms > 0, "http.body_timeout_ms", "must be at least 1")?;
+        require(self.send_timeout_ms > 0, "http.send_timeout_ms", "must be at least 1")
+    }
 }
 
 /// Some networks. Written as a list, or, for the environment, with commas.

@@ -1,10 +1,17 @@
 //! The section `line`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
+use usher_queue::{AdmissionPolicy, LineState};
 
+use super::error::ConfigError;
 use super::secret::Secret;
+
+/// How long a server may take to put a line into a shared store once the ledger told it to: one command, which is given
+/// up after two seconds, but takes milliseconds. Who is slower than this costs the line a gap in its numbers.
+const OPENING_GRACE: Duration = Duration::from_secs(1);
 
 /// Where lines are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -38,4 +45,46 @@ pub struct Line {
     pub lobby_s: u64,
     /// Where to record what the line's store answers, as configured; see [`super::Settings::history`].
     pub history: PathBuf,
+}
+
+impl Line {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        let require = ConfigError::require;
+        let has_redis_url = !self.redis_url.is_empty();
+        match self.backend {
+            LineBackend::Memory => require(!has_redis_url, "line.redis_url", "is set, but line.backend is `memory`")?,
+            LineBackend::Redis => require(has_redis_url, "line.redis_url", "must be set: line.backend is `redis`")?,
+        }
+        require((10..=10_000).contains(&self.tick_ms), "line.tick_ms", "must be 10 to 10000")?;
+        let violations = self.admission_policy().validate().err().unwrap_or_default();
+        violations
+            .first()
+            .map_or(Ok(()), |first| Err(ConfigError::invalid(&format!("line.{}", first.field), &first.message)))
+    }
+
+    /// How a line admits before its operator changes it.
+    #[must_use]
+    pub const fn admission_policy(&self) -> AdmissionPolicy {
+        AdmissionPolicy {
+            capacity: self.capacity,
+            rate_per_s: self.rate_per_s,
+            pass_ttl: Duration::from_secs(self.pass_ttl_s),
+            presence_window: Duration::from_secs(self.presence_window_s),
+            state: LineState::Open,
+        }
+    }
+
+    /// Settings of the line's service.
+    #[must_use]
+    pub const fn service(&self) -> usher_queue::Settings {
+        usher_queue::Settings {
+            default_policy: self.admission_policy(),
+            lobby: Duration::from_secs(self.lobby_s),
+            tick: Duration::from_millis(self.tick_ms),
+            opening_grace: match self.backend {
+                LineBackend::Memory => Duration::ZERO,
+                LineBackend::Redis => OPENING_GRACE,
+            },
+        }
+    }
 }

@@ -16,8 +16,6 @@ use std::time::Duration;
 
 use config::{Config, Environment, File, FileFormat};
 use serde::Deserialize;
-use usher_concert::{NewPerformance, SaleDefaults};
-use usher_queue::{AdmissionPolicy, LineState};
 
 pub use self::auth::Auth;
 pub use self::data::Data;
@@ -32,9 +30,6 @@ use self::secret::kept_secret;
 pub use self::store::Store;
 
 const DEFAULTS: &str = include_str!("../default.toml");
-/// How long a server may take to put a line into a shared store once the ledger told it to: one command, which is given
-/// up after two seconds, but takes milliseconds. Who is slower than this costs the line a gap in its numbers.
-const OPENING_GRACE: Duration = Duration::from_secs(1);
 const SECRET_FILE: &str = "usher.secret";
 
 /// Everything that can be configured.
@@ -78,82 +73,24 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Checks the rules between the values.
+    /// Checks every section, and then the rules between sections.
     ///
     /// # Errors
-    /// [`ConfigError`] naming the first value that breaks one.
+    /// [`ConfigError`] naming the first value that breaks a rule.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let require = |fine: bool, key: &str, rule: &str| {
-            if fine { Ok(()) } else { Err(ConfigError::invalid(key, rule)) }
-        };
-        require(self.http.max_in_flight > 0, "http.max_in_flight", "must be at least 1")?;
-        require(self.http.max_connections > 0, "http.max_connections", "must be at least 1")?;
-        let rule = "must be below http.max_connections: what is no stream needs connections too";
-        require(self.http.streams_max < self.http.max_connections, "http.streams_max", rule)?;
-        require(self.http.head_timeout_ms > 0, "http.head_timeout_ms", "must be at least 1")?;
-        require(self.http.body_timeout_ms > 0, "http.body_timeout_ms", "must be at least 1")?;
-        require(self.http.send_timeout_ms > 0, "http.send_timeout_ms", "must be at least 1")?;
-        let has_redis_url = !self.line.redis_url.is_empty();
-        match self.line.backend {
-            LineBackend::Memory => require(!has_redis_url, "line.redis_url", "is set, but line.backend is `memory`")?,
-            LineBackend::Redis => require(has_redis_url, "line.redis_url", "must be set: line.backend is `redis`")?,
-        }
-        require((10..=10_000).contains(&self.line.tick_ms), "line.tick_ms", "must be 10 to 10000")?;
-        if let Err(violations) = self.admission_policy().validate()
-            && let Some(first) = violations.first()
-        {
-            return Err(ConfigError::invalid(&format!("line.{}", first.field), &first.message));
-        }
-        let url = self.store.url.text();
-        let is_known = url.starts_with("sqlite:") || url.starts_with("mysql://");
-        require(is_known, "store.url", "must begin with sqlite:// or mysql://")?;
-        require(self.store.max_connections > 0, "store.max_connections", "must be at least 1")?;
-        let wait_is_fine = (100..=60_000).contains(&self.store.acquire_timeout_ms);
-        require(wait_is_fine, "store.acquire_timeout_ms", "must be 100 to 60000")?;
-        let ttl_is_fine = NewPerformance::HOLD_TTL_S.contains(&self.reservation.hold_ttl_s);
-        require(ttl_is_fine, "reservation.hold_ttl_s", "must be 1 to 3600")?;
-        let limit_is_fine = NewPerformance::SEATS_PER_BUYER.contains(&self.reservation.seats_per_buyer);
-        require(limit_is_fine, "reservation.seats_per_buyer", "must be 1 to 100")?;
-        require(self.auth.token_ttl_s > 0, "auth.token_ttl_s", "must be at least 1")?;
-        require(self.auth.hash_threads <= 1_024, "auth.hash_threads", "must be at most 1024")?;
-        require(self.auth.hash_queue <= 1_000_000, "auth.hash_queue", "must be at most 1000000")?;
-        if self.auth.secret.is_empty() {
-            let rule = "must be set (at least 32 bytes): only an in-process line with SQLite makes its own";
-            require(self.is_embedded(), "auth.secret", rule)?;
-        } else {
-            self.auth.secret.require_length("auth.secret")?;
-        }
-        if !self.auth.secret_previous.is_empty() {
-            self.auth.secret_previous.require_length("auth.secret_previous")?;
-        }
-        Ok(())
+        self.http.validate()?;
+        self.line.validate()?;
+        self.store.validate()?;
+        self.reservation.validate()?;
+        self.auth.validate()?;
+        let rule = "must be set (at least 32 bytes): only an in-process line with SQLite makes its own";
+        ConfigError::require(self.is_embedded() || !self.auth.secret.is_empty(), "auth.secret", rule)
     }
 
     /// Whether nothing is shared with another server.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
         self.line.backend == LineBackend::Memory && self.store.url.text().starts_with("sqlite:")
-    }
-
-    /// How lines admit where no operator said otherwise.
-    #[must_use]
-    pub const fn admission_policy(&self) -> AdmissionPolicy {
-        AdmissionPolicy {
-            capacity: self.line.capacity,
-            rate_per_s: self.line.rate_per_s,
-            pass_ttl: Duration::from_secs(self.line.pass_ttl_s),
-            presence_window: Duration::from_secs(self.line.presence_window_s),
-            state: LineState::Open,
-        }
-    }
-
-    /// What performances get where their operator says nothing.
-    #[must_use]
-    pub const fn sale_defaults(&self) -> SaleDefaults {
-        SaleDefaults {
-            seat_limit_per_buyer: self.reservation.seats_per_buyer,
-            hold_ttl: Duration::from_secs(self.reservation.hold_ttl_s),
-        }
     }
 
     /// The database, and how much of it to use.
@@ -166,31 +103,11 @@ impl Settings {
         }
     }
 
-    /// What the line's service is set to.
-    #[must_use]
-    pub const fn line_service(&self) -> usher_queue::Settings {
-        usher_queue::Settings {
-            default_policy: self.admission_policy(),
-            lobby: Duration::from_secs(self.line.lobby_s),
-            tick: Duration::from_millis(self.line.tick_ms),
-            opening_grace: match self.line.backend {
-                LineBackend::Memory => Duration::ZERO,
-                LineBackend::Redis => OPENING_GRACE,
-            },
-        }
-    }
-
     /// Where to record what the line's store answers, if anywhere.
     #[must_use]
     pub fn history(&self) -> Option<PathBuf> {
         let path = &self.line.history;
         (!path.as_os_str().is_empty()).then(|| self.data.dir.join(path))
-    }
-
-    /// How long an access token is good.
-    #[must_use]
-    pub const fn token_ttl(&self) -> Duration {
-        Duration::from_secs(self.auth.token_ttl_s)
     }
 
     /// The database's address, with a relative SQLite path taken from the data folder.

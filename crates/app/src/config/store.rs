@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::error::ConfigError;
 use super::secret::Secret;
 
 /// The database.
@@ -16,4 +17,16 @@ pub struct Store {
     pub acquire_timeout_ms: u64,
     /// Whether holds that arrive together commit together.
     pub group_commit: bool,
+}
+
+impl Store {
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        let require = ConfigError::require;
+        let url = self.url.text();
+        let is_known = url.starts_with("sqlite:") || url.starts_with("mysql://");
+        require(is_known, "store.url", "must begin with sqlite:// or mysql://")?;
+        require(self.max_connections > 0, "store.max_connections", "must be at least 1")?;
+        let wait_is_fine = (100..=60_000).contains(&self.acquire_timeout_ms);
+        require(wait_is_fine, "store.acquire_timeout_ms", "must be 100 to 60000")
+    }
 }
