@@ -32,17 +32,7 @@ run: ## Build and serve the demo on 127.0.0.1:8080
 # the tests that restart a server always start their own.
 .PHONY: redis
 redis:
-	@if ! command -v redis-server valkey-server >/dev/null; then \
-	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	        echo "installing redis-server: the tests need it, or valkey-server, and neither is there"; \
-	        apt-get update -qq; \
-	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server >/dev/null; \
-	        service redis-server stop >/dev/null 2>&1 || true; \
-	    else \
-	        echo "the tests need redis-server or valkey-server on PATH: install one of them (Debian: redis-server)" >&2; \
-	        exit 1; \
-	    fi; \
-	fi
+	@.ci/need 'redis-server|valkey-server' redis-server
 	@server=$$(command -v redis-server valkey-server | head -n 1); \
 	    echo "redis: $${USHER_TEST_REDIS_URL:+the server at USHER_TEST_REDIS_URL, and }$$("$$server" --version | cut -d ' ' -f 1-3)"
 
@@ -52,17 +42,7 @@ redis:
 .PHONY: mysql
 mysql: export PATH := $(PATH):/usr/sbin
 mysql:
-	@if [ -z "$${USHER_TEST_MYSQL_IMAGE:-}" ] && ! command -v mariadbd mysqld >/dev/null; then \
-	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	        echo "installing mariadb-server-core: the tests need it, or MySQL, and neither is there"; \
-	        apt-get update -qq; \
-	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mariadb-server-core mariadb-client-core >/dev/null; \
-	    else \
-	        echo "the tests need mariadbd or mysqld on PATH: install one of them (Debian: mariadb-server-core" \
-	            "mariadb-client-core), or set USHER_TEST_MYSQL_IMAGE" >&2; \
-	        exit 1; \
-	    fi; \
-	fi
+	@[ -n "$${USHER_TEST_MYSQL_IMAGE:-}" ] || .ci/need 'mariadbd|mysqld' mariadb-server-core mariadb-client-core
 	@echo "mysql: $${USHER_TEST_MYSQL_URL:+the server at USHER_TEST_MYSQL_URL, and }$$( \
 	    if [ -n "$${USHER_TEST_MYSQL_IMAGE:-}" ]; then echo "the image $$USHER_TEST_MYSQL_IMAGE"; \
 	    else "$$(command -v mariadbd mysqld | head -n 1)" --version; fi)"
@@ -152,16 +132,7 @@ prove: redis mysql $(if $(PROVE),,schedules) ## Check the promises of line and s
 
 .PHONY: wrk
 wrk:
-	@if ! command -v wrk >/dev/null; then \
-	    if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	        echo "installing wrk: the benchmarks over HTTP need it, and it is not there"; \
-	        apt-get update -qq; \
-	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq wrk >/dev/null; \
-	    else \
-	        echo "the benchmarks over HTTP need wrk on PATH: install it (Debian: wrk)" >&2; \
-	        exit 1; \
-	    fi; \
-	fi
+	@.ci/need wrk wrk
 
 .PHONY: bench
 bench: redis mysql wrk ## Measure Usher beside controls, into target/bench.json: 10 minutes (PART=line or seats, QUICK=1)
