@@ -7,8 +7,12 @@ MAKEFLAGS += --no-builtin-rules
 # `make tools` puts them there; what is installed elsewhere serves as well.
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
-# One server for the tests of all processes; each would start its own otherwise.
-WITH_MYSQL := $${CARGO_TARGET_DIR:-target}/debug/with-mysql
+# Starts one server of each kind for the tests of all processes, says which, and installs what is missing. A test that
+# stops or kills a server starts its own, from the same source: the image that USHER_TEST_REDIS_IMAGE or
+# USHER_TEST_MYSQL_IMAGE names (`none`: no image), else a container of redis:8 or mysql:9 where a Docker engine has the
+# image or can pull it, else the programs of this machine. USHER_TEST_REDIS_URL and USHER_TEST_MYSQL_URL name running
+# servers for all other tests.
+WITH_SERVERS := $${CARGO_TARGET_DIR:-target}/debug/with-servers
 
 # For `make loadtest`: more people than k6 can send in 50 s on two cores.
 URL ?= http://127.0.0.1:8080
@@ -28,44 +32,40 @@ help: ## List the targets
 run: ## Build and serve the demo on 127.0.0.1:8080
 	cargo run --locked --profile quick --package usher-app --bin usher -- serve --demo
 
-# The suite of the line's store runs on USHER_TEST_REDIS_URL, if that is set, and else on a server that the tests start;
-# the tests that restart a server always start their own.
+# Proofs and benchmarks use the programs of this machine, unless an image is named: their figures are compared with
+# those of other days.
+schedules prove bench: export USHER_TEST_REDIS_IMAGE ?= none
+schedules prove bench: export USHER_TEST_MYSQL_IMAGE ?= none
+
 .PHONY: redis
 redis:
-	@.ci/need 'redis-server|valkey-server' redis-server
-	@server=$$(command -v redis-server valkey-server | head -n 1); \
-	    echo "redis: $${USHER_TEST_REDIS_URL:+the server at USHER_TEST_REDIS_URL, and }$$("$$server" --version | cut -d ' ' -f 1-3)"
+	@[ "$${USHER_TEST_REDIS_IMAGE:-none}" != none ] || .ci/need 'redis-server|valkey-server' redis-server
 
-# The suites of the durable ports run on USHER_TEST_MYSQL_URL, or on servers from USHER_TEST_MYSQL_IMAGE, or of what is
-# installed; the tests that crash a server always start their own. The package is without a service: nothing but tests
-# starts it.
 .PHONY: mysql
-mysql: export PATH := $(PATH):/usr/sbin
 mysql:
-	@[ -n "$${USHER_TEST_MYSQL_IMAGE:-}" ] || .ci/need 'mariadbd|mysqld' mariadb-server-core mariadb-client-core
-	@echo "mysql: $${USHER_TEST_MYSQL_URL:+the server at USHER_TEST_MYSQL_URL, and }$$( \
-	    if [ -n "$${USHER_TEST_MYSQL_IMAGE:-}" ]; then echo "the image $$USHER_TEST_MYSQL_IMAGE"; \
-	    else "$$(command -v mariadbd mysqld | head -n 1)" --version; fi)"
+	@[ "$${USHER_TEST_MYSQL_IMAGE:-none}" != none ] || \
+	    .ci/need 'mariadbd|mysqld' mariadb-server-core mariadb-client-core
 
 .PHONY: test
-test: redis mysql ## Run all tests: models, port contracts, HTTP, doc tests
+test: ## Run all tests: models, port contracts, HTTP, doc tests
 	@echo "backends: $$(grep -rhoE 'contract!\([A-Za-z <>]+\)' crates/*/tests | sed -E 's/.*[(< ]([A-Za-z]+)>?\)/\1/' | sort -u | paste -sd ' ')"
 	cargo test --locked --workspace --doc --quiet
-	cargo build --locked --workspace --quiet --bin with-mysql
+	cargo build --locked --workspace --quiet --bin with-servers
 	@if cargo nextest --version >/dev/null 2>&1; then \
-	    $(WITH_MYSQL) cargo nextest run --locked --workspace; \
+	    $(WITH_SERVERS) cargo nextest run --locked --workspace; \
 	else \
-	    $(WITH_MYSQL) cargo test --locked --workspace --lib --bins --tests; \
+	    $(WITH_SERVERS) cargo test --locked --workspace --lib --bins --tests; \
 	fi
 
 # Images that are on the machine are used as they are, others are pulled.
 REDIS_IMAGES ?= redis:7 redis:8 valkey/valkey:9
 MYSQL_IMAGES ?= mysql:9 mariadb:10.11
 .PHONY: images
-images: ## Run the stores' tests on Redis 7 and 8, Valkey 9, MySQL 9 and MariaDB 10.11 (needs Docker)
+images: ## Run the stores' tests on Redis 7 and 8, Valkey 9, MySQL 9 and MariaDB 10.11, and a whole sale (needs Docker)
 	@for image in $(REDIS_IMAGES); do \
 	    echo "== $$image: $$(docker run --rm "$$image" --version | cut -d ' ' -f 1-3)"; \
-	    USHER_TEST_REDIS_IMAGE=$$image cargo test --locked --quiet --package usher-adapter-redis --test redis; \
+	    USHER_TEST_REDIS_URL= USHER_TEST_REDIS_IMAGE=$$image \
+	        cargo test --locked --quiet --package usher-adapter-redis --test redis; \
 	done
 	@for image in $(MYSQL_IMAGES); do \
 	    echo "== $$image: $$(docker run --rm --entrypoint sh "$$image" -c '$$(command -v mariadbd || command -v mysqld) --version')"; \
@@ -73,6 +73,8 @@ images: ## Run the stores' tests on Redis 7 and 8, Valkey 9, MySQL 9 and MariaDB
 	        cargo test --locked --quiet --package usher-adapter-sql --package usher-migrations --package usher-app \
 	        --test sql --test migrations --test api -- mysql faults log_in; \
 	done
+	USHER_TEST_REDIS_IMAGE=redis:8 USHER_TEST_MYSQL_IMAGE=mysql:9 \
+	    cargo test --locked --package usher-app --test api -- sold_out --nocapture
 
 .PHONY: check
 check: fmt lint arrows tidy doc deny ## Check everything that needs no test run

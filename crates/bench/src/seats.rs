@@ -2,7 +2,6 @@
 //! all buyers want. Shared transactions are measured; the control is one transaction for each call. Knows no HTTP.
 
 use std::num::NonZero;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -28,6 +27,7 @@ use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, ReservationHistory as _, ReservationRepository,
     ReservationRepositoryExt as _, SeatWish, Settled, Verdict,
 };
+use usher_test_servers::container;
 use usher_test_servers::mysql_server::{self, Durability, Server};
 
 use crate::seats_over_http;
@@ -70,14 +70,12 @@ pub(crate) async fn measure(over_http: &OverHttp<'_>, figures: &mut Vec<Figure>)
     Box::pin(mariadb.measure(scale, figures)).await?;
     seats_over_http::measure(over_http, &mariadb, figures).await?;
     drop(mariadb);
-    let mut inspect = Command::new("docker");
-    inspect.args(["image", "inspect", MYSQL_IMAGE]).stdout(Stdio::null()).stderr(Stdio::null());
-    if inspect.status().is_ok_and(|status| status.success()) {
+    if container::has_image(MYSQL_IMAGE) {
         let mysql = on_server("MySQL", Some(MYSQL_IMAGE), (3_000.0, 3.0)).await?;
         Box::pin(mysql.measure(scale, figures)).await?;
         seats_over_http::measure(over_http, &mysql, figures).await?;
     } else {
-        progress(&format!("MySQL is skipped: docker has no image {MYSQL_IMAGE}"));
+        progress(&format!("MySQL is skipped: there is no image {MYSQL_IMAGE}"));
     }
     Ok(())
 }

@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it is")]
 
+pub mod container;
+mod guard;
 pub mod mysql_server;
 pub mod mysql_watcher;
 pub mod network;
-mod process;
 pub mod redis_server;
+pub mod shared;
+mod source;

@@ -1,41 +1,25 @@
 //! A MariaDB or MySQL server to test on.
 
-use std::env;
-use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::sync::{Mutex, OnceLock};
-use std::thread;
-use std::time::Duration;
+use std::sync::OnceLock;
 
-use rustix::process::{Pid, Signal, getgid, getuid};
+use rustix::process::Signal;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySqlConnection};
 
-use crate::process;
+use crate::container::block_on;
+use crate::guard::Guard;
+use crate::source::{Kind, Source};
 
-/// Where a server of one's own choice is, with a user who may make databases; what needs no server of its own runs on
-/// it. It should be one for tests.
-const URL_VARIABLE: &str = "USHER_TEST_MYSQL_URL";
-/// The container image to start servers from, instead of what is installed here.
-const IMAGE_VARIABLE: &str = "USHER_TEST_MYSQL_IMAGE";
-/// How often another port is tried, if somebody took the one that was free.
-const PORTS_MAX: u32 = 20;
-/// A file system in memory, where there is one, and how much of it has to be free: a server takes up to 0.3 GiB, and
-/// there may be some at once.
-const MEMORY: &str = "/dev/shm";
-const ROOM_MIN: u64 = 4 << 30;
-/// How long a server may be silent while it makes its data, or starts.
-const START_MAX: Duration = Duration::from_secs(60);
-
-/// Makes an empty data folder in `$1`, and runs a server on it. Each line of stdin stops it, as a crash would, or starts it again
-/// on the same data. The end of stdin ends both, and stdin ends with the process that holds it, however that ends.
-const UNTIL_STDIN_ENDS: &str = r#"
+pub(crate) static KIND: Kind = Kind {
+    name: "mysql",
+    url_variable: "USHER_TEST_MYSQL_URL",
+    image_variable: "USHER_TEST_MYSQL_IMAGE",
+    default_image: "mysql:9",
+    programs: "mariadbd|mysqld",
+    packages: &["mariadb-server-core", "mariadb-client-core"],
+    script: r#"
 exec 2>&1
 PATH=$PATH:/usr/sbin
-server=$(command -v mariadbd || command -v mysqld) || { echo "no mariadbd or mysqld on PATH: Aborting"; exit 1; }
+server=$(command -v mariadbd || command -v mysqld) || { echo "no mariadbd or mysqld: aborting"; exit 1; }
 dir=$(mktemp -d -p "$1") user=
 shift
 [ "$(id -u)" != 0 ] || user=--user=root
@@ -47,20 +31,22 @@ else
 fi
 while
     "$server" --no-defaults $user --datadir="$dir/data" --tmpdir="$dir" --socket="$dir/socket" --pid-file="$dir/pid" \
-        "$@" & pid=$!
+        --bind-address=127.0.0.1 --max-connections=1000 --loose-mysqlx=OFF "$@" & pid=$!
     echo "process id $pid"
     read -r _; has_ended=$?
     kill -9 "$pid"
     wait "$pid"
-    [ "$has_ended" = 0 ] && echo "stopped" && read -r _
+    [ "$has_ended" = 0 ] && echo "killed" && read -r _
 do :; done
 rm -rf "$dir"
-"#;
-
-#[expect(clippy::disallowed_methods, reason = "a test has no configuration but its environment")]
-fn given(variable: &str) -> Option<String> {
-    env::var(variable).ok().filter(|value| !value.is_empty())
-}
+"#,
+    ready: "ready for connections",
+    chosen: OnceLock::new(),
+};
+/// A file system in memory, where there is one, and how much of it has to be free: a server takes up to 0.3 GiB, and
+/// there may be some at once.
+const MEMORY: &str = "/dev/shm";
+const ROOM_MIN: u64 = 4 << 30;
 
 /// The URL of the server that all tests of this process share; it keeps nothing over a power cut.
 ///
@@ -72,26 +58,14 @@ pub fn shared_url() -> &'static str {
     url
 }
 
-fn given_or_started() -> (String, Option<Server>) {
-    match given(URL_VARIABLE) {
+pub(crate) fn given_or_started() -> (String, Option<Server>) {
+    match KIND.given_url() {
         Some(url) => (url, None),
         None => {
             let server = Server::start(Durability::None, &[]);
             (server.url(), Some(server))
         }
     }
-}
-
-/// Runs a command whose tests all share one server, and ends the server with it.
-///
-/// # Errors
-/// If the command cannot be started.
-///
-/// # Panics
-/// If there is no server, and none to start.
-pub fn run_with_shared(command: &mut Command) -> std::io::Result<ExitStatus> {
-    let (url, _server) = given_or_started();
-    command.env(URL_VARIABLE, url).status()
 }
 
 /// What a server does about losing power.
@@ -127,9 +101,7 @@ impl Durability {
 #[derive(Debug)]
 pub struct Server {
     port: u16,
-    pid: Option<Pid>,
-    guard: Child,
-    log: Mutex<Receiver<String>>,
+    guard: Guard,
 }
 
 impl Server {
@@ -138,87 +110,22 @@ impl Server {
     /// # Panics
     /// If there is none to start.
     pub fn start(durability: Durability, options: &[&str]) -> Self {
-        Self::start_from(given(IMAGE_VARIABLE).as_deref(), durability, options)
+        Self::start_on(KIND.source(), durability, options)
     }
 
-    /// Starts one from an image, or what is installed here.
+    /// Starts one from an image, or from the programs of this machine.
     ///
     /// # Panics
     /// If there is none to start.
     pub fn start_from(image: Option<&str>, durability: Durability, options: &[&str]) -> Self {
-        let mut log = String::new();
-        for _ in 0..PORTS_MAX {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-            let port = listener.local_addr().expect("it is bound").port();
-            drop(listener);
-            match Self::start_on(port, image, durability, options) {
-                Ok(server) => return server,
-                Err(said) => log = said,
-            }
-            if !log.contains("Address already in use") {
-                break;
-            }
-        }
-        panic!(
-            "no server to test on: install mariadb-server or mysql-server, or set {IMAGE_VARIABLE}; {URL_VARIABLE} is \
-             not for tests that crash their server\n{log}"
-        )
+        let source = image.map_or(Source::Installed, |image| Source::Image(image.to_owned()));
+        Self::start_on(&source, durability, options)
     }
 
-    fn start_on(port: u16, image: Option<&str>, durability: Durability, options: &[&str]) -> Result<Self, String> {
-        let folder = durability.folder();
-        let mut command = match image {
-            Some(image) => {
-                let mut docker = Command::new("docker");
-                let user = format!("{}:{}", getuid().as_raw(), getgid().as_raw());
-                docker
-                    .args(["run", "--rm", "--interactive", "--network", "host", "--pid", "host", "--user", &user])
-                    .args(["--volume", &format!("{folder}:{folder}"), "--entrypoint", "sh", image]);
-                docker
-            }
-            None => Command::new("sh"),
-        };
-        let mut guard = command
-            .args(["-c", UNTIL_STDIN_ENDS, "sh", folder, "--bind-address=127.0.0.1", &format!("--port={port}")])
-            .args(["--max-connections=1000", "--loose-mysqlx=OFF"])
-            .args(durability.options())
-            .args(options)
-            // Ctrl-C is not for it: it has to clean up.
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("there is a shell, and docker for an image");
-        let stdout = BufReader::new(guard.stdout.take().expect("it is piped"));
-        let (lines, log) = mpsc::channel();
-        // Somebody has to read it to the end: a server that cannot write its log stops.
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let _nobody_waits_for_it = lines.send(line);
-            }
-        });
-        let mut server = Self { port, pid: None, guard, log: Mutex::new(log) };
-        server.wait_for("ready for connections").map(|()| server)
-    }
-
-    /// Reads on in its log until a line has this text, or answers what it said instead.
-    fn wait_for(&mut self, text: &str) -> Result<(), String> {
-        let log = self.log.get_mut().expect("nobody panics with it");
-        let mut said = String::new();
-        loop {
-            let Ok(line) = log.recv_timeout(START_MAX) else { return Err(said) };
-            if let Some(pid) = line.strip_prefix("process id ") {
-                self.pid = pid.parse().ok().and_then(Pid::from_raw);
-            }
-            if line.contains(text) {
-                return Ok(());
-            }
-            writeln!(said, "{line}").expect("a string has room");
-            if line.contains("Aborting") {
-                return Err(said);
-            }
-        }
+    fn start_on(source: &Source, durability: Durability, options: &[&str]) -> Self {
+        let options = [durability.options(), options].concat();
+        let (port, guard) = Guard::start_on_free_port(&KIND, source, durability.folder(), &options);
+        Self { port, guard }
     }
 
     /// Where it is: `mysql://root@127.0.0.1:port`.
@@ -233,7 +140,7 @@ impl Server {
 
     /// Its process id; nothing while it is killed.
     pub fn pid(&self) -> Option<u32> {
-        self.pid.map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
+        self.guard.pid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
     /// Stops it where it is, until [`Self::resume`]: connections stand, and nobody is answered.
@@ -241,7 +148,7 @@ impl Server {
     /// # Panics
     /// If it is gone.
     pub fn pause(&self) {
-        process::send(self.pid, Signal::STOP);
+        self.guard.signal(Signal::STOP);
     }
 
     /// Lets it go on.
@@ -249,7 +156,7 @@ impl Server {
     /// # Panics
     /// If it is gone.
     pub fn resume(&self) {
-        process::send(self.pid, Signal::CONT);
+        self.guard.signal(Signal::CONT);
     }
 
     /// Ends it, as a crash would (`kill -9`). Its data stays.
@@ -257,9 +164,7 @@ impl Server {
     /// # Panics
     /// If it is gone.
     pub fn kill(&mut self) {
-        self.next_turn();
-        self.wait_for("stopped").expect("it is killed");
-        self.pid = None;
+        self.guard.kill();
     }
 
     /// Starts it again after [`Self::kill`], on the same data and port.
@@ -267,20 +172,7 @@ impl Server {
     /// # Panics
     /// If it does not start.
     pub fn start_again(&mut self) {
-        self.next_turn();
-        self.wait_for("ready for connections").expect("it starts");
-    }
-
-    fn next_turn(&mut self) {
-        let stdin = self.guard.stdin.as_mut().expect("it is piped");
-        stdin.write_all(b"\n").expect("the guard reads");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.guard.stdin.take());
-        self.guard.wait().expect("the guard ends with its stdin");
+        self.guard.start_again(&KIND);
     }
 }
 
@@ -318,13 +210,7 @@ impl ScratchDatabase {
 
 impl Drop for ScratchDatabase {
     fn drop(&mut self) {
-        let drop = format!("DROP DATABASE {}", self.name);
-        // In a thread of its own: this one may be in the middle of a runtime.
-        let dropped = thread::spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(execute(shared_url(), drop));
-        });
-        dropped.join().expect("the database can be dropped");
+        block_on(execute(shared_url(), format!("DROP DATABASE {}", self.name)));
     }
 }
 

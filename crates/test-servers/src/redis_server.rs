@@ -1,68 +1,60 @@
 //! A Redis or Valkey server to test on.
 
-use std::env;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::OnceLock;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
-use crate::process;
+use crate::guard::Guard;
+use crate::source::Kind;
 
-/// Where a server of one's own choice is; the suite of the port runs on it. It should be one for tests.
-const URL_VARIABLE: &str = "USHER_TEST_REDIS_URL";
-/// The container image to start servers from, instead of what is installed here.
-const IMAGE_VARIABLE: &str = "USHER_TEST_REDIS_IMAGE";
-const BINARIES: [&str; 2] = ["redis-server", "valkey-server"];
-/// How often another port is tried, if somebody took the one that was free, or the one for the cluster, 10,000 above it,
-/// is none.
-const PORTS_MAX: u32 = 20;
-
-/// Runs the server until stdin ends, and stdin ends with the process that holds it, however that ends.
-const UNTIL_STDIN_ENDS: &str = r#"
-dir=$(mktemp -d) program=$1; shift
-"$program" --dir "$dir" "$@" & server=$!
+pub(crate) static KIND: Kind = Kind {
+    name: "redis",
+    url_variable: "USHER_TEST_REDIS_URL",
+    image_variable: "USHER_TEST_REDIS_IMAGE",
+    default_image: "redis:8",
+    programs: "redis-server|valkey-server",
+    packages: &["redis-server"],
+    script: r#"
+exec 2>&1
+server=$(command -v redis-server || command -v valkey-server) || { echo "no redis-server or valkey-server: aborting"; exit 1; }
+dir=$(mktemp -d -p "$1")
+shift
+"$server" --dir "$dir" --bind 127.0.0.1 --save "" --appendonly no --maxmemory-policy noeviction "$@" & pid=$!
+echo "process id $pid"
 cat >/dev/null
-kill -9 "$server"
-wait "$server"
+kill -9 "$pid"
+wait "$pid"
 rm -rf "$dir"
-"#;
-
-/// The same in a container that shares the host's network, processes and temporary files.
-const IMAGE_UNTIL_STDIN_ENDS: &str = r#"
-dir=$(mktemp -d) image=$1 name=usher-test-$$; shift
-docker run --rm --name "$name" --network host --pid host --user "$(id -u):$(id -g)" --volume /tmp:/tmp \
-    "$image" --dir "$dir" "$@" & docker=$!
-cat >/dev/null
-docker kill "$name" >/dev/null
-wait "$docker"
-rm -rf "$dir"
-"#;
-
-#[expect(clippy::disallowed_methods, reason = "a test has no configuration but its environment")]
-fn given(variable: &str) -> Option<String> {
-    env::var(variable).ok().filter(|value| !value.is_empty())
-}
+"#,
+    ready: "eady to accept connections",
+    chosen: OnceLock::new(),
+};
+/// Where a server makes the folder for its files; it writes none.
+const FOLDER: &str = "/tmp";
 
 /// The URL of the server that all tests of this process share.
 pub fn shared_url() -> &'static str {
     static SHARED: OnceLock<(String, Option<Server>)> = OnceLock::new();
-    let (url, _server) = SHARED.get_or_init(|| match given(URL_VARIABLE) {
+    let (url, _server) = SHARED.get_or_init(given_or_started);
+    url
+}
+
+pub(crate) fn given_or_started() -> (String, Option<Server>) {
+    match KIND.given_url() {
         Some(url) => (url, None),
         None => {
             let server = Server::start(&[]);
             (server.url(), Some(server))
         }
-    });
-    url
+    }
 }
 
 /// A server of a test's own, without persistence, that ends when this is dropped.
 pub struct Server {
     port: u16,
-    pid: Option<Pid>,
-    guard: Child,
+    guard: Guard,
 }
 
 impl Server {
@@ -71,47 +63,19 @@ impl Server {
     /// # Panics
     /// If there is none to start.
     pub fn start(options: &[&str]) -> Self {
-        let start = |_| {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-            let port = listener.local_addr().expect("it is bound").port();
-            drop(listener);
-            Self::start_on(port, options)
-        };
-        (0..PORTS_MAX).find_map(start).expect("the server starts on one of the free ports")
+        let (port, guard) = Guard::start_on_free_port(&KIND, KIND.source(), FOLDER, options);
+        Self { port, guard }
     }
 
     /// Ends it, as a crash would, and starts another one on the same port.
+    ///
+    /// # Panics
+    /// If it does not start.
     pub fn restart(self, options: &[&str]) -> Self {
         let port = self.port;
         drop(self);
-        Self::start_on(port, options).expect("the port is free again")
-    }
-
-    fn start_on(port: u16, options: &[&str]) -> Option<Self> {
-        let (script, program) = match given(IMAGE_VARIABLE) {
-            Some(image) => (IMAGE_UNTIL_STDIN_ENDS, image),
-            None => (UNTIL_STDIN_ENDS, binary().to_owned()),
-        };
-        let mut guard = Command::new("sh")
-            .args(["-c", script, "sh", &program, "--bind", "127.0.0.1", "--port", &port.to_string()])
-            .args(["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"])
-            .args(options)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("there is a shell");
-        let log = BufReader::new(guard.stdout.take().expect("it is piped"));
-        // The log ends where the server does: somebody took the port.
-        let is_ready = log.lines().map_while(Result::ok).any(|line| line.contains("eady to accept connections"));
-        let mut server = Self { port, pid: None, guard };
-        if !is_ready || server.command("PING") != "+PONG" {
-            return None;
-        }
-        let info = server.command("INFO server");
-        let pid = info.lines().find_map(|line| line.strip_prefix("process_id:")?.trim().parse().ok());
-        server.pid = pid.and_then(Pid::from_raw);
-        Some(server)
+        let guard = Guard::start(&KIND, KIND.source(), FOLDER, port, options).expect("the port is free again");
+        Self { port, guard }
     }
 
     /// Stops it where it is, until [`Self::resume`]: connections stand, and nobody is answered.
@@ -119,7 +83,7 @@ impl Server {
     /// # Panics
     /// If it is gone.
     pub fn pause(&self) {
-        process::send(self.pid, Signal::STOP);
+        self.guard.signal(Signal::STOP);
     }
 
     /// Lets it go on.
@@ -127,7 +91,7 @@ impl Server {
     /// # Panics
     /// If it is gone.
     pub fn resume(&self) {
-        process::send(self.pid, Signal::CONT);
+        self.guard.signal(Signal::CONT);
     }
 
     /// Makes it a copy of another server, which lags behind it by what is on the way.
@@ -191,13 +155,6 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.guard.stdin.take());
-        self.guard.wait().expect("the shell ends with its stdin");
-    }
-}
-
 /// A cluster of three, of a test's own.
 pub struct Cluster {
     nodes: Vec<Server>,
@@ -239,15 +196,4 @@ impl Cluster {
         let others: Vec<_> = others.iter().map(|node| format!("node=127.0.0.1:{}", node.port)).collect();
         format!("redis-cluster://127.0.0.1:{}?{}", first.port, others.join("&"))
     }
-}
-
-fn binary() -> &'static str {
-    let is_there = |name: &&str| {
-        env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(name).is_file()))
-    };
-    BINARIES.into_iter().find(is_there).unwrap_or_else(|| {
-        panic!(
-            "no server to test on: install redis-server or valkey-server; {URL_VARIABLE} serves the port's suite only"
-        )
-    })
 }

@@ -1,15 +1,15 @@
-//! Runs a command with one MariaDB or MySQL server for all of its tests, each of which would start its own otherwise:
-//! `with-mysql cargo nextest run`.
+//! Runs a command with one server of each kind for all of its tests, each of which would start its own otherwise:
+//! `with-servers cargo nextest run`.
 
 use std::env;
 use std::process::{Command, ExitCode};
 
-use usher_test_servers::mysql_server;
+use usher_test_servers::shared;
 
 fn main() -> ExitCode {
     let mut arguments = env::args_os().skip(1);
     let program = arguments.next().expect("a command to run");
-    let status = mysql_server::run_with_shared(Command::new(program).args(arguments)).expect("the command can be run");
+    let status = shared::run(Command::new(program).args(arguments)).expect("the command can be run");
     // Ended by a signal, it has no code.
     status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }

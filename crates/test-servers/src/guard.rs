@@ -1,0 +1,202 @@
+//! A server's shell script, run by a process of this machine or by a container, until its guard is dropped.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::container::Container;
+use crate::source::{Kind, Source};
+
+/// How often another port is tried, if some other process took the one that was free.
+const PORTS_MAX: u32 = 20;
+/// The highest port of a server: a Redis cluster listens 10,000 above as well.
+const PORT_MAX: u16 = u16::MAX - 10_000;
+/// How long a server may be silent while it makes its data, or starts.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// What a script says before the number of the server's process.
+const PROCESS_ID: &str = "process id ";
+/// What a script says when it has killed the server, and keeps its data.
+const KILLED: &str = "killed";
+
+/// A running script. Its standard input ends with this process, however that ends, and the script ends with its input.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    /// A line kills the server, or starts it again.
+    input: Option<File>,
+    log: Mutex<Receiver<String>>,
+    pid: Option<Pid>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Process(Child),
+    Container(Container),
+}
+
+impl Guard {
+    /// Starts a server on a free port, with its data below a folder. Answers with the port.
+    ///
+    /// # Panics
+    /// If the server does not start.
+    pub(crate) fn start_on_free_port(kind: &Kind, source: &Source, folder: &str, options: &[&str]) -> (u16, Self) {
+        let mut log = String::new();
+        for _ in 0..PORTS_MAX {
+            let port = free_port();
+            match Self::start(kind, source, folder, port, options) {
+                Ok(guard) => return (port, guard),
+                Err(said) => log = said,
+            }
+            if !log.contains("Address already in use") {
+                break;
+            }
+        }
+        panic!("no server to test on: {}\n{log}", kind.advice())
+    }
+
+    /// Starts a server on this port. Answers with its log instead, if it gives up.
+    pub(crate) fn start(
+        kind: &Kind,
+        source: &Source,
+        folder: &str,
+        port: u16,
+        options: &[&str],
+    ) -> Result<Self, String> {
+        let port = port.to_string();
+        let mut guard = Self::run(source, kind.script, &[&[folder, "--port", &port], options].concat());
+        guard.wait_for(kind.ready).map(|()| guard)
+    }
+
+    fn run(source: &Source, script: &str, arguments: &[&str]) -> Self {
+        let (lines, log) = mpsc::channel();
+        let (input, place) = match source {
+            Source::Image(image) => {
+                let (input, container) = Container::run(image, script, arguments, lines);
+                (input, Place::Container(container))
+            }
+            Source::Installed => {
+                let mut child = Command::new("sh")
+                    .args(["-c", script, "sh"])
+                    .args(arguments)
+                    // Ctrl-C is not for it: it has to clean up.
+                    .process_group(0)
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .expect("there is a shell");
+                let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+                // Read to the end: a server that cannot write its log stops.
+                thread::spawn(move || {
+                    for line in stdout.lines().map_while(Result::ok) {
+                        let _nobody_waits_for_it = lines.send(line);
+                    }
+                });
+                let input = child.stdin.take().expect("it is piped");
+                (File::from(OwnedFd::from(input)), Place::Process(child))
+            }
+        };
+        Self { input: Some(input), log: Mutex::new(log), pid: None, place }
+    }
+
+    /// Reads on in the log until a line has this text. Answers with what it said instead, if the server gives up or
+    /// falls silent.
+    fn wait_for(&mut self, text: &str) -> Result<(), String> {
+        let log = self.log.get_mut().expect("nobody panics with it");
+        let mut said = String::new();
+        loop {
+            let Ok(line) = log.recv_timeout(SILENCE_MAX) else { return Err(said) };
+            if let Some(pid) = line.strip_prefix(PROCESS_ID) {
+                self.pid = pid.trim().parse().ok().and_then(Pid::from_raw);
+            }
+            if line.contains(text) {
+                return Ok(());
+            }
+            writeln!(said, "{line}").expect("a string has room");
+            if has_given_up(&line) {
+                return Err(said);
+            }
+        }
+    }
+
+    /// The server's process; nothing while it is killed.
+    pub(crate) const fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+
+    /// Sends a signal to the server's process.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid.expect("it told its process id"), signal).expect("it runs");
+    }
+
+    /// Ends the server, as a crash would (`kill -9`). Its data stays.
+    pub(crate) fn kill(&mut self) {
+        self.next_turn();
+        self.wait_for(KILLED).expect("it is killed");
+        self.pid = None;
+    }
+
+    /// Starts it again after [`Self::kill`], on the same data and port.
+    pub(crate) fn start_again(&mut self, kind: &Kind) {
+        self.next_turn();
+        self.wait_for(kind.ready).expect("it starts");
+    }
+
+    fn next_turn(&mut self) {
+        self.input.as_mut().expect("it is open").write_all(b"\n").expect("the script reads");
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        match &mut self.place {
+            Place::Process(child) => {
+                child.wait().expect("the script ends with its input");
+            }
+            Place::Container(container) => container.wait_until_removed(),
+        }
+    }
+}
+
+/// Whether a server's last line says that it does not start: all of them say that they are aborting.
+fn has_given_up(line: &str) -> bool {
+    line.trim_end().trim_end_matches('.').to_lowercase().ends_with("aborting")
+}
+
+fn free_port() -> u16 {
+    loop {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        if port <= PORT_MAX {
+            return port;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_that_give_up_say_so_at_the_end_of_a_line() {
+        for line in [
+            "1:M 30 Nov 2026 00:00:00.000 # Failed listening on port 6379 (tcp), aborting.",
+            "2026-11-30  0:00:00 0 [ERROR] Aborting",
+            "2026-11-30T00:00:00.000000Z 0 [ERROR] [MY-010119] [Server] Aborting\r",
+            "no mariadbd or mysqld: aborting",
+        ] {
+            assert!(has_given_up(line), "{line}");
+        }
+        assert!(!has_given_up("[Warning] Aborting connection 5 to db"));
+    }
+}

@@ -1,0 +1,125 @@
+//! What servers are started from: container images, or the programs of this machine.
+
+use std::env;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::container;
+
+/// The value of an image's variable that asks for the programs of this machine.
+const NO_IMAGE: &str = "none";
+
+/// What servers are started from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A container image.
+    Image(String),
+    /// The programs of this machine.
+    Installed,
+}
+
+impl Source {
+    /// As an image's variable has it.
+    pub(crate) fn variable(&self) -> &str {
+        match self {
+            Self::Image(image) => image,
+            Self::Installed => NO_IMAGE,
+        }
+    }
+}
+
+/// A kind of servers: Redis and Valkey, or MySQL and MariaDB.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    /// The variable with the URL of a running server.
+    pub(crate) url_variable: &'static str,
+    /// The variable with the image to start servers from.
+    pub(crate) image_variable: &'static str,
+    /// The image to start servers from, where no other is named.
+    pub(crate) default_image: &'static str,
+    /// The programs that serve, separated by `|`.
+    pub(crate) programs: &'static str,
+    /// The Debian packages that bring one of them.
+    pub(crate) packages: &'static [&'static str],
+    /// Runs a server with its data below the folder `$1` and the options behind it, until its input ends.
+    pub(crate) script: &'static str,
+    /// What a server says when it is ready.
+    pub(crate) ready: &'static str,
+    pub(crate) chosen: OnceLock<Source>,
+}
+
+impl Kind {
+    /// Where a running server is, if that is given.
+    pub(crate) fn given_url(&self) -> Option<String> {
+        given(self.url_variable)
+    }
+
+    /// What to start servers from, if that is given.
+    pub(crate) fn given_source(&self) -> Option<Source> {
+        given(self.image_variable).map(|image| if image == NO_IMAGE { Source::Installed } else { Source::Image(image) })
+    }
+
+    /// What this process starts servers from. Says what it chose, once.
+    pub(crate) fn source(&self) -> &Source {
+        self.chosen.get_or_init(|| {
+            self.given_source().unwrap_or_else(|| {
+                let image = self.default_image;
+                let is_here = container::has_image(image);
+                let source = if is_here { Source::Image(image.to_owned()) } else { Source::Installed };
+                say(&format!("{}: {}", self.name, self.describe(&source)));
+                source
+            })
+        })
+    }
+
+    /// Decides what this process starts servers from.
+    pub(crate) fn choose(&self, source: Source) {
+        self.chosen.set(source).expect("it is chosen once");
+    }
+
+    /// A source, as users are told of it.
+    pub(crate) fn describe(&self, source: &Source) -> String {
+        match source {
+            Source::Image(image) => format!("a container of {image}"),
+            Source::Installed => self.version().unwrap_or_else(|| format!("none: {}", self.advice())),
+        }
+    }
+
+    /// What to do where there is no server.
+    pub(crate) fn advice(&self) -> String {
+        format!("install {} (Debian: {}), or set {}", self.programs, self.packages.join(" "), self.image_variable)
+    }
+
+    /// Whether one of the programs is on this machine.
+    pub(crate) fn is_installed(&self) -> bool {
+        self.program().is_some()
+    }
+
+    fn program(&self) -> Option<PathBuf> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let folders: Vec<_> = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).collect();
+        let candidates = self.programs.split('|').flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+        candidates.into_iter().find(|file| file.is_file())
+    }
+
+    /// As the program tells it, without the details.
+    fn version(&self) -> Option<String> {
+        let output = Command::new(self.program()?).arg("--version").output().ok()?;
+        let words: Vec<_> =
+            String::from_utf8_lossy(&output.stdout).split_whitespace().take(3).map(str::to_owned).collect();
+        Some(words.join(" "))
+    }
+}
+
+/// Tells the user.
+pub(crate) fn say(line: &str) {
+    let _nobody_reads_it = writeln!(io::stderr(), "{line}");
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test has no configuration but its environment")]
+fn given(variable: &str) -> Option<String> {
+    env::var(variable).ok().filter(|value| !value.is_empty())
+}

@@ -1,0 +1,75 @@
+//! A process that is killed leaves no server and no container behind.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use testcontainers::bollard::Docker;
+use testcontainers::bollard::query_parameters::{ListContainersOptionsBuilder, WaitContainerOptionsBuilder};
+use testcontainers::core::client::docker_client_instance;
+
+/// How long servers and containers may take to end.
+const ENDED_WITHIN: Duration = Duration::from_secs(30);
+
+/// The containers that a process has started.
+async fn containers_of(docker: &Docker, process: u32) -> Vec<String> {
+    let filters = HashMap::from([("label", vec!["usher-test-server.owner"])]);
+    let all = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    let containers = docker.list_containers(Some(all)).await.unwrap();
+    let is_its =
+        |labels: &HashMap<String, String>| labels.values().any(|owner| owner.ends_with(&format!("/{process}")));
+    let its = containers.into_iter().filter(|container| container.labels.as_ref().is_some_and(is_its));
+    its.filter_map(|container| container.id).collect()
+}
+
+#[tokio::test]
+async fn servers_and_containers_end_with_a_process_that_is_killed() {
+    let docker = docker_client_instance().await.ok();
+    let mut holder = Command::new(env!("CARGO_BIN_EXE_with-servers"));
+    holder.args([
+        "sh",
+        "-c",
+        "echo $USHER_TEST_REDIS_URL; echo $USHER_TEST_MYSQL_URL; echo $USHER_TEST_REDIS_IMAGE; cat",
+    ]);
+    // `make test` gives servers to all tests; these are to be the holder's own.
+    holder.env_remove("USHER_TEST_REDIS_URL").env_remove("USHER_TEST_MYSQL_URL");
+    let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(holder.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut connect = || {
+        let url = said.next().unwrap();
+        let address = url.rsplit(['/', '@']).next().unwrap();
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(ENDED_WITHIN)).unwrap();
+        stream
+    };
+    let connections = [connect(), connect()];
+    let is_containers = said.next().unwrap() != "none";
+    let containers = match &docker {
+        Some(docker) if is_containers => containers_of(docker, holder.id()).await,
+        _ => Vec::new(),
+    };
+    assert_eq!(containers.len(), if is_containers { 2 } else { 0 });
+
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+
+    for mut connection in connections {
+        // A reset says as well that the server is gone; silence does not.
+        if let Err(error) = connection.read_to_end(&mut Vec::new()) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        }
+    }
+    for id in containers {
+        let docker = docker.as_ref().unwrap();
+        let removed = WaitContainerOptionsBuilder::new().condition("removed").build();
+        // An error says that there is no such container any more.
+        let mut waiting = docker.wait_container(&id, Some(removed)).boxed();
+        drop(tokio::time::timeout(ENDED_WITHIN, waiting.next()).await.unwrap());
+    }
+    if let Some(docker) = docker.filter(|_| is_containers) {
+        assert_eq!(containers_of(&docker, holder.id()).await, [""; 0]);
+    }
+}
