@@ -51,7 +51,7 @@ fn to_bytes(request: &reqwest::Request) -> Vec<u8> {
 }
 
 /// Lets this process open as many files as it is allowed to ask for: both ends of every connection may be here.
-fn raise_file_limit() {
+pub(crate) fn raise_file_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }

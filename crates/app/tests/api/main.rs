@@ -35,6 +35,8 @@ mod restart;
 #[cfg(test)]
 mod rush;
 #[cfg(test)]
+mod sold_out;
+#[cfg(test)]
 mod sse;
 #[cfg(test)]
 mod store;

@@ -10,7 +10,7 @@ use usher_test_servers::redis_server;
 
 use crate::app::{SaleOptions, TestApp, id_of, json_of, section};
 
-const SECRET: &str = "a secret that servers share, of 32 bytes and more";
+pub(crate) const SECRET: &str = "a secret that servers share, of 32 bytes and more";
 
 fn on(database: &ScratchDatabase, settings: &mut Settings) {
     settings.line.backend = LineBackend::Redis;
@@ -19,21 +19,21 @@ fn on(database: &ScratchDatabase, settings: &mut Settings) {
     settings.auth.secret = Secret::new(SECRET);
 }
 
-/// Runs a command of `usher` on this database.
-fn usher(database: &ScratchDatabase, arguments: &[&str]) -> Output {
+/// Runs a command of `usher` on the database at this URL.
+pub(crate) fn usher(database: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
-    command.args(arguments).env("USHER__STORE__URL", database.url()).env("USHER__AUTH__SECRET", SECRET);
+    command.args(arguments).env("USHER__STORE__URL", database).env("USHER__AUTH__SECRET", SECRET);
     command.env("USHER__LOG__FILTER", "warn").output().unwrap()
 }
 
-fn assert_says(output: &Output, text: &str) {
+pub(crate) fn assert_says(output: &Output, text: &str) {
     assert!(output.status.success(), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).contains(text), "{output:?}");
 }
 
 async fn migrated() -> ScratchDatabase {
     let database = ScratchDatabase::fresh().await;
-    assert_says(&usher(&database, &["migrate", "up"]), "applied m0001");
+    assert_says(&usher(database.url(), &["migrate", "up"]), "applied m0001");
     database
 }
 
@@ -83,7 +83,7 @@ async fn the_way_from_sign_up_to_tickets_leads_over_two_servers_on_one_database(
     let statuses = first.seat_statuses(&performance).await;
     assert_eq!(statuses.values().filter(|status| *status == "sold").count(), 2 + BUYERS);
     assert_eq!(second.get("/readyz").send().await.unwrap().status(), 200);
-    assert_says(&usher(&database, &["verify"]), &performance);
+    assert_says(&usher(database.url(), &["verify"]), &performance);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,14 +97,14 @@ async fn a_shared_database_is_migrated_by_its_operator_and_may_be_ahead_of_its_s
 
     let refused = Application::build(&settings, false).await.err().unwrap().to_string();
     assert!(refused.contains("run `usher migrate up` first"), "{refused}");
-    assert_says(&usher(&database, &["migrate", "status"]), "pending m0001");
+    assert_says(&usher(database.url(), &["migrate", "status"]), "pending m0001");
 
-    assert_says(&usher(&database, &["migrate", "up"]), "applied m0001");
+    assert_says(&usher(database.url(), &["migrate", "up"]), "applied m0001");
     Application::build(&settings, false).await.unwrap();
-    assert_eq!(usher(&database, &["migrate", "up"]).stdout, b"", "there is nothing more to do");
+    assert_eq!(usher(database.url(), &["migrate", "up"]).stdout, b"", "there is nothing more to do");
 
     database.execute("INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_of_a_newer_version', 0)").await;
     Application::build(&settings, false).await.unwrap();
-    assert_says(&usher(&database, &["migrate", "status"]), "applied m9999_of_a_newer_version");
-    assert_eq!(usher(&database, &["migrate", "up"]).stdout, b"");
+    assert_says(&usher(database.url(), &["migrate", "status"]), "applied m9999_of_a_newer_version");
+    assert_eq!(usher(database.url(), &["migrate", "up"]).stdout, b"");
 }
