@@ -59,8 +59,9 @@ async fn main() -> io::Result<ExitCode> {
 
 fn print(report: &Value) -> io::Result<()> {
     let mut out = io::stdout();
+    let name = report["name"].as_str().unwrap_or_default();
     let verdict = if report["passed"] == true { "holds" } else { "DOES NOT HOLD" };
-    writeln!(out, "{} {verdict}, after {} s, seed {}", report["name"], report["seconds"], report["seed"])?;
+    writeln!(out, "{name} {verdict}, after {} s, seed {}", report["seconds"], report["seed"])?;
     for (name, figure) in report["figures"].as_object().into_iter().flatten() {
         writeln!(out, "  {name:<40} {:>12.1}", figure.as_f64().unwrap_or_default())?;
     }
