@@ -130,7 +130,7 @@ schedules: mysql ## Run 10,000 random schedules of holds, payments and releases 
 .PHONY: prove
 prove: redis mysql $(if $(PROVE),,schedules) ## Check the promises of line and seats while things fail: 40 minutes (PROVE="--quick --only NAME")
 	cargo build --locked --release --package usher-app --package usher-loadtest --bins
-	target/release/prove $(PROVE)
+	$${CARGO_TARGET_DIR:-target}/release/prove $(PROVE)
 
 .PHONY: wrk
 wrk:
