@@ -274,7 +274,10 @@ impl Service {
             Err(error) => {
                 // Not a failure: the money may have moved. It stays `paying` until the gateway says.
                 tracing::warn!(attempt = %payment.attempt, error = %error, "the gateway gave no answer");
-                reservations.resolve_early(payment.attempt, clock.now()).await?;
+                if let Err(error) = reservations.resolve_early(payment.attempt, clock.now()).await {
+                    // A sweep resolves the payment later, when its time has come.
+                    tracing::warn!(attempt = %payment.attempt, error = %error, "a payment is not resolved early");
+                }
                 Err(Error::PaymentUnavailable)
             }
         }

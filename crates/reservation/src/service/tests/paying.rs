@@ -90,6 +90,16 @@ async fn a_charge_without_an_answer_is_neither_repeated_nor_settled_and_any_serv
 }
 
 #[tokio::test]
+async fn a_charge_without_an_answer_that_cannot_be_resolved_early_is_still_a_payment_to_be_resolved() {
+    for failure in StoreError::of_each_kind("reservation.resolve_early") {
+        let mut mocks = charged(Err(no_answer()));
+        mocks.reservations.expect_resolve_early().once().return_once(|_, _| Err(failure));
+
+        is_refused(&confirm(mocks).await, Error::PaymentUnavailable);
+    }
+}
+
+#[tokio::test]
 async fn a_payment_whose_end_could_not_be_stored_is_settled_once_and_uses_up_no_pass() {
     every_failure_is_told(Error::Store, async |failure| {
         let mut mocks = charged(Ok(ChargeOutcome::Captured));
