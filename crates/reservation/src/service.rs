@@ -301,7 +301,10 @@ impl Service {
             }
             Ok(ChargeStatus::Unheard) if is_overdue => self.settle_and_answer(payment.attempt, &Verdict::Unheard).await,
             Ok(ChargeStatus::Unheard | ChargeStatus::Pending) => Err(Error::IdempotencyInFlight),
-            Err(_) => Err(Error::PaymentUnavailable),
+            Err(error) => {
+                tracing::warn!(attempt = %payment.attempt, error = %error, "the gateway gave no answer");
+                Err(Error::PaymentUnavailable)
+            }
         }
     }
 
