@@ -15,8 +15,8 @@ use usher_kernel::{
 use crate::model::TransitionError;
 use crate::ports::{
     AdmissionGate, ChargeOutcome, ChargeStatus, GateOutcome, HoldCommand, HoldOutcome, PayCommand, PayOutcome,
-    PaymentGateway, PaymentToken, ReleaseOutcome, ReservationRepository, ReservationRepositoryExt, SaleDesk, SalePhase,
-    SaleTerms, SeatFilter, SeatWish, Settled, Verdict, the_only,
+    PaymentGateway, PaymentToken, RefundDue, ReleaseOutcome, ReservationRepository, ReservationRepositoryExt, SaleDesk,
+    SalePhase, SaleTerms, SeatFilter, SeatWish, Settled, Unsettled, Verdict, the_only,
 };
 use crate::{Error, Reservation, Seat, SeatCounts, State};
 
@@ -221,40 +221,67 @@ impl Service {
     }
 
     /// Looks after what nobody finished: frees lapsed holds, asks the gateway about payments without an answer, sends
-    /// refunds. Called every second by every server.
+    /// refunds. Called every second by every server. What fails keeps nothing else from being looked after.
     ///
     /// # Errors
-    /// [`Error::Store`]; the next sweep goes on.
+    /// [`Error::Store`]: the first failure; the next sweep goes on.
     #[tracing::instrument(skip_all, name = "reservation.sweep", level = "debug")]
     pub async fn sweep(&self) -> Result<Swept, Error> {
-        let Ports { reservations, payments, clock, .. } = &self.0.ports;
-        let n_expired = reservations.expire_lapsed(clock.now(), SWEEP_MAX).await?;
-        let mut swept = Swept { n_expired, ..Swept::default() };
+        let Ports { reservations, clock, .. } = &self.0.ports;
+        let expired = reservations.expire_lapsed(clock.now(), SWEEP_MAX).await;
+        let settled = self.settle_overdue().await;
+        let refunded = self.send_refunds().await;
+        Ok(Swept { n_expired: expired?, n_settled: settled?, n_refunded: refunded? })
+    }
+
+    /// Ends the payments that are overdue. Returns how many, or the first failure.
+    async fn settle_overdue(&self) -> Result<u32, Error> {
+        let Ports { reservations, clock, .. } = &self.0.ports;
+        let mut settled = Vec::new();
         for unsettled in reservations.unsettled(clock.now(), SWEEP_MAX).await? {
-            // Asking would not be enough: a charge that is still on its way would take money for an attempt given up.
-            let verdict = match payments.cancel(unsettled.attempt, clock.now()).await {
-                Ok(ChargeStatus::Ended(outcome)) => self.verdict(outcome, unsettled.n_seats),
-                Ok(ChargeStatus::Unheard) => Verdict::Unheard,
-                Ok(ChargeStatus::Pending) => continue,
-                Err(error) => {
-                    tracing::warn!(attempt = %unsettled.attempt, error = %error, "a payment is still unsettled");
-                    continue;
-                }
-            };
-            // The outcome is stored; no caller waits for it here.
-            drop(self.settle(unsettled.attempt, &verdict).await?);
-            swept.n_settled += 1;
+            settled.push(self.settle_one(unsettled).await);
         }
-        for due in reservations.refunds_due(SWEEP_MAX).await? {
-            match payments.refund(due.attempt, due.amount, clock.now()).await {
-                Ok(()) => {
-                    reservations.refund_sent(due.attempt, clock.now()).await?;
-                    swept.n_refunded += 1;
-                }
-                Err(error) => tracing::warn!(attempt = %due.attempt, error = %error, "a refund is still due"),
+        settled.into_iter().sum()
+    }
+
+    /// Ends one payment, if the gateway says how. Returns 1 if it ended.
+    async fn settle_one(&self, unsettled: Unsettled) -> Result<u32, Error> {
+        let Ports { payments, clock, .. } = &self.0.ports;
+        let Unsettled { attempt, n_seats } = unsettled;
+        // Asking would not be enough: a charge that is still on its way would take money for an attempt given up.
+        let verdict = match payments.cancel(attempt, clock.now()).await {
+            Ok(ChargeStatus::Ended(outcome)) => self.verdict(outcome, n_seats),
+            Ok(ChargeStatus::Unheard) => Verdict::Unheard,
+            Ok(ChargeStatus::Pending) => return Ok(0),
+            Err(error) => {
+                tracing::warn!(%attempt, %error, "a payment is still unsettled");
+                return Ok(0);
             }
+        };
+        let settled = self.settle(attempt, &verdict).await;
+        settled.map(|_| 1).inspect_err(|error| tracing::warn!(%attempt, %error, "a payment is still unsettled"))
+    }
+
+    /// Sends the refunds that are due. Returns how many, or the first failure.
+    async fn send_refunds(&self) -> Result<u32, Error> {
+        let mut sent = Vec::new();
+        for due in self.0.ports.reservations.refunds_due(SWEEP_MAX).await? {
+            sent.push(self.refund_one(due).await);
         }
-        Ok(swept)
+        sent.into_iter().sum()
+    }
+
+    /// Sends one refund. Returns 1 if the gateway confirmed it.
+    async fn refund_one(&self, due: RefundDue) -> Result<u32, Error> {
+        let Ports { reservations, payments, clock, .. } = &self.0.ports;
+        let RefundDue { attempt, amount } = due;
+        if let Err(error) = payments.refund(attempt, amount, clock.now()).await {
+            tracing::warn!(%attempt, %error, "a refund is still due");
+            return Ok(0);
+        }
+        let marked = reservations.refund_sent(attempt, clock.now()).await;
+        marked.inspect_err(|error| tracing::warn!(%attempt, %error, "a refund was sent and is not marked as sent"))?;
+        Ok(1)
     }
 
     async fn require_performance(&self, performance: PerformanceId) -> Result<Timestamp, Error> {
