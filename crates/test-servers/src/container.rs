@@ -31,8 +31,6 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 const PIPE: &str = "/usher-test-server";
 /// The label that names the process to which a container belongs.
 const OWNER: &str = "usher-test-server.owner";
-/// Size limit of a container's `/dev/shm`; memory is used as it fills.
-const MEMORY_MAX: u64 = 4 << 30;
 
 /// A container that runs a script. The engine removes it when the script ends.
 #[derive(Debug)]
@@ -41,12 +39,18 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    /// Runs a script with the network and the process numbers of this machine, and sends on the lines of its log.
-    /// Answers the pipe that is the script's input: it ends with this process, however that ends.
+    /// Runs a script with the network, the process numbers and a folder of this machine, and sends on the lines of its
+    /// log. Answers the pipe that is the script's input: it ends with this process, however that ends.
     ///
     /// # Panics
     /// If the engine does not start it.
-    pub(crate) fn run(image: &str, script: &str, arguments: &[&str], lines: Sender<String>) -> (File, Self) {
+    pub(crate) fn run(
+        image: &str,
+        script: &str,
+        folder: &str,
+        options: &[&str],
+        lines: Sender<String>,
+    ) -> (File, Self) {
         static SWEPT: OnceLock<()> = OnceLock::new();
         SWEPT.get_or_init(|| block_on(sweep()));
         let pipe = tempfile::Builder::new().prefix("usher-test-server-").make(|path| {
@@ -56,7 +60,7 @@ impl Container {
         });
         let pipe = pipe.expect("a pipe can be made");
         let script = format!("exec <{PIPE}\n{script}");
-        let command = ["-c", &script, "sh"].into_iter().chain(arguments.iter().copied());
+        let command = ["-c", &script, "sh", folder].into_iter().chain(options.iter().copied());
         let mount = Mount::bind_mount(pipe.path().to_string_lossy(), PIPE).with_access_mode(AccessMode::ReadOnly);
         let request = generic(image)
             .with_entrypoint("sh")
@@ -64,7 +68,8 @@ impl Container {
             .with_user(format!("{}:{}", getuid().as_raw(), getgid().as_raw()))
             .with_label(OWNER, owner())
             .with_mount(mount)
-            .with_shm_size(MEMORY_MAX)
+            // Tests look at the files of servers, and the script removes its own.
+            .with_mount(Mount::bind_mount(folder, folder))
             .with_host_config_modifier(|host| {
                 host.auto_remove = Some(true);
                 host.network_mode = Some("host".to_owned());

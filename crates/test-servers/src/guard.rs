@@ -73,21 +73,21 @@ impl Guard {
         options: &[&str],
     ) -> Result<Self, String> {
         let port = port.to_string();
-        let mut guard = Self::run(source, kind.script, &[&[folder, "--port", &port], options].concat());
+        let mut guard = Self::run(source, kind.script, folder, &[&["--port", &port], options].concat());
         guard.wait_for(kind.ready).map(|()| guard)
     }
 
-    fn run(source: &Source, script: &str, arguments: &[&str]) -> Self {
+    fn run(source: &Source, script: &str, folder: &str, options: &[&str]) -> Self {
         let (lines, log) = mpsc::channel();
         let (input, place) = match source {
             Source::Image(image) => {
-                let (input, container) = Container::run(image, script, arguments, lines);
+                let (input, container) = Container::run(image, script, folder, options, lines);
                 (input, Place::Container(container))
             }
             Source::Installed => {
                 let mut child = Command::new("sh")
-                    .args(["-c", script, "sh"])
-                    .args(arguments)
+                    .args(["-c", script, "sh", folder])
+                    .args(options)
                     // Ctrl-C is not for it: it has to clean up.
                     .process_group(0)
                     .stdin(Stdio::piped())
