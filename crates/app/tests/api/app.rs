@@ -31,6 +31,9 @@ use usher_kernel::{AccountId, Clock as _, Timestamp};
 
 /// How long a condition may take to come true, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long the client keeps an idle connection: shorter than the server does (5 s), which may close one at the moment of
+/// the next request.
+const IDLE_MAX: Duration = Duration::from_secs(2);
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` answers something, and passes it on.
@@ -245,7 +248,8 @@ impl Api {
     pub(crate) fn new(address: SocketAddr, settings: &Settings) -> Self {
         let token_ttl = Duration::from_secs(settings.auth.token_ttl_s);
         let access_tokens = AccessTokens::new(settings.secret().unwrap().expose(), None, token_ttl);
-        let client = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build().unwrap();
+        let client =
+            reqwest::Client::builder().no_proxy().timeout(DEADLINE).pool_idle_timeout(IDLE_MAX).build().unwrap();
         Self { address, client, access_tokens }
     }
 
