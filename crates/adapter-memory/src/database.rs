@@ -45,6 +45,14 @@ impl Database {
         Self::default()
     }
 
+    /// Whether the state can be used.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if a panic left it half changed.
+    pub fn ping(&self) -> Result<(), StoreError> {
+        self.lock("database.ping").map(drop)
+    }
+
     pub(crate) fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, Tables>, StoreError> {
         // State that a panic left half changed must not sell anything.
         self.0.lock().map_err(|_| corrupt(operation)(Contradiction("a panic left the state half changed")))

@@ -204,7 +204,16 @@ fn welcome(application: &Application) -> io::Result<()> {
     writeln!(out, "Ctrl-C stops it.")
 }
 
+/// Refuses a command on a store in memory: it is out of the reach of every process but the server that has it.
+fn refuse_memory(settings: &Settings, reason: &str) -> Result<(), CommandError> {
+    if settings.store.is_memory() {
+        return Err(CommandError::Refused(format!("store.url is memory://, {reason}")));
+    }
+    Ok(())
+}
+
 async fn migrate(settings: &Settings, direction: Migrate) -> Result<(), CommandError> {
+    refuse_memory(settings, "which has no schema to migrate: set it to a sqlite:// or mysql:// database")?;
     let database = Database::open(&settings.database()).await?;
     let mut out = io::stdout();
     match direction {
@@ -230,6 +239,9 @@ async fn migrate(settings: &Settings, direction: Migrate) -> Result<(), CommandE
 }
 
 async fn create_operator(settings: &Settings, email: &str) -> Result<(), CommandError> {
+    let reason = "which would lose the account when this command ends: start `usher serve --demo`, which creates an \
+                  operator, or set store.url to a sqlite:// or mysql:// database";
+    refuse_memory(settings, reason)?;
     let mut password = String::new();
     io::stdin().read_line(&mut password)?;
     let password = Password::new(password.trim_end_matches(['\r', '\n']));
@@ -252,6 +264,11 @@ async fn create_operator(settings: &Settings, email: &str) -> Result<(), Command
 }
 
 fn mint(settings: &Settings, count: u64) -> Result<(), CommandError> {
+    if settings.auth.secret.is_empty() {
+        let reason =
+            "where each process makes a secret of its own: set auth.secret for this command and for the server";
+        refuse_memory(settings, reason)?;
+    }
     let (secret, clock) = (settings.secret()?, Arc::new(SystemClock::new()));
     let previous = settings.secret_previous().map(Secret::expose);
     let access_tokens = AccessTokens::new(secret.expose(), previous, settings.auth.token_ttl());
@@ -266,6 +283,8 @@ fn mint(settings: &Settings, count: u64) -> Result<(), CommandError> {
 
 /// Prints what was checked, performance by performance, and every contradiction.
 async fn verify(settings: &Settings, performance: Option<PerformanceId>) -> Result<ExitCode, CommandError> {
+    let reason = "which only the server itself can read: set it to the sqlite:// or mysql:// database to verify";
+    refuse_memory(settings, reason)?;
     let database = Database::open(&settings.database()).await?;
     schema::require_up_to_date(&database).await?;
     let catalogue = SqlCatalogueRepository::new(database.clone());

@@ -11,10 +11,6 @@ use tokio::runtime::Handle;
 use usher_account::ports::{AccountRepository, HashingError};
 use usher_adapter_memory::MemoryLineStore;
 use usher_adapter_redis::RedisLineStore;
-use usher_adapter_sql::{
-    Database, SqlAccountRepository, SqlCatalogueRepository, SqlChargeLog, SqlLineLedger, SqlPolicyRepository,
-    SqlReservationRepository,
-};
 use usher_concert::ports::CatalogueRepository;
 use usher_kernel::{Clock, IdGenerator, StoreError};
 use usher_queue::ports::{LineLedger, LineStore, PolicyRepository};
@@ -29,6 +25,7 @@ use crate::decorators::group_commit::GroupCommit;
 use crate::decorators::observed::Observed;
 use crate::decorators::recorded::Recorded;
 use crate::demo::{self, Demo, DemoError};
+use crate::durable::{self, Durable, OpenError};
 use crate::http::detached::Detached;
 use crate::http::edge::{self, Edge};
 use crate::http::services::{Readiness, Services};
@@ -42,7 +39,6 @@ use crate::runtime::background::Background;
 use crate::runtime::clock::SystemClock;
 use crate::runtime::ids::RandomIds;
 use crate::runtime::metrics::Metrics;
-use crate::runtime::schema::{self, SchemaError};
 
 /// How often lapsed holds are freed and unanswered payments looked after.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -54,15 +50,12 @@ const RESOLVE_PAYMENTS_AFTER: Duration = Duration::from_secs(10);
 /// Why the server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The database cannot be opened.
-    #[error("the database cannot be opened")]
-    Database(#[from] StoreError),
+    /// The store of the durable ports cannot be used.
+    #[error(transparent)]
+    Store(#[from] OpenError),
     /// The line's Redis cannot be used.
     #[error("the line's store cannot be used")]
     Redis(#[from] usher_adapter_redis::ConnectError),
-    /// The schema is not as this binary needs it.
-    #[error(transparent)]
-    Schema(#[from] SchemaError),
     /// The configuration names a secret that cannot be had.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -114,6 +107,14 @@ impl Application {
     /// # Errors
     /// See [`StartError`].
     pub async fn build(settings: &Settings, with_demo: bool) -> Result<Self, StartError> {
+        Self::build_on(Durable::open(settings).await?, settings, with_demo).await
+    }
+
+    /// Builds the server on a store that is open.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn build_on(durable: Durable, settings: &Settings, with_demo: bool) -> Result<Self, StartError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let ids: Arc<dyn IdGenerator> = Arc::new(RandomIds::new(Arc::clone(&clock)));
         let metrics = Arc::new(Metrics::new()?);
@@ -122,21 +123,13 @@ impl Application {
         let secret = settings.secret()?;
         let previous = settings.secret_previous().map(Secret::expose);
 
-        let database = Database::open(&settings.database()).await?;
-        schema::bring_up_to_date(&database).await?;
-
-        let accounts: Arc<dyn AccountRepository> = Arc::new(SqlAccountRepository::new(database.clone()));
-        let catalogue: Arc<dyn CatalogueRepository> = Arc::new(SqlCatalogueRepository::new(database.clone()));
-        let ledger: Arc<dyn LineLedger> = Arc::new(SqlLineLedger::new(database.clone()));
-        let policies: Arc<dyn PolicyRepository> = Arc::new(SqlPolicyRepository::new(database.clone()));
-        let stored = SqlReservationRepository::new(database.clone());
-        let seat_events: Arc<dyn SeatEvents> = Arc::new(stored.clone());
-        let reservations: Arc<dyn ReservationRepository> = Arc::new(stored);
+        let Durable { accounts, catalogue, charges, ledger, policies, reservations, seat_events, store: durable } =
+            durable;
         let store: Arc<dyn LineStore> = match settings.line.backend {
             LineBackend::Memory => Arc::new(MemoryLineStore::new()),
             LineBackend::Redis => Arc::new(RedisLineStore::connect(settings.line.redis_url.text()).await?),
         };
-        let payments = Arc::new(SimulatedGateway::new(Arc::new(SqlChargeLog::new(database.clone()))));
+        let payments = Arc::new(SimulatedGateway::new(charges));
 
         let accounts: Arc<dyn AccountRepository> = Arc::new(Observed::new(accounts, Arc::clone(&metrics)));
         let catalogue: Arc<dyn CatalogueRepository> = Arc::new(Observed::new(catalogue, Arc::clone(&metrics)));
@@ -222,7 +215,7 @@ impl Application {
             clock,
             ids,
             metrics: Arc::clone(&metrics),
-            readiness: Arc::new(Stores { database, line }),
+            readiness: Arc::new(Stores { durable, line }),
             detached: Detached::new(background.tasks().clone(), Handle::current()),
             edge: Arc::new(Edge::new(&settings.http)),
             streams: streams.clone(),
@@ -367,13 +360,13 @@ fn listen_for_metrics(metrics: Arc<Metrics>, settings: &Settings) -> Result<Opti
 }
 
 struct Stores {
-    database: Database,
+    durable: durable::Store,
     line: usher_queue::Service,
 }
 
 #[async_trait]
 impl Readiness for Stores {
     async fn check(&self) -> Vec<(&'static str, Result<(), StoreError>)> {
-        vec![("store", self.database.ping().await), ("line", self.line.ping().await)]
+        vec![("store", self.durable.ping().await), ("line", self.line.ping().await)]
     }
 }

@@ -7,6 +7,7 @@ pub mod composition;
 pub mod config;
 pub mod decorators;
 pub mod demo;
+pub mod durable;
 pub mod http;
 pub mod identity;
 pub mod live;

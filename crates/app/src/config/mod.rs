@@ -83,14 +83,19 @@ impl Settings {
         self.store.validate()?;
         self.reservation.validate()?;
         self.auth.validate()?;
-        let rule = "must be set (at least 32 bytes): only an in-process line with SQLite makes its own";
+        let is_shared = self.line.backend == LineBackend::Redis;
+        let rule = "is memory://, which one server keeps for itself, but line.backend is `redis`, which servers share: set \
+                    store.url to a mysql:// database, or line.backend to `memory`";
+        ConfigError::require(!(is_shared && self.store.is_memory()), "store.url", rule)?;
+        let rule = "must be set (at least 32 bytes): only an in-process line with SQLite or memory:// makes its own";
         ConfigError::require(self.is_embedded() || !self.auth.secret.is_empty(), "auth.secret", rule)
     }
 
     /// Whether nothing is shared with another server.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
-        self.line.backend == LineBackend::Memory && self.store.url.text().starts_with("sqlite:")
+        let is_own_store = self.store.is_memory() || self.store.url.text().starts_with("sqlite:");
+        self.line.backend == LineBackend::Memory && is_own_store
     }
 
     /// The database, and how much of it to use.
@@ -123,13 +128,17 @@ impl Settings {
     }
 
     /// The secret that tokens are signed with: the configured one, or the one kept in the data folder, which is made
-    /// there the first time.
+    /// there the first time. With a store in memory, each call makes a new one: what it signs is of no use after the
+    /// process.
     ///
     /// # Errors
     /// [`ConfigError`] if the folder cannot be read or written.
     pub fn secret(&self) -> Result<Secret, ConfigError> {
         if !self.auth.secret.is_empty() {
             return Ok(self.auth.secret.clone());
+        }
+        if self.store.is_memory() {
+            return Ok(Secret::random());
         }
         let path = self.data.dir.join(SECRET_FILE);
         let secret = kept_secret(&path).map_err(|error| {
@@ -215,6 +224,7 @@ mod tests {
             ("USHER__LINE__PRESENCE_WINDOW_S", "5", "line.presence_window_s"),
             ("USHER__LINE__CAPACITY", "many", "line.capacity"),
             ("USHER__STORE__URL", "postgres://x", "store.url"),
+            ("USHER__STORE__URL", "memory://x", "store.url"),
             ("USHER__STORE__GROUP_COMMIT", "perhaps", "store.group_commit"),
             ("USHER__STORE__ACQUIRE_TIMEOUT_MS", "0", "store.acquire_timeout_ms"),
             ("USHER__RESERVATION__HOLD_TTL_S", "0", "reservation.hold_ttl_s"),
@@ -262,6 +272,34 @@ mod tests {
         let mode = fs::metadata(settings.data.dir.join(SECRET_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(&settings.data.dir).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_store_in_memory_is_for_an_in_process_line() {
+        let shared = [
+            ("USHER__STORE__URL", "memory://"),
+            ("USHER__LINE__BACKEND", "redis"),
+            ("USHER__LINE__REDIS_URL", "redis://x"),
+            ("USHER__AUTH__SECRET", "a secret that servers share, of 32 bytes and more"),
+        ];
+
+        let refusal = refusal("", &shared);
+
+        assert!(refusal.contains("store.url: is memory://") && !refusal.contains('\n'), "{refusal}");
+        assert!(refusal.contains("set store.url to a mysql:// database, or line.backend to `memory`"), "{refusal}");
+        assert!(load("", &shared[..1]).unwrap().is_embedded());
+    }
+
+    #[test]
+    fn a_store_in_memory_leaves_no_secret_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = load("", &[("USHER__STORE__URL", "memory://")]).unwrap();
+        settings.data.dir = folder.path().to_owned();
+
+        let (one, other) = (settings.secret().unwrap(), settings.secret().unwrap());
+
+        assert!(one.expose().len() >= SECRET_LEN_MIN && one != other);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -25,6 +25,11 @@ impl Secret {
         Self(text.into())
     }
 
+    /// Makes a secret that nobody can guess.
+    pub(super) fn random() -> Self {
+        Self(URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; SECRET_LEN_MIN]>()))
+    }
+
     /// The secret's bytes.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
@@ -37,7 +42,9 @@ impl Secret {
         &self.0
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    /// Whether none is configured.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -66,9 +73,8 @@ pub(super) fn kept_secret(path: &Path) -> io::Result<Secret> {
         fs::create_dir_all(folder)?;
     }
     let draft = path.with_extension(format!("draft-{}", std::process::id()));
-    let secret = URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; SECRET_LEN_MIN]>());
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(secret.as_bytes())?;
+    file.write_all(Secret::random().expose())?;
     file.sync_all()?;
     // A link is made whole, or not at all where the name is taken.
     let linked = fs::hard_link(&draft, path);

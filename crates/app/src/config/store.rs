@@ -5,7 +5,10 @@ use serde::Deserialize;
 use super::error::ConfigError;
 use super::secret::Secret;
 
-/// The database.
+/// URL of the store in the memory of the process.
+const MEMORY: &str = "memory://";
+
+/// The store of everything durable: a database, or the memory of the process.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Store {
@@ -20,11 +23,17 @@ pub struct Store {
 }
 
 impl Store {
+    /// Whether it is in the memory of the process, and lost with it.
+    #[must_use]
+    pub fn is_memory(&self) -> bool {
+        self.url.text() == MEMORY
+    }
+
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let require = ConfigError::require;
         let url = self.url.text();
-        let is_known = url.starts_with("sqlite:") || url.starts_with("mysql://");
-        require(is_known, "store.url", "must begin with sqlite:// or mysql://")?;
+        let is_known = url.starts_with("sqlite:") || url.starts_with("mysql://") || self.is_memory();
+        require(is_known, "store.url", "must begin with sqlite:// or mysql://, or be memory://")?;
         require(self.max_connections > 0, "store.max_connections", "must be at least 1")?;
         let wait_is_fine = (100..=60_000).contains(&self.acquire_timeout_ms);
         require(wait_is_fine, "store.acquire_timeout_ms", "must be 100 to 60000")

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,12 +23,18 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use usher_account::Role;
+use usher_adapter_memory::Database;
 use usher_app::composition::Application;
-use usher_app::config::Settings;
+use usher_app::config::{Secret, Settings};
+use usher_app::durable::Durable;
 use usher_app::identity::access_tokens::{AccessTokens, Bearer};
 use usher_app::runtime::clock::SystemClock;
 use usher_kernel::{AccountId, Clock as _, Timestamp};
 
+use crate::store::Store;
+
+/// A secret for servers that do not make one of their own.
+pub(crate) const SECRET: &str = "a secret that servers share, of 32 bytes and more";
 /// How long a condition may take to come true, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How long the client keeps an idle connection: shorter than the server does (5 s), which may close one at the moment of
@@ -586,6 +592,7 @@ pub(crate) struct TestApp {
     api: Api,
     settings: Settings,
     folder: Arc<TempDir>,
+    memory: Option<Database>,
     stop: Option<oneshot::Sender<()>>,
     running: Option<JoinHandle<()>>,
 }
@@ -594,6 +601,21 @@ impl TestApp {
     /// A new server on a new database.
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
+    }
+
+    /// A new server on an empty store of this kind, with some settings of its own.
+    pub(crate) async fn start_on(store: Store, adjust: impl FnOnce(&mut Settings)) -> Self {
+        Self::start_with(|settings| {
+            match store {
+                Store::Sqlite => {}
+                Store::Memory => {
+                    settings.store.url = Secret::new("memory://");
+                    settings.auth.secret = Secret::new(SECRET);
+                }
+            }
+            adjust(settings);
+        })
+        .await
     }
 
     /// A new server on a new database, with some settings of its own.
@@ -606,7 +628,12 @@ impl TestApp {
     }
 
     async fn run(settings: Settings, folder: Arc<TempDir>) -> Self {
-        let application = Application::build(&settings, false).await.unwrap();
+        let memory = settings.store.is_memory().then(Database::new);
+        let application = match &memory {
+            Some(database) => Application::build_on(Durable::in_memory(database.clone()), &settings, false).await,
+            None => Application::build(&settings, false).await,
+        };
+        let application = application.unwrap();
         let api = Api::new(application.address(), &settings);
         let (stop, stopped) = oneshot::channel::<()>();
         #[expect(clippy::disallowed_methods, reason = "the server itself; the test's runtime ends it")]
@@ -617,7 +644,7 @@ impl TestApp {
             };
             application.run_until_stopped(stop).await.unwrap();
         });
-        Self { api, settings, folder, stop: Some(stop), running: Some(running) }
+        Self { api, settings, folder, memory, stop: Some(stop), running: Some(running) }
     }
 
     /// Stops the server as SIGTERM would, and waits until it has stopped.
@@ -639,6 +666,11 @@ impl TestApp {
         self.folder.path()
     }
 
+    /// The server's store, if it is in memory.
+    pub(crate) const fn memory(&self) -> Option<&Database> {
+        self.memory.as_ref()
+    }
+
     /// The server's settings.
     pub(crate) const fn settings(&self) -> &Settings {
         &self.settings
@@ -658,6 +690,7 @@ pub(crate) struct UsherProcess {
     api: Api,
     child: Child,
     settings: Settings,
+    arguments: &'static [&'static str],
     variables: Vec<(String, String)>,
     folder: TempDir,
 }
@@ -670,19 +703,36 @@ impl UsherProcess {
 
     /// Runs `usher serve` on a new database, with some variables of its own, e.g. `("LINE__CAPACITY", "5")`.
     pub(crate) async fn start_with(variables: &[(&str, &str)]) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), variables, Stdio::inherit()).await
+        Self::start_in(tempfile::tempdir().unwrap(), &["serve"], variables, Stdio::inherit()).await
     }
 
     /// The same, with its log in a file, which is answered too.
     pub(crate) async fn start_with_log(variables: &[(&str, &str)]) -> (Self, PathBuf) {
+        Self::start_logged(&["serve"], variables).await
+    }
+
+    /// Runs `usher serve --demo`, with its log in a file, which is answered too.
+    pub(crate) async fn start_demo_with_log(variables: &[(&str, &str)]) -> (Self, PathBuf) {
+        Self::start_logged(&["serve", "--demo"], variables).await
+    }
+
+    async fn start_logged(arguments: &'static [&'static str], variables: &[(&str, &str)]) -> (Self, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("usher.log");
         let file = std::fs::File::create(&log).unwrap();
-        (Self::start_in(folder, variables, file.into()).await, log)
+        (Self::start_in(folder, arguments, variables, file.into()).await, log)
     }
 
-    async fn start_in(folder: TempDir, variables: &[(&str, &str)], stderr: Stdio) -> Self {
-        let settings = settings_in(folder.path());
+    async fn start_in(
+        folder: TempDir,
+        arguments: &'static [&'static str],
+        variables: &[(&str, &str)],
+        stderr: Stdio,
+    ) -> Self {
+        let mut settings = settings_in(folder.path());
+        if let Some((_, url)) = variables.iter().find(|(key, _)| *key == "STORE__URL") {
+            settings.store.url = Secret::new(*url);
+        }
         let common = [
             ("DATA__DIR", folder.path().to_str().unwrap()),
             ("HTTP__BIND", "127.0.0.1:0"),
@@ -692,8 +742,8 @@ impl UsherProcess {
         ];
         let variables = common.iter().chain(variables);
         let variables: Vec<_> = variables.map(|(key, value)| (format!("USHER__{key}"), (*value).to_owned())).collect();
-        let (child, address) = spawn_usher(&variables, stderr).await;
-        Self { api: Api::new(address, &settings), child, settings, variables, folder }
+        let (child, address) = spawn_usher(arguments, &variables, stderr).await;
+        Self { api: Api::new(address, &settings), child, settings, arguments, variables, folder }
     }
 
     /// Where the server keeps its data.
@@ -713,7 +763,7 @@ impl UsherProcess {
         let bind = ("USHER__HTTP__BIND".to_owned(), self.api.address.to_string());
         self.variables.retain(|(key, _)| *key != bind.0);
         self.variables.push(bind);
-        let (child, address) = spawn_usher(&self.variables, Stdio::inherit()).await;
+        let (child, address) = spawn_usher(self.arguments, &self.variables, Stdio::inherit()).await;
         self.child = child;
         self.api = Api::new(address, &self.settings);
     }
@@ -746,10 +796,17 @@ impl Drop for UsherProcess {
     }
 }
 
-/// Runs `usher serve`, and waits for the line that says where it listens.
-async fn spawn_usher(variables: &[(String, String)], stderr: Stdio) -> (Child, SocketAddr) {
+/// Runs a command of `usher` to its end, with some variables, e.g. `("LOG__FILTER", "warn")`.
+pub(crate) fn usher(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
-    command.arg("serve").envs(variables.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+    command.args(arguments).stdin(Stdio::null());
+    command.envs(variables.iter().map(|(key, value)| (format!("USHER__{key}"), value))).output().unwrap()
+}
+
+/// Runs `usher serve`, and waits for the line that says where it listens.
+async fn spawn_usher(arguments: &[&str], variables: &[(String, String)], stderr: Stdio) -> (Child, SocketAddr) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
+    command.args(arguments).envs(variables.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
     let mut child = command.spawn().unwrap();
     let stdout = child.stdout.take().unwrap();
     let (found, address) = oneshot::channel();

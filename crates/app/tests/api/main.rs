@@ -19,6 +19,8 @@ mod line;
 #[cfg(test)]
 mod line_stream;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod mysql;
 #[cfg(test)]
 mod operators;

@@ -1,6 +1,6 @@
 //! The whole of it on MariaDB or MySQL and on Redis, as a client sees it: two servers on one database and one line.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use futures_util::future::join_all;
 use usher_app::composition::Application;
@@ -8,9 +8,7 @@ use usher_app::config::{LineBackend, Secret, Settings};
 use usher_test_servers::mysql_server::ScratchDatabase;
 use usher_test_servers::redis_server;
 
-use crate::app::{SaleOptions, TestApp, id_of, json_of, section};
-
-pub(crate) const SECRET: &str = "a secret that servers share, of 32 bytes and more";
+use crate::app::{self, SECRET, SaleOptions, TestApp, id_of, json_of, section};
 
 fn on(database: &ScratchDatabase, settings: &mut Settings) {
     settings.line.backend = LineBackend::Redis;
@@ -21,9 +19,8 @@ fn on(database: &ScratchDatabase, settings: &mut Settings) {
 
 /// Runs a command of `usher` on the database at this URL.
 pub(crate) fn usher(database: &str, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
-    command.args(arguments).env("USHER__STORE__URL", database).env("USHER__AUTH__SECRET", SECRET);
-    command.env("USHER__LOG__FILTER", "warn").output().unwrap()
+    let variables = [("STORE__URL", database), ("AUTH__SECRET", SECRET), ("LOG__FILTER", "warn")];
+    app::usher(arguments, &variables)
 }
 
 pub(crate) fn assert_says(output: &Output, text: &str) {

@@ -6,9 +6,7 @@ use serde_json::json;
 use usher_app::config::{LineBackend, Secret, Settings};
 use usher_test_servers::redis_server::{self, Server};
 
-use crate::app::{Admitted, SaleOptions, TestApp, eventually, json_of, section};
-
-const SECRET: &str = "a secret that servers share, of 32 bytes and more";
+use crate::app::{Admitted, SECRET, SaleOptions, TestApp, eventually, json_of, section};
 
 fn on_redis(settings: &mut Settings, url: &str) {
     settings.line.backend = LineBackend::Redis;

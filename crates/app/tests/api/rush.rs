@@ -16,11 +16,21 @@ use crate::app::{
     timestamp,
 };
 use crate::at_once::at_once;
-use crate::store::{assert_verified, captures};
+use crate::store::{Store, assert_sound, captures_of, on_every_store};
+
+on_every_store! {
+    of_a_thousand_buyers_of_one_seat_one_gets_it_and_all_others_are_told_that_it_is_taken
+    a_thousand_buyers_of_a_thousand_different_seats_all_get_and_all_pay_for_theirs
+    a_hundred_and_sixty_buyers_of_the_best_seats_at_once_hold_all_eight_thousand
+    of_a_rush_for_the_best_seats_only_those_are_refused_for_whom_too_few_are_left
+    groups_that_fight_over_a_block_get_all_of_their_seats_or_none
+    a_line_of_three_hundred_never_has_more_than_its_twenty_inside_and_lets_everybody_in_in_order
+    a_pass_that_is_used_up_or_left_makes_room_at_once
+}
 
 /// A server whose lines let a thousand people in.
-async fn roomy() -> TestApp {
-    TestApp::start_with(|settings| settings.line.capacity = 1_000).await
+async fn roomy(store: Store) -> TestApp {
+    TestApp::start_on(store, |settings| settings.line.capacity = 1_000).await
 }
 
 /// How often each verdict was given.
@@ -45,9 +55,8 @@ fn tokens(api: &Api, n: usize) -> Vec<String> {
 }
 
 /// LESSONS S18: the losers lose for one reason, exactly.
-#[tokio::test(flavor = "multi_thread")]
-async fn of_a_thousand_buyers_of_one_seat_one_gets_it_and_all_others_are_told_that_it_is_taken() {
-    let app = roomy().await;
+async fn of_a_thousand_buyers_of_one_seat_one_gets_it_and_all_others_are_told_that_it_is_taken(store: Store) {
+    let app = roomy(store).await;
     let performance = app.performance(&[section("A", 1, 2, "VIP", 150_000)], SaleOptions::default()).await;
     let people = app.crowd(&performance, 1_000).await;
     let wish = json!({"seats": ["A-1-1"]});
@@ -59,13 +68,12 @@ async fn of_a_thousand_buyers_of_one_seat_one_gets_it_and_all_others_are_told_th
     assert!(losers.map(Answer::json).all(|problem| problem["conflicts"] == json!(["A-1-1"])));
     let statuses = app.seat_statuses(&performance).await;
     assert_eq!((statuses["A-1-1"].as_str(), statuses["A-1-2"].as_str()), ("held", "available"));
-    assert_verified(app.folder()).await;
+    assert_sound(&app, &performance).await;
 }
 
 /// LESSONS S1: who wants another seat is in nobody's way.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_buyers_of_a_thousand_different_seats_all_get_and_all_pay_for_theirs() {
-    let app = roomy().await;
+async fn a_thousand_buyers_of_a_thousand_different_seats_all_get_and_all_pay_for_theirs(store: Store) {
+    let app = roomy(store).await;
     let performance = app.performance(&[section("A", 20, 50, "VIP", 150_000)], SaleOptions::default()).await;
     let people = app.crowd(&performance, 1_000).await;
     let wish = |i: usize| json!({"seats": [format!("A-{}-{}", i / 50 + 1, i % 50 + 1)]});
@@ -83,8 +91,8 @@ async fn a_thousand_buyers_of_a_thousand_different_seats_all_get_and_all_pay_for
     let tickets = confirmed.iter().map(|answer| answer.json()["tickets"][0]["id"].as_str().unwrap().to_owned());
     assert_eq!(tickets.collect::<BTreeSet<_>>().len(), 1_000);
     app.wait_for_sale_state(&performance, "sold_out").await;
-    assert_eq!(captures(app.folder()).await, 1_000);
-    assert_verified(app.folder()).await;
+    assert_eq!(captures_of(&app, &performance).await, 1_000);
+    assert_sound(&app, &performance).await;
 }
 
 /// The names of the seats that were held.
@@ -95,9 +103,8 @@ fn held_seats<'a>(answers: impl IntoIterator<Item = &'a Answer>) -> Vec<String> 
 }
 
 /// LESSONS S9.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_and_sixty_buyers_of_the_best_seats_at_once_hold_all_eight_thousand() {
-    let app = roomy().await;
+async fn a_hundred_and_sixty_buyers_of_the_best_seats_at_once_hold_all_eight_thousand(store: Store) {
+    let app = roomy(store).await;
     let options = SaleOptions { seats_per_buyer: 50, ..SaleOptions::default() };
     let performance = app.performance(&[section("A", 80, 100, "VIP", 150_000)], options).await;
     let people = app.crowd(&performance, 160).await;
@@ -109,13 +116,12 @@ async fn a_hundred_and_sixty_buyers_of_the_best_seats_at_once_hold_all_eight_tho
     assert_eq!(held_seats(&answers).into_iter().collect::<BTreeSet<_>>().len(), 8_000);
     let late = app.admitted(&performance).await;
     assert_problem(app.hold_best(&late, 1, None).await, 409, "not-enough-seats").await;
-    assert_verified(app.folder()).await;
+    assert_sound(&app, &performance).await;
 }
 
 /// LESSONS S9: who is told that there are not enough seats is told the truth.
-#[tokio::test(flavor = "multi_thread")]
-async fn of_a_rush_for_the_best_seats_only_those_are_refused_for_whom_too_few_are_left() {
-    let app = roomy().await;
+async fn of_a_rush_for_the_best_seats_only_those_are_refused_for_whom_too_few_are_left(store: Store) {
+    let app = roomy(store).await;
     let hall = [section("A", 5, 30, "VIP", 150_000), section("B", 10, 15, "R", 120_000)];
     let performance = app.performance(&hall, SaleOptions::default()).await;
     let people = app.crowd(&performance, 200).await;
@@ -136,13 +142,12 @@ async fn of_a_rush_for_the_best_seats_only_those_are_refused_for_whom_too_few_ar
         assert_eq!(answer.verdict(), (409, "not-enough-seats".into()));
         assert!(count(i) > n_left, "{} refused, {n_left} left", count(i));
     }
-    assert_verified(app.folder()).await;
+    assert_sound(&app, &performance).await;
 }
 
 /// LESSONS S7, with two hundred groups that want four neighbours each in one row of forty.
-#[tokio::test(flavor = "multi_thread")]
-async fn groups_that_fight_over_a_block_get_all_of_their_seats_or_none() {
-    let app = roomy().await;
+async fn groups_that_fight_over_a_block_get_all_of_their_seats_or_none(store: Store) {
+    let app = roomy(store).await;
     let performance = app.performance(&[section("A", 1, 40, "VIP", 150_000)], SaleOptions::default()).await;
     let people = app.crowd(&performance, 200).await;
     // Every window of four, in an order without order: 37 windows, and 11 has no common divisor with 37.
@@ -172,7 +177,7 @@ async fn groups_that_fight_over_a_block_get_all_of_their_seats_or_none() {
     let statuses = app.seat_statuses(&performance).await;
     let held: BTreeSet<_> = statuses.into_iter().filter(|(_, status)| status == "held").map(|(seat, _)| seat).collect();
     assert_eq!(held, owned);
-    assert_verified(app.folder()).await;
+    assert_sound(&app, &performance).await;
 }
 
 /// What somebody does who comes to the line.
@@ -264,9 +269,9 @@ fn most_at_once(visits: &[Visit]) -> i32 {
 }
 
 /// LESSONS L4, and L1, L2, L5 and L6 as far as one server shows them.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_line_of_three_hundred_never_has_more_than_its_twenty_inside_and_lets_everybody_in_in_order() {
-    let app = TestApp::start().await;
+#[expect(clippy::future_not_send, reason = "a test is one task, which counts in cells")]
+async fn a_line_of_three_hundred_never_has_more_than_its_twenty_inside_and_lets_everybody_in_in_order(store: Store) {
+    let app = TestApp::start_on(store, |_| {}).await;
     let performance = app.performance(&[section("A", 3, 100, "VIP", 150_000)], SaleOptions::default()).await;
     let policy = json!({"capacity": 20, "pass_ttl_s": PASS_TTL.as_secs()});
     json_of(app.patch_admission(&performance, &policy).await, 200).await;
@@ -313,7 +318,7 @@ async fn a_line_of_three_hundred_never_has_more_than_its_twenty_inside_and_lets_
     let admitted_total = usize::try_from(stats["admitted_total"].as_u64().unwrap()).unwrap();
     assert!((stays.len()..=300).contains(&admitted_total), "nobody was admitted twice: {admitted_total}");
     assert_eq!(stats["seats"]["sold"], 195);
-    assert_verified(app.folder()).await;
+    assert_sound(&app, &performance).await;
 }
 
 /// Keeps polling places while `condition` does not hold, so that their owners are present.
@@ -367,9 +372,8 @@ async fn somebody_absent_is_skipped_and_comes_back_to_the_front() {
 }
 
 /// LESSONS L15, L5: a booking makes room at once, long before its pass would run out.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pass_that_is_used_up_or_left_makes_room_at_once() {
-    let app = TestApp::start().await;
+async fn a_pass_that_is_used_up_or_left_makes_room_at_once(store: Store) {
+    let app = TestApp::start_on(store, |_| {}).await;
     let performance = app.performance(&[section("A", 1, 10, "VIP", 150_000)], SaleOptions::default()).await;
     let policy = json!({"capacity": 1, "pass_ttl_s": 3_600});
     json_of(app.patch_admission(&performance, &policy).await, 200).await;
@@ -386,13 +390,13 @@ async fn a_pass_that_is_used_up_or_left_makes_room_at_once() {
     app.wait_for_place(place_of(&third), &performance, "admitted").await;
 
     app.wait_for_place(&first.place, &performance, "done").await;
-    assert_verified(app.folder()).await;
+    assert_sound(&app, &performance).await;
 }
 
 /// LESSONS L5, L6: the room of a thousand who never came back is there again when their passes have run out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_abandoned_passes_make_room_for_a_thousand_others() {
-    let app = roomy().await;
+    let app = roomy(Store::Sqlite).await;
     let performance = app.performance(&[section("A", 1, 10, "VIP", 150_000)], SaleOptions::default()).await;
     json_of(app.patch_admission(&performance, &json!({"pass_ttl_s": 6})).await, 200).await;
     let (first, second) = (tokens(&app, 1_000), tokens(&app, 999));

@@ -10,9 +10,9 @@ use usher_app::config::{Secret, Settings};
 use usher_test_servers::mysql_server::{self, Durability};
 use usher_test_servers::redis_server;
 
-use crate::app::{Admitted, Answer, Api, SaleOptions, UsherProcess, id_of, json_of, section};
+use crate::app::{Admitted, Answer, Api, SECRET, SaleOptions, UsherProcess, id_of, json_of, section};
 use crate::at_once::raise_file_limit;
-use crate::mysql::{SECRET, assert_says, usher};
+use crate::mysql::{assert_says, usher};
 
 const BUYERS: usize = 2_000;
 const SEATS: usize = 500;

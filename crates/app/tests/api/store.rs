@@ -1,10 +1,44 @@
 //! What a server wrote down, seen past it: its database file, and what `usher verify` says of it.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+use usher_adapter_memory::{Database, MemoryReservationRepository};
+use usher_reservation::audit::{self, History};
+use usher_reservation::ports::ReservationHistory as _;
+
+use crate::app::{TestApp, usher};
+
+/// A store that a server has without another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// A file in the server's folder.
+    Sqlite,
+    /// The memory of the test's process.
+    Memory,
+}
+
+/// Stamps tests on every [`Store`]. Each takes the store as its argument.
+macro_rules! on_every_store {
+    ($($test:ident)*) => {
+        mod sqlite {
+            crate::store::on_every_store!(Sqlite: $($test)*);
+        }
+
+        mod memory {
+            crate::store::on_every_store!(Memory: $($test)*);
+        }
+    };
+    ($store:ident: $($test:ident)*) => {$(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $test() {
+            super::$test(crate::store::Store::$store).await;
+        }
+    )*};
+}
+pub(crate) use on_every_store;
 
 /// The database of the server that keeps its data in `folder`.
 fn database(folder: &Path) -> SqliteConnectOptions {
@@ -51,9 +85,7 @@ pub(crate) async fn sales(folder: &Path) -> i64 {
 
 /// Runs `usher verify` on the data in `folder`.
 pub(crate) fn verify(folder: &Path) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
-    command.arg("verify").env("USHER__DATA__DIR", folder).env("USHER__LOG__FILTER", "warn");
-    command.output().unwrap()
+    usher(&["verify"], &[("DATA__DIR", folder.to_str().unwrap()), ("LOG__FILTER", "warn")])
 }
 
 /// Insists that `usher verify` finds no contradiction, and that the gateway's own log agrees: what it took is what was
@@ -62,4 +94,33 @@ pub(crate) async fn assert_verified(folder: &Path) {
     let output = verify(folder);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(captures(folder).await, sales(folder).await + refunds(folder).await, "captures = sales + refunds");
+}
+
+/// What happened in memory to the seats of a performance and the money for them.
+async fn history(database: &Database, performance: &str) -> History {
+    let reservations = MemoryReservationRepository::new(database.clone());
+    reservations.history(performance.parse().unwrap()).await.unwrap()
+}
+
+/// How often the gateway took money, on a server with this performance only.
+pub(crate) async fn captures_of(app: &TestApp, performance: &str) -> i64 {
+    match app.memory() {
+        Some(database) => {
+            let charges = history(database, performance).await.charges;
+            i64::try_from(charges.iter().filter(|charge| charge.is_captured).count()).unwrap()
+        }
+        None => captures(app.folder()).await,
+    }
+}
+
+/// Insists on any store that nothing contradicts, as [`assert_verified`] does on a database.
+pub(crate) async fn assert_sound(app: &TestApp, performance: &str) {
+    match app.memory() {
+        Some(database) => {
+            let history = history(database, performance).await;
+            assert_eq!(audit::check(&history).contradictions, [""; 0]);
+            assert_eq!(audit::check_charges(&history), [""; 0]);
+        }
+        None => assert_verified(app.folder()).await,
+    }
 }
