@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
-use serde_json::json;
+use reqwest::RequestBuilder;
+use serde_json::{Value, json};
 use usher_app::config::{Secret, Settings};
 use usher_test_servers::mysql_server::{self, Durability};
 use usher_test_servers::redis_server;
 
-use crate::app::{Admitted, Answer, Api, SECRET, SaleOptions, UsherProcess, id_of, json_of, section};
+use crate::app::{Admitted, Answer, Api, SECRET, SaleOptions, UsherProcess, id_of, json_of, new_key, section};
 use crate::at_once::raise_file_limit;
 use crate::mysql::{assert_says, usher};
 
@@ -34,33 +35,57 @@ enum End {
     NoSeat,
 }
 
+/// Sends a request until the server takes it: a buyer repeats a call that is refused with 503, when they are told to.
+async fn taken(request: RequestBuilder) -> Answer {
+    loop {
+        let answer = Answer::of(request.try_clone().unwrap().send().await.unwrap()).await;
+        if answer.status != 503 {
+            return answer;
+        }
+        wait_ms(&answer.json()["retry_after_ms"]).await;
+    }
+}
+
+async fn wait_ms(span: &Value) {
+    #[expect(clippy::disallowed_methods, reason = "people ask again when they are told to")]
+    tokio::time::sleep(Duration::from_millis(span.as_u64().unwrap())).await;
+}
+
 /// A buyer joins and polls at one server, and buys at the other.
 async fn visit(line: &Api, shop: &Api, performance: &str, mut wanted: u32) -> End {
-    let token = line.buyer();
-    let mut status = line.joined(&token, performance).await;
+    let (token, path) = (line.buyer(), format!("/api/v1/performances/{performance}/queue"));
+    let joined = taken(line.post(&path).bearer_auth(&token)).await;
+    assert!(matches!(joined.status, 200 | 201), "{joined:?}");
+    let mut status = joined.json();
     let place = status["place"].as_str().unwrap().to_owned();
     while status["state"] == "waiting" {
         if status["sale_state"] == "sold_out" {
             return End::SoldOut;
         }
-        #[expect(clippy::disallowed_methods, reason = "people ask again when they are told to")]
-        tokio::time::sleep(Duration::from_millis(status["poll_after_ms"].as_u64().unwrap())).await;
-        status = json_of(line.poll(&place, performance).await, 200).await;
+        wait_ms(&status["poll_after_ms"]).await;
+        let polled = taken(line.get(&path).header("Usher-Place", &place)).await;
+        assert_eq!(polled.status, 200, "{polled:?}");
+        status = polled.json();
     }
     assert_eq!(status["state"], "admitted", "{status}");
     let pass = status["pass"]["token"].as_str().unwrap().to_owned();
     let buyer = Admitted { token, performance: performance.to_owned(), place, pass };
     loop {
-        let answer = Answer::of(shop.hold_best(&buyer, wanted, None).await).await;
+        let wish = json!({"best_available": {"count": wanted}});
+        let answer = taken(shop.hold_request(&buyer, &new_key(), &wish)).await;
         match answer.verdict() {
             (201, _) => {
-                let confirmed = shop.confirmed(&buyer.token, &id_of(&answer.json())).await;
+                let reservation = id_of(&answer.json());
+                let paid = taken(shop.confirm_request(&buyer.token, &reservation, &new_key(), "tok_ok")).await;
+                assert_eq!(paid.status, 200, "{paid:?}");
+                let confirmed = paid.json();
                 let seats = confirmed["tickets"].as_array().unwrap().iter();
                 return End::Bought(seats.map(|ticket| ticket["seat"].as_str().unwrap().to_owned()).collect());
             }
             (409, code) if code == "not-enough-seats" && wanted > 1 => wanted -= 1,
             (409, code) if code == "not-enough-seats" => {
-                assert_eq!(line.leave(&buyer.place, performance).await.status(), 204);
+                let left = taken(line.delete(&path).header("Usher-Place", &buyer.place)).await;
+                assert_eq!(left.status, 204, "{left:?}");
                 return End::NoSeat;
             }
             verdict => panic!("seats are free or not: {verdict:?}"),
