@@ -68,7 +68,7 @@ const RULES: Rules = &[
             "runtime",
         ],
     ),
-    ("http::services", &["http::detached", "http::edge", "http::problem", "identity", "live", "runtime"]),
+    ("http::services", &["http::detached", "http::edge", "identity", "live", "runtime"]),
     ("http::edge", &["config", "http::problem", "http::reading", "http::throttle", "runtime"]),
     ("http::answers", &["http::problem", "live"]),
     ("http::bearer", &["http::problem", "identity"]),
@@ -108,6 +108,7 @@ fn check_against(rules: Rules, files: &Files) -> Vec<String> {
         sources.into_iter().flat_map(|(module, tokens)| arrows_of(&module, tokens, &modules)).collect();
     findings.extend(check_rows(rules, &modules));
     findings.extend(check_arrows(rules, &arrows));
+    findings.extend(check_unused(rules, &arrows));
     findings.extend(check_circles(&arrows));
     findings
 }
@@ -130,6 +131,15 @@ fn row_of(rules: Rules, module: &str) -> Option<&'static (&'static str, &'static
         row == module || (!has_rows_beneath && is_beneath(module, row))
     };
     rules.iter().find(|(row, _)| covers(row))
+}
+
+/// Rules that no arrow needs: a module may use another one, and does not.
+fn check_unused(rules: Rules, arrows: &BTreeSet<Arrow>) -> Vec<String> {
+    let name = |module: &str| row_of(rules, module).map(|(row, _)| *row);
+    let used: BTreeSet<_> = arrows.iter().map(|Arrow { from, to }| (name(from), name(to))).collect();
+    let allowed = rules.iter().flat_map(|(from, may_use)| may_use.iter().map(move |to| (*from, *to)));
+    let unused = allowed.filter(|(from, to)| !used.contains(&(Some(*from), Some(*to))));
+    unused.map(|(from, to)| format!("{from} may use {to}, but does not")).collect()
 }
 
 fn check_rows(rules: Rules, modules: &BTreeSet<String>) -> Vec<String> {
@@ -287,11 +297,21 @@ mod tests {
 
     const ROWS: Rules = &[("crate", &[]), ("a", &["b"]), ("b", &[]), ("c", &["c::x"]), ("c::x", &[]), ("c::y", &["b"])];
 
-    /// The findings about a library with one file for each row. `files` replace these or are added to them.
-    fn findings(files: &[(&str, &str)]) -> Vec<String> {
-        let fine = ["lib.rs", "a/mod.rs", "b.rs", "c/mod.rs", "c/x.rs", "c/y.rs"].map(|path| (path, "//! Fine."));
-        let all = fine.iter().chain(files).map(|(path, text)| (format!("{APP}{path}"), (*text).to_owned()));
-        check_against(ROWS, &all.collect())
+    /// The findings about a library with one file for each row and one path for each rule, and these texts besides.
+    fn findings(texts: &[(&str, &str)]) -> Vec<String> {
+        let mut files = Files::new();
+        let fine = [
+            ("lib.rs", ""),
+            ("a/mod.rs", "use crate::b::B;"),
+            ("b.rs", ""),
+            ("c/mod.rs", "mod x;\nuse self::x::X;"),
+            ("c/x.rs", ""),
+            ("c/y.rs", "use crate::b::B;"),
+        ];
+        for (path, text) in fine.iter().chain(texts) {
+            files.entry(format!("{APP}{path}")).or_default().push_str(&format!("{text}\n"));
+        }
+        check_against(ROWS, &files)
     }
 
     #[test]
@@ -330,6 +350,16 @@ mod tests {
         ] {
             assert_eq!(findings(&[("c/y.rs", text)]), ["c::y must not use a"], "{text}");
         }
+    }
+
+    #[test]
+    fn a_rule_that_no_file_needs_is_found() {
+        let files = [("a.rs", "use crate::b::B;"), ("b.rs", "")];
+        let files = files.map(|(path, text)| (format!("{APP}{path}"), text.to_owned()));
+
+        let findings = check_against(&[("a", &["b"]), ("b", &["a"])], &files.into());
+
+        assert_eq!(findings, ["b may use a, but does not"]);
     }
 
     #[test]
