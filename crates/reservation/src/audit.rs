@@ -1,5 +1,5 @@
-//! Proves from the recorded history that no seat was sold twice. Pure: it reads what a store recorded and says every
-//! contradiction it finds.
+//! Audits the recorded history of seats and payments: no seat is sold twice. Pure: the caller reads the history, and
+//! the audit reports each contradiction in it.
 
 mod money;
 
@@ -11,10 +11,10 @@ pub use self::money::check_charges;
 use crate::SeatStatus;
 use crate::model::PassNumber;
 
-/// One change of one seat, as recorded in the transaction of the change.
+/// The event of one change of one seat, recorded in the transaction of the change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeatEvent {
-    /// The event's id. Not in the order of commits.
+    /// The event's id. Ids are not in the order of commits.
     pub id: u64,
     /// The seat.
     pub seat: SeatId,
@@ -22,104 +22,104 @@ pub struct SeatEvent {
     pub version: u32,
     /// Its status after the change.
     pub status: SeatStatus,
-    /// Whose it is after the change.
+    /// Its owner after the change.
     pub owner: Option<ReservationId>,
-    /// Whose it was before.
+    /// Its owner before the change.
     pub owner_before: Option<ReservationId>,
-    /// Until when it is held, if it is.
+    /// The time until which it is held, if it is.
     pub held_until: Option<Timestamp>,
-    /// When it changed.
+    /// The time of the change.
     pub at: Timestamp,
 }
 
-/// A seat as the store has it now.
+/// A seat as it is stored now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeatRecord {
     /// The seat.
     pub seat: SeatId,
     /// Its version.
     pub version: u32,
-    /// Its status, as written down.
+    /// Its stored status.
     pub status: SeatStatus,
-    /// Whose it is.
+    /// Its owner.
     pub owner: Option<ReservationId>,
 }
 
-/// A sale as the store has it.
+/// A sale as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SaleRecord {
     /// The seat.
     pub seat: SeatId,
-    /// Whose it is.
+    /// The reservation that bought the seat.
     pub reservation: ReservationId,
 }
 
-/// A reservation as the store has it.
+/// A reservation as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReservationRecord {
     /// The reservation.
     pub id: ReservationId,
-    /// Under which pass it was made.
+    /// The pass that it was made under.
     pub pass: PassNumber,
-    /// Whether it is confirmed, and by which attempt.
+    /// The attempt that confirmed it, if it is confirmed.
     pub confirmed_by: Option<AttemptId>,
     /// Its seats.
     pub seats: Vec<SeatId>,
-    /// What they cost together, in minor units.
+    /// The sum of their prices, in minor units.
     pub total: i64,
 }
 
-/// How an attempt to pay stands.
+/// The state of an attempt to pay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptState {
-    /// It is under way: nobody knows yet whether money was taken.
+    /// The attempt is under way. It is not known yet whether the gateway took money.
     Pending,
-    /// Money was taken, and paid for the seats.
+    /// The gateway took the money, which paid for the seats.
     Captured,
-    /// Money was taken, and goes back.
+    /// The gateway took the money, and a refund is due or sent.
     Refunded,
-    /// It ended without money: it was declined, or never heard of.
+    /// The attempt ended without money: the gateway declined, or never saw it.
     Unpaid,
 }
 
-/// An attempt to pay as the store has it.
+/// An attempt to pay as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttemptRecord {
     /// The attempt.
     pub id: AttemptId,
-    /// What it is for.
+    /// The reservation that it pays for.
     pub reservation: ReservationId,
-    /// How much is to be taken, or was; in minor units.
+    /// The amount, in minor units.
     pub amount: i64,
-    /// How it stands.
+    /// Its state.
     pub state: AttemptState,
 }
 
-/// Money that has to go back, as the store has it.
+/// A refund as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefundRecord {
-    /// Of which attempt.
+    /// The attempt that took the money.
     pub attempt: AttemptId,
-    /// How much, in minor units.
+    /// The amount, in minor units.
     pub amount: i64,
-    /// Whether the gateway said that it went.
+    /// Whether the gateway confirmed the refund.
     pub is_sent: bool,
 }
 
-/// What a gateway that keeps its log in the same store has in it of an attempt.
+/// An entry in the log of a gateway that keeps its log in the same store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChargeRecord {
     /// The attempt.
     pub attempt: AttemptId,
-    /// How much was asked for, in minor units.
+    /// The amount of the charge, in minor units.
     pub amount: i64,
-    /// Whether it was taken.
+    /// Whether the gateway took the money.
     pub is_captured: bool,
-    /// Whether it went back.
+    /// Whether the gateway refunded the money.
     pub is_refunded: bool,
 }
 
-/// Everything that ever happened to a performance's seats.
+/// All changes of a performance's seats, and all payments for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
     /// The performance.
@@ -134,15 +134,15 @@ pub struct History {
     pub reservations: Vec<ReservationRecord>,
     /// All attempts to pay.
     pub attempts: Vec<AttemptRecord>,
-    /// All refunds of those.
+    /// All refunds of these attempts.
     pub refunds: Vec<RefundRecord>,
-    /// What the simulated gateway has in its log of those; nothing, where another one takes the money.
+    /// The simulated gateway's log entries of these attempts. Empty with another gateway.
     pub charges: Vec<ChargeRecord>,
-    /// Which passes are used up, or were given up.
+    /// The passes that are used up, or whose owners left.
     pub ended_passes: HashSet<PassNumber>,
 }
 
-/// What an audit looked at, and what it found.
+/// The result of an audit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// How many seats were checked.
@@ -151,9 +151,9 @@ pub struct Findings {
     pub n_events: usize,
     /// How many sales were checked.
     pub n_sales: usize,
-    /// How many payments were checked: attempts by which money was taken.
+    /// How many payments were checked: attempts that took money.
     pub n_captures: usize,
-    /// Every contradiction, in words.
+    /// A message for each contradiction.
     pub contradictions: Vec<String>,
 }
 
@@ -167,11 +167,13 @@ struct Replayed {
 
 /// Replays a history and compares it with the seats, the sales, the passes and the payments.
 ///
-/// Checked: versions without gaps; one owner at a time, and takeovers only after the hold lapsed; seats as the events
-/// left them; sold seats = sales = seats of confirmed reservations; the pass of each of these is used up; captures =
-/// sales + refunds, and no refund of what was not captured, of more than that, or twice.
+/// - Versions have no gaps. A seat has one owner at a time, and only a lapsed hold is taken over.
+/// - The stored seats match their events.
+/// - Sold seats = sales = seats of confirmed reservations, whose passes are used up.
+/// - Captures = payments of confirmed reservations + refunds. No attempt is refunded without a capture, twice, or for
+///   more than it took.
 ///
-/// What a gateway says is compared by [`check_charges`].
+/// [`check_charges`] compares the payments with the gateway's log.
 #[must_use]
 pub fn check(history: &History) -> Findings {
     let mut contradictions = Vec::new();
@@ -214,10 +216,11 @@ fn step(seat: &SeatId, before: Replayed, event: &SeatEvent, contradictions: &mut
         contradict(format!("follows version {}", before.version));
     }
     if event.owner_before != before.owner {
-        contradict("names another owner before it than the history has".into());
+        contradict("names another previous owner than the history".into());
     }
     if event.owner.is_some() != (event.status != SeatStatus::Available) {
-        contradict(format!("is {} with the wrong number of owners", event.status.as_str()));
+        let owner = if event.owner.is_some() { "an owner" } else { "no owner" };
+        contradict(format!("is {} with {owner}", event.status.as_str()));
     }
     if before.status == SeatStatus::Sold {
         contradict("changes a sold seat".into());
@@ -225,7 +228,7 @@ fn step(seat: &SeatId, before: Replayed, event: &SeatEvent, contradictions: &mut
     let changes_hands = before.owner.is_some() && event.owner.is_some() && before.owner != event.owner;
     let has_lapsed = before.held_until.is_none_or(|until| event.at >= until);
     if changes_hands && !has_lapsed {
-        contradict("takes over a hold that had not lapsed".into());
+        contradict("takes over a live hold".into());
     }
 }
 
@@ -238,11 +241,11 @@ fn compare_seats(history: &History, last: &HashMap<SeatId, Replayed>, contradict
         let agrees =
             record.version == replayed.version && record.status == replayed.status && record.owner == replayed.owner;
         if !agrees {
-            contradictions.push(format!("seat {}: is not as its events left it", record.seat));
+            contradictions.push(format!("seat {}: does not match its events", record.seat));
         }
     }
     for seat in last.keys().filter(|seat| !known.contains(seat)) {
-        contradictions.push(format!("seat {seat}: has events and is not there"));
+        contradictions.push(format!("seat {seat}: has events but does not exist"));
     }
 }
 
@@ -272,23 +275,24 @@ fn compare_sales(history: &History, contradictions: &mut Vec<String>) {
     let status: HashMap<&SeatId, SeatStatus> = history.seats.iter().map(|seat| (&seat.seat, seat.status)).collect();
     for sale in &history.sales {
         if confirmed.get(&sale.seat) != Some(&sale.reservation) {
-            contradictions.push(format!("seat {}: has a sale that no confirmed reservation has", sale.seat));
+            contradictions.push(format!("seat {}: has a sale without a confirmed reservation", sale.seat));
         }
         if status.get(&sale.seat) != Some(&SeatStatus::Sold) {
-            contradictions.push(format!("seat {}: has a sale and is not sold", sale.seat));
+            contradictions.push(format!("seat {}: has a sale but is not sold", sale.seat));
         }
     }
 }
 
-/// Whoever bought used a pass up.
+/// Checks that the pass of each confirmed reservation has ended.
 ///
-/// By clocks that differ two reservations may be live on one pass, and both be paid for; and who bought may have left
-/// before. So neither is that a pass bought once required, nor when it ended.
+/// It requires neither that a pass has only one confirmed reservation, nor that the pass ended at the confirmation.
+/// Because clocks differ, two reservations may be live under one pass, and both be paid; and a buyer may have left
+/// before the payment.
 fn compare_passes(history: &History, contradictions: &mut Vec<String>) {
     for reservation in history.reservations.iter().filter(|reservation| reservation.confirmed_by.is_some()) {
         let ReservationRecord { id, pass, .. } = reservation;
         if !history.ended_passes.contains(pass) {
-            contradictions.push(format!("reservation {id}: is confirmed, and its pass {} is not used up", pass.0));
+            contradictions.push(format!("reservation {id}: is confirmed but its pass {} is not used up", pass.0));
         }
     }
 }
@@ -332,14 +336,14 @@ mod tests {
         AttemptRecord { id: attempt(n), reservation: reservation(of), amount, state }
     }
 
-    /// The first one's money went back.
+    /// The charge of an attempt. That of attempt 1 is refunded.
     fn charged(n: u8, amount: i64, is_captured: bool) -> ChargeRecord {
         ChargeRecord { attempt: attempt(n), amount, is_captured, is_refunded: n == 1 }
     }
 
-    /// The seat A-1-1 was held by the first, lapsed, was taken over by the second, and sold to it. A-1-2 was held and
-    /// given back. A-1-3 was never touched. The first's own payment came too late and went back; the second paid at the
-    /// second try.
+    /// Reservation 1 held A-1-1 and A-1-2. Its hold of A-1-1 lapsed; reservation 2 took the seat over and bought it at
+    /// its second attempt. The payment of reservation 1 came too late and was refunded. A-1-2 was released. A-1-3 never
+    /// changed.
     pub(super) fn history() -> History {
         use SeatStatus::{Available, Held, Sold};
         let (first, second) = (Some(reservation(1)), Some(reservation(2)));
@@ -387,14 +391,14 @@ mod tests {
         }
     }
 
-    /// What the audit finds in the history after `corrupt` had its way with it.
+    /// The contradictions that the audit finds in a corrupted history.
     fn findings(corrupt: impl FnOnce(&mut History)) -> Vec<String> {
         let mut history = history();
         corrupt(&mut history);
         check(&history).contradictions
     }
 
-    /// One of the contradictions found says this.
+    /// The audit finds a contradiction with this text.
     #[track_caller]
     pub(super) fn finds(what: &str, corrupt: impl FnOnce(&mut History)) {
         let found = findings(corrupt);
@@ -410,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn events_may_be_recorded_in_another_order_than_they_happened() {
+    fn events_may_be_recorded_in_any_order() {
         assert_eq!(findings(|history| history.events.reverse()), [""; 0]);
     }
 
@@ -430,14 +434,14 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_before_that_was_not_is_found() {
-        finds("version 3: names another owner before it", |history| history.events[3].owner_before = None);
+    fn a_wrong_previous_owner_is_found() {
+        finds("version 3: names another previous owner", |history| history.events[3].owner_before = None);
     }
 
     #[test]
-    fn a_held_seat_without_an_owner_and_a_free_one_with_an_owner_are_found() {
-        finds("version 2: is held with the wrong number of owners", |history| history.events[0].owner = None);
-        finds("version 3: is available with the wrong number of owners", |history| {
+    fn a_held_seat_without_an_owner_and_an_available_seat_with_an_owner_are_found() {
+        finds("version 2: is held with no owner", |history| history.events[0].owner = None);
+        finds("version 3: is available with an owner", |history| {
             history.events[2].owner = Some(reservation(1));
         });
     }
@@ -450,27 +454,27 @@ mod tests {
     }
 
     #[test]
-    fn a_takeover_before_the_hold_lapsed_is_found() {
-        finds("version 3: takes over a hold that had not lapsed", |history| {
+    fn a_takeover_of_a_live_hold_is_found() {
+        finds("version 3: takes over a live hold", |history| {
             history.events[3].at = LAPSE.minus(std::time::Duration::from_millis(1));
         });
     }
 
     #[test]
-    fn a_seat_that_is_not_as_its_events_left_it_is_found() {
+    fn a_seat_that_does_not_match_its_events_is_found() {
         for corrupt in [
             (|seat| seat.version = 5) as fn(&mut SeatRecord),
             |seat| seat.status = SeatStatus::Held,
             |seat| seat.owner = Some(reservation(1)),
         ] {
-            finds("seat A-1-1: is not as its events left it", |history| corrupt(&mut history.seats[0]));
-            finds("seat A-1-3: is not as its events left it", |history| corrupt(&mut history.seats[2]));
+            finds("seat A-1-1: does not match its events", |history| corrupt(&mut history.seats[0]));
+            finds("seat A-1-3: does not match its events", |history| corrupt(&mut history.seats[2]));
         }
     }
 
     #[test]
-    fn a_seat_that_vanished_is_found() {
-        finds("seat A-1-2: has events and is not there", |history| {
+    fn a_missing_seat_is_found() {
+        finds("seat A-1-2: has events but does not exist", |history| {
             history.seats.remove(1);
         });
     }
@@ -506,21 +510,21 @@ mod tests {
 
     #[test]
     fn a_sale_without_a_confirmed_reservation_is_found() {
-        finds("seat A-1-1: has a sale that no confirmed reservation has", |history| {
+        finds("seat A-1-1: has a sale without a confirmed reservation", |history| {
             history.reservations[1].confirmed_by = None;
         });
     }
 
     #[test]
     fn a_sale_of_a_seat_that_is_not_sold_is_found() {
-        finds("seat A-1-3: has a sale and is not sold", |history| {
+        finds("seat A-1-3: has a sale but is not sold", |history| {
             history.sales.push(SaleRecord { seat: "A-1-3".parse().unwrap(), reservation: reservation(2) });
         });
     }
 
     #[test]
     fn a_purchase_whose_pass_is_not_used_up_is_found() {
-        finds("is confirmed, and its pass 2 is not used up", |history| {
+        finds("is confirmed but its pass 2 is not used up", |history| {
             history.ended_passes.remove(&PassNumber(2));
         });
     }

@@ -1,17 +1,16 @@
-//! Which seats are the best: a pure choice among the free seats of a hall. Knows nothing of who asks, nor of where it is
-//! kept which seats are free.
+//! Chooses the best of the free seats of a hall. Pure: knows neither buyers nor the store of the seats.
 //!
-//! A *run* is a stretch of seats of one grade with consecutive numbers in one row of one section. A *block* is as many
-//! free seats of a run, side by side, as somebody wants. The choice is, in this order:
+//! A *run* is a stretch of seats of one grade with consecutive numbers in one row of one section. A *block* is the
+//! requested number of free seats, side by side in one run. The choice is, in this order:
 //!
-//! 1. A block, of the most expensive grade that has one. Within a grade, the block that leaves the fewest single seats
-//!    behind (free, without a free neighbour in their run); then the one furthest to the front; then the one nearest to
-//!    the middle of its row.
-//! 2. Where there is no block: pieces of one grade, the most expensive that has enough free seats. The longest piece comes
-//!    first, chosen as a block is; then, again and again, the longest piece that is still needed, near the first.
-//! 3. Where no grade has enough free seats: all of the most expensive grade, then of the next, in pieces as above.
+//! 1. A block of the most expensive grade that has one. Within a grade, the block that leaves the fewest single seats
+//!    (free, without a free neighbour in their run); then the block nearest to the front; then the block nearest to the
+//!    middle of its row.
+//! 2. If there is no block: pieces of the most expensive grade with enough free seats. The longest piece comes first,
+//!    chosen as a block is. Then follows, until there are enough seats, the longest piece still needed, near the first.
+//! 3. If no grade has enough free seats: all seats of the most expensive grade, then of the next, in pieces as above.
 //!
-//! So nobody is refused while enough seats are free. Whoever names a grade gets none of another.
+//! So a request is refused only if too few seats are free. A request that names a grade gets no other grade.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +18,7 @@ use std::ops::Range;
 
 use usher_kernel::{SeatId, Timestamp};
 
-/// A seat of a hall, and what its buyer would like about it.
+/// A seat of a hall, with the properties that decide how good it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HallSeat {
     /// The section.
@@ -32,18 +31,18 @@ pub struct HallSeat {
     pub grade: String,
     /// The price, in minor units of the hall's currency.
     pub price: i64,
-    /// Across the hall, in half seats; 0 is the middle of the row. Neighbours are two apart.
+    /// The position across the hall in half seats, 0 at the middle of the row. Neighbours are two apart.
     pub x: i32,
 }
 
-/// Where the seats of a hall are. It never changes, and takes little room where rows are regular.
+/// The seats of a hall. Immutable, and small if the rows are regular.
 #[derive(Clone, Debug)]
 pub struct Hall {
-    /// In the order of their seats' indices.
+    /// The runs, in the order of their seats' indices.
     runs: Vec<Run>,
-    /// The runs of each row, by what the names of its seats have in common: `SECTION-ROW`.
+    /// The runs of each row, by the common prefix of its seats' names: `SECTION-ROW`.
     rows: HashMap<String, Range<usize>>,
-    /// Their names, the most expensive first.
+    /// The names of the grades, the most expensive first.
     grades: Vec<String>,
     n_seats: u32,
 }
@@ -58,11 +57,11 @@ struct Run {
     row: u16,
     grade: Grade,
     n_seats: u32,
-    /// Of its first seat.
+    /// The number of its first seat.
     number: u16,
     index: u32,
     x: i32,
-    /// Which row of the hall it is in, from 0 at the front, and the index of that row's first seat.
+    /// Its row in the hall, from 0 at the front, and the index of that row's first seat.
     row_of_hall: u32,
     row_index: u32,
 }
@@ -74,7 +73,7 @@ impl Run {
 }
 
 impl Hall {
-    /// The hall with these seats, in index order: the row furthest to the front first, each row by its numbers.
+    /// Creates the hall with these seats in index order: the front row first, each row by its numbers.
     #[must_use]
     pub fn new(seats: impl IntoIterator<Item = HallSeat>) -> Self {
         let mut hall = Self { runs: Vec::new(), rows: HashMap::new(), grades: Vec::new(), n_seats: 0 };
@@ -88,7 +87,7 @@ impl Hall {
             prices[grade.0] = prices[grade.0].max(seat.price);
             hall.push(seat, grade);
         }
-        // Of two grades at one price, the one that comes first in the hall.
+        // The sort is stable: of two grades at one price, the one that comes first in the hall stays first.
         let mut order: Vec<_> = (0..prices.len()).collect();
         order.sort_by_key(|&grade| Reverse(prices[grade]));
         let mut grade_at = vec![Grade(0); order.len()];
@@ -128,7 +127,7 @@ impl Hall {
         self.grades.iter().position(|grade| grade == name).map(Grade)
     }
 
-    /// The name of one of its grades.
+    /// The name of a grade of this hall.
     #[must_use]
     pub fn grade_name(&self, grade: Grade) -> &str {
         &self.grades[grade.0]
@@ -152,44 +151,44 @@ impl Hall {
         Some(run.index + (number - u32::from(run.number))).filter(|index| *index < run.end())
     }
 
-    /// The run that the seat with this index is in.
+    /// The run with the seat at this index.
     fn run(&self, index: u32) -> Option<&Run> {
         let behind = self.runs.partition_point(|run| run.index <= index);
         self.runs[..behind].last().filter(|run| index < run.end())
     }
 }
 
-/// The free seats of a hall, as far as they are known: of each grade, those up to some index.
+/// The known free seats of a hall: of each grade, those up to some index.
 #[derive(Clone, Debug)]
 pub struct FreeSeats {
     grades: Vec<KnownSeats>,
-    /// Seats that were taken since, known or not, and until when.
+    /// Seats that were taken since, known or not, and the time until which they are.
     taken: HashMap<u32, Timestamp>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct KnownSeats {
-    /// Since when it can be had again, if it is a hold that lapsed.
+    /// The free seats, with the time from which they are free if their hold lapses.
     free_from: BTreeMap<u32, Option<Timestamp>>,
-    /// What is not in the map below this index is not free.
+    /// Seats below this index that are not in `free_from` are not free.
     known_before: u32,
 }
 
 impl FreeSeats {
-    /// Nothing is known yet of any grade of this hall.
+    /// The free seats of a hall of which none is known yet.
     #[must_use]
     pub fn unknown(hall: &Hall) -> Self {
         Self { grades: vec![KnownSeats::default(); hall.grades.len()], taken: HashMap::new() }
     }
 
-    /// The index from which on it is not known which seats of a grade are free.
+    /// The index from which the free seats of a grade are unknown.
     #[must_use]
     pub fn known_before(&self, grade: Grade) -> u32 {
         self.grades[grade.0].known_before
     }
 
-    /// Learns of all seats of a grade between what was known and `known_before` that are free, or will be from a time on
-    /// (a hold that lapses).
+    /// Adds all free seats of a grade from the known ones up to `known_before`, and the seats that become free at a
+    /// time when their hold lapses.
     pub fn learn(
         &mut self,
         grade: Grade,
@@ -214,8 +213,8 @@ impl FreeSeats {
         }
     }
 
-    /// The free seats of a grade side by side, in index order. Only of rows that are wholly known: a longer piece may be
-    /// there, or a better one beside it.
+    /// The pieces of a grade, in index order. Only of rows that are known whole: other rows may have a longer piece, or
+    /// a better one.
     fn pieces<'a>(&'a self, hall: &'a Hall, grade: Grade, now: Timestamp) -> impl Iterator<Item = Piece<'a>> {
         let KnownSeats { free_from, known_before } = &self.grades[grade.0];
         let end = hall.run(*known_before).map_or(hall.n_seats, |run| run.row_index);
@@ -237,7 +236,7 @@ impl FreeSeats {
     }
 }
 
-/// Free seats side by side, and none beside them in their run.
+/// As many free seats side by side as possible: their neighbours in the run are not free.
 #[derive(Clone, Copy, Debug)]
 struct Piece<'a> {
     run: &'a Run,
@@ -245,14 +244,14 @@ struct Piece<'a> {
     n_seats: u32,
 }
 
-/// Some seats of a piece.
+/// Some neighbouring seats of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Block {
     first: u32,
     n_seats: u32,
 }
 
-/// Somewhere in the hall: a row, and twice the distance from the middle in half seats.
+/// A position in the hall: a row, and twice the distance from the middle in half seats.
 #[derive(Clone, Copy, Debug)]
 struct Spot {
     row: u32,
@@ -261,7 +260,7 @@ struct Spot {
 
 const FRONT_CENTRE: Spot = Spot { row: 0, x: 0 };
 
-/// What makes one block better than another of its grade and size: the lower, the better.
+/// The rank of a block among those of its grade and size. The lowest is the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     n_singles_left: u32,
@@ -291,7 +290,7 @@ impl Piece<'_> {
         }
     }
 
-    /// The best of its blocks of this size, unless it is shorter.
+    /// Its best block of this size, unless the piece is shorter.
     fn best(&self, n_seats: u32, near: Spot) -> Option<(Rank, Block)> {
         let last = self.end().checked_sub(n_seats)?;
         let blocks = (self.first..=last).map(|first| Block { first, n_seats });
@@ -299,19 +298,19 @@ impl Piece<'_> {
     }
 }
 
-/// What came of looking for the best seats.
+/// The result of choosing the best seats.
 #[must_use]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// These, by their indices, in index order.
+    /// The seats, by index, in index order.
     Seats(Vec<u32>),
-    /// So many are not free.
+    /// Fewer seats are free.
     NotEnough,
-    /// It cannot be told before more is known of this grade: learn it, and choose again.
+    /// The choice needs more seats of this grade. The caller adds them with [`FreeSeats::learn`] and chooses again.
     Unknown(Grade),
 }
 
-/// Chooses the best `count` seats that are free at `now`: of a grade, or of any.
+/// Chooses the best `count` seats that are free at `now`, of one grade or of any.
 pub fn choose(hall: &Hall, free: &FreeSeats, count: u32, grade: Option<Grade>, now: Timestamp) -> Choice {
     let grades = grade.map_or_else(|| (0..hall.grades.len()).map(Grade).collect(), |grade| vec![grade]);
     for &grade in &grades {
@@ -341,7 +340,7 @@ pub fn choose(hall: &Hall, free: &FreeSeats, count: u32, grade: Option<Grade>, n
     Choice::Seats(seats)
 }
 
-/// Not enough is known of this grade.
+/// Too few seats of this grade are known.
 struct Unknown(Grade);
 
 fn best_block(
@@ -354,7 +353,7 @@ fn best_block(
     let mut best: Option<(Rank, Block)> = None;
     let leaves_no_single = |best: &Option<(Rank, Block)>| best.is_some_and(|(rank, _)| rank.n_singles_left == 0);
     for piece in free.pieces(hall, grade, now) {
-        // Pieces come from the front, so none that follows is better.
+        // Pieces are ordered from the front, so no later piece is better.
         if best.is_some_and(|(rank, _)| rank.n_singles_left == 0 && rank.rows_away < piece.run.row_of_hall) {
             break;
         }
@@ -367,7 +366,7 @@ fn best_block(
     }
 }
 
-/// `count` of the seats of these pieces, or all if there are fewer: in as few pieces as can be, near each other.
+/// Takes `count` seats from these pieces, or all if there are fewer: as few pieces as possible, near each other.
 fn gather(mut pieces: Vec<Piece<'_>>, count: u32) -> Vec<u32> {
     let (mut seats, mut n_wanted, mut near) = (Vec::new(), count, FRONT_CENTRE);
     while let Some(longest) = pieces.iter().map(|piece| piece.n_seats).max().filter(|_| n_wanted > 0) {
@@ -399,7 +398,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_unix_ms(1_000_000);
 
-    /// Seats of one row: `V` and `R` are grades, `.` is no seat; the seats are numbered from 1.
+    /// The seats of one row, numbered from 1: `V` and `R` are grades, `.` is a gap.
     fn row(section: &str, row: u16, plan: &str) -> Vec<HallSeat> {
         let widest = i32::try_from(plan.len()).unwrap();
         let seats = (1_u16..).zip(plan.chars()).filter(|(_, kind)| *kind != '.').map(|(number, kind)| {
@@ -410,7 +409,7 @@ mod tests {
         seats.collect()
     }
 
-    /// A hall of one section with these rows, and which of its seats are free: those in capitals.
+    /// A hall of one section, and the free ones of its seats: those in capital letters.
     struct Stage {
         seats: Vec<HallSeat>,
         hall: Hall,
@@ -429,7 +428,7 @@ mod tests {
             Self { seats, hall, is_free }
         }
 
-        /// The choice, by somebody who learns `step` seats at a time.
+        /// The choice of a caller that learns `step` seats at a time.
         fn choose_by(&self, step: usize, count: u32, grade: Option<&str>) -> Option<Vec<u32>> {
             let mut free = FreeSeats::unknown(&self.hall);
             let grade = grade.map(|name| self.hall.grade(name).unwrap());
@@ -487,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn no_seat_is_left_alone_where_another_block_leaves_none() {
+    fn a_block_that_leaves_no_single_seat_is_preferred() {
         assert_eq!(Stage::new(&["VVV", "vVVv"]).best(2, None), ["A-2-2", "A-2-3"], "a row further back");
         assert_eq!(Stage::new(&["vVVVv", "vRRVV"]).best(2, None), ["A-2-4", "A-2-5"], "at the side");
         assert_eq!(Stage::new(&["VVV", "RRRR"]).best(2, None), ["A-1-1", "A-1-2"], "not a lower grade");
@@ -502,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_finds_no_block_sits_in_few_pieces_near_each_other() {
+    fn a_group_without_a_block_gets_few_pieces_near_each_other() {
         let stage = Stage::new(&["VVvvv", "vvvVv", "Vvvvv", "VVVvv"]);
 
         assert_eq!(stage.best(4, None), ["A-3-1", "A-4-1", "A-4-2", "A-4-3"]);
@@ -510,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_of_a_lower_grade_goes_before_pieces_of_a_higher_one() {
+    fn a_block_of_a_lower_grade_is_preferred_to_pieces_of_a_higher_one() {
         let stage = Stage::new(&["VVvVVvVVvVV", "RRR"]);
 
         assert_eq!(stage.best(3, None), ["A-2-1", "A-2-2", "A-2-3"]);
@@ -536,25 +535,25 @@ mod tests {
     }
 
     #[test]
-    fn who_finds_a_good_block_in_front_asks_for_no_more() {
+    fn a_good_block_in_front_needs_no_more_seats_to_be_known() {
         let stage = Stage::new(&["VVVV", "VVVV", "VVVV"]);
         let mut free = FreeSeats::unknown(&stage.hall);
         assert_eq!(choose(&stage.hall, &free, 2, None, NOW), Choice::Unknown(Grade(0)));
 
         free.learn(Grade(0), [(0, None), (1, None), (2, None)], 3);
-        assert_eq!(choose(&stage.hall, &free, 2, None, NOW), Choice::Unknown(Grade(0)), "of half a row");
+        assert_eq!(choose(&stage.hall, &free, 2, None, NOW), Choice::Unknown(Grade(0)), "half a row is known");
         free.learn(Grade(0), [(3, None), (4, None)], 5);
 
         assert_eq!(choose(&stage.hall, &free, 2, None, NOW), Choice::Seats(vec![0, 1]));
         assert_eq!(choose(&stage.hall, &free, 4, None, NOW), Choice::Seats(vec![0, 1, 2, 3]));
     }
 
-    /// Everything that can be wanted, judged by looking at all seats: a seat's grade, row and neighbours by its name.
+    /// The rules of the choice, written by looking at all seats, each with its grade, row and neighbours by name.
     struct Oracle<'a>(&'a Stage);
 
     impl Oracle<'_> {
         fn grades(&self, wanted: Option<&str>) -> Vec<&str> {
-            // Dearer first; the two grades have two prices.
+            // The more expensive grade first.
             let has_free = |grade: &&str| wanted.is_none_or(|wanted| wanted == *grade);
             ["V", "R"].into_iter().filter(has_free).collect()
         }
@@ -681,7 +680,7 @@ mod tests {
         }
 
         #[test]
-        fn a_hall_knows_its_seats_by_index_and_by_name(stage in some_stage()) {
+        fn a_hall_finds_its_seats_by_index_and_by_name(stage in some_stage()) {
             for (index, seat) in (0..).zip(&stage.seats) {
                 let name = SeatId::new(&seat.section, seat.row, seat.number).unwrap();
                 prop_assert_eq!(stage.hall.index(&name), Some(index));

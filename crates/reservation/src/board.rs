@@ -1,5 +1,5 @@
-//! The seats of one performance in memory, as those who look at a seat map need them: which can be had, what changed
-//! lately, and up to which event of the history that is so. Pure: it is told what to apply, and never where it came from.
+//! The seats of one performance in memory, for clients that show a seat map: the status of each seat, the recent
+//! changes, and the event of the history up to which both are complete. Pure: the caller reads the events.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,67 +7,67 @@ use usher_kernel::PerformanceId;
 
 use crate::SeatStatus;
 
-/// One event of the seats' history, as a [`SeatBoard`] follows it.
+/// An event of the seats' history, for a [`SeatBoard`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BoardEvent {
-    /// The event's id. Not in the order of commits.
+    /// The event's id. Ids are not in the order of commits.
     pub id: u64,
-    /// Of which performance.
+    /// The performance.
     pub performance: PerformanceId,
-    /// What happened.
+    /// The change.
     pub change: BoardChange,
 }
 
-/// What an event did to a board.
+/// The change that an event records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BoardChange {
-    /// A seat changed its status or its owner.
+    /// A seat got another status or owner.
     Seat {
-        /// Where the seat stands in its map; `None` if the map has no such seat any more.
+        /// The seat's index in its map; `None` if the map has no such seat any more.
         index: Option<u32>,
-        /// What it became.
+        /// Its standing after the change.
         now: SeatStanding,
     },
-    /// All seats were replaced.
+    /// A new seat map replaced all seats.
     Map {
         /// The version of the new map.
         map_version: u32,
     },
 }
 
-/// How a seat stands.
+/// The standing of a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeatStanding {
-    /// Its status, as written down: a lapsed hold is held until somebody frees it.
+    /// Its stored status: a lapsed hold is held until a sweep or another buyer ends it.
     pub status: SeatStatus,
     /// +1 with each change of status or owner.
     pub version: u32,
 }
 
-/// A performance's seats and its latest events, read at one point in time.
+/// A performance's seats and its latest events, read in one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoardRecord {
-    /// Which seat map the indices belong to.
+    /// The version of the seat map that the indices belong to.
     pub map_version: u32,
     /// The seats, in index order.
     pub seats: Vec<SeatStanding>,
-    /// The latest events, in the order of ids: all of them, or [`SeatBoard::CHANGES_MAX`].
+    /// The latest events in the order of ids: all events, or [`SeatBoard::CHANGES_MAX`] of them.
     pub events: Vec<BoardEvent>,
 }
 
-/// What an event meant to a board.
+/// The effect of an event on a board.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// Nothing that shows.
+    /// No seat changed.
     Unchanged,
     /// A seat changed.
     Changed,
-    /// The board shows a map that is not there any more, and has to be read again.
+    /// The board shows a replaced seat map. The caller reads it again.
     Outdated,
 }
 
-/// Seats that changed, each once and as it is now, in index order.
+/// The current status of seats that changed, by index.
 pub type SeatStates = BTreeMap<u32, SeatStatus>;
 
 /// The seats of one performance.
@@ -79,31 +79,31 @@ pub struct SeatBoard {
     versions: Vec<u32>,
     /// The latest event of each seat, or [`UNTOLD`].
     events: Vec<u64>,
-    /// When each seat changed last, counted in changes of this board.
+    /// The position of each seat's last change.
     changed_at: Vec<u64>,
-    /// How many changes there were.
+    /// The number of changes of this board.
     position: u64,
-    /// Who was told nothing since then has another map.
+    /// The position at which the board got its map. Clients from before it have another map.
     born_at: u64,
-    /// Whoever knows less than this event may have another map.
+    /// Clients that know only older events may have another map.
     floor: u64,
-    /// Own events above the sequence: below them, others may still be open.
+    /// Events of this performance above the sequence. Transactions with lower ids may still be open.
     unsettled: BTreeSet<u64>,
     highest: u64,
 }
 
-/// The latest event of a seat of which no event told: nobody can say by an event's id that they know of it.
+/// Marks a seat whose last change came without an event. No client can know the change by an event's id.
 const UNTOLD: u64 = u64::MAX;
 
-/// How many seats share a byte.
+/// The number of seats in a byte.
 const SEATS_PER_BYTE: usize = 4;
 
 impl SeatBoard {
-    /// How many seats anybody is told of at once: some 40 KB. Who missed more does better to read all of them. Also how
-    /// many of the latest events are read with a board, to tell those who come to a server that has just begun.
+    /// Most changes that one answer carries (about 40 KB). A client that missed more reads the whole board. Also the
+    /// number of events that are read with a board, so that a server that has just started can answer its clients.
     pub const CHANGES_MAX: usize = 4_096;
 
-    /// The board of what was read. Until [`Self::settle`], its sequence is the event of its map.
+    /// Creates the board of a record. Until [`Self::settle`], its sequence is the event of its map.
     #[must_use]
     pub fn new(record: &BoardRecord) -> Self {
         let mut board = Self {
@@ -123,7 +123,7 @@ impl SeatBoard {
             board.set(index, *seat);
         }
         if record.events.len() >= Self::CHANGES_MAX {
-            // There are more before it, and a new map may be one of them.
+            // There may be older events, and one of them may be a new map.
             board.floor = record.events.first().map_or(0, |event| event.id);
         }
         for event in &record.events {
@@ -135,7 +135,7 @@ impl SeatBoard {
                 }
                 BoardChange::Map { .. } => {
                     board.floor = event.id;
-                    // Maps are replaced before seats are sold, so nothing of this performance is open before one.
+                    // A map is replaced only before the sale, so no transaction with an older event is open.
                     board.sequence = event.id;
                 }
             }
@@ -144,31 +144,32 @@ impl SeatBoard {
         board
     }
 
-    /// Which seat map the indices belong to.
+    /// The version of the seat map that the indices belong to.
     #[must_use]
     pub const fn map_version(&self) -> u32 {
         self.map_version
     }
 
-    /// The point of the history: every change up to this event is in here, and maybe some that came after it.
+    /// The board contains every change up to this event, and may contain later ones.
     #[must_use]
     pub const fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// The highest event of the performance that was seen.
+    /// The highest known event of the performance.
     #[must_use]
     pub const fn highest(&self) -> u64 {
         self.highest
     }
 
-    /// How many seats there are.
+    /// The number of seats.
     #[must_use]
     pub fn n_seats(&self) -> usize {
         self.versions.len()
     }
 
-    /// Two bits a seat in index order, the first seat in the lowest bits of the first byte: [`SeatStatus::code`].
+    /// [`SeatStatus::code`] of each seat in two bits, in index order. The first seat is in the lowest bits of the first
+    /// byte.
     #[must_use]
     pub fn packed(&self) -> &[u8] {
         &self.packed
@@ -182,8 +183,8 @@ impl SeatBoard {
         SeatStatus::from_code(self.packed.get(byte)? >> shift & 0b11)
     }
 
-    /// Applies an event, if it is news: a seat's version is above the one that is known. Events may come in any order,
-    /// and again.
+    /// Applies an event if it is newer than the board: its version of the seat is above the known one. Events may come
+    /// in any order, and repeatedly.
     pub fn apply(&mut self, event: &BoardEvent) -> Applied {
         self.note(event.id);
         match event.change {
@@ -201,8 +202,8 @@ impl SeatBoard {
         }
     }
 
-    /// Takes in what was read anew, which may be older than some of what is known here. Answers whether anything
-    /// changed. A newer map replaces the board, and nobody can go on from what they knew.
+    /// Merges a new record, parts of which may be older than the board. Returns whether the board changed. A newer map
+    /// replaces the board, and no client can continue from an earlier position.
     pub fn refresh(&mut self, record: &BoardRecord) -> bool {
         if record.map_version < self.map_version {
             return false;
@@ -216,7 +217,7 @@ impl SeatBoard {
         let mut is_changed = false;
         for (index, (seat, known)) in (0..).zip(record.seats.iter().zip(self.versions.clone())) {
             if seat.version > known {
-                // Its event may come yet, or never: it took longer to commit than anybody waits for.
+                // The event may follow, or never be read because its commit took longer than followers wait.
                 self.change(index, *seat, UNTOLD);
                 is_changed = true;
             }
@@ -224,7 +225,7 @@ impl SeatBoard {
         is_changed
     }
 
-    /// Takes note that nothing is open any more up to the event `settled`, of all performances. Answers whether the
+    /// Learns that no transaction with an event up to `settled` is open, of any performance. Returns whether the
     /// sequence rose.
     pub fn settle(&mut self, settled: u64) -> bool {
         let above = self.unsettled.split_off(&settled.saturating_add(1));
@@ -233,26 +234,26 @@ impl SeatBoard {
         std::mem::replace(&mut self.sequence, sequence) != sequence
     }
 
-    /// How far this board has changed: who was told everything goes on from here.
+    /// The number of changes so far. A client that has the whole board continues from here.
     #[must_use]
     pub const fn position(&self) -> u64 {
         self.position
     }
 
-    /// What changed since `position`; `None` if that is too much to tell, or another map.
+    /// The changes since `position`. `None` if they are too many, or the map has been replaced.
     #[must_use]
     pub fn changed_since(&self, position: u64) -> Option<SeatStates> {
         (position >= self.born_at).then(|| self.states(&self.changed_at, position)).flatten()
     }
 
-    /// What changed after the event `sequence`, for who comes back with it, and maybe more than that; `None` if that is
-    /// too much to tell, or another map.
+    /// The changes after the event `sequence`, for a client that reconnects with it, and possibly earlier ones. `None`
+    /// if they are too many, or the map has been replaced.
     #[must_use]
     pub fn changed_after(&self, sequence: u64) -> Option<SeatStates> {
         (sequence >= self.floor).then(|| self.states(&self.events, sequence)).flatten()
     }
 
-    /// The seats that have a mark above this one, if they are few enough.
+    /// The seats with a mark above this one, unless they are too many.
     fn states(&self, marks: &[u64], above: u64) -> Option<SeatStates> {
         let changed = (0..).zip(marks).filter(|(_, mark)| **mark > above);
         let states = changed.filter_map(|(index, _)| Some((index, self.status(index)?)));
@@ -290,7 +291,7 @@ impl SeatBoard {
     }
 }
 
-/// In which byte a seat is, and how far from its lowest bit.
+/// The byte of a seat, and the shift of its bits in the byte.
 const fn place_of(index: u32) -> (usize, usize) {
     let index = index as usize;
     (index / SEATS_PER_BYTE, index % SEATS_PER_BYTE * 2)
@@ -318,7 +319,7 @@ mod tests {
         BoardRecord { map_version, seats, events: events.to_vec() }
     }
 
-    /// All available, in the map that event 1 made.
+    /// A board of available seats, in the map of event 1.
     fn board(n_seats: usize) -> SeatBoard {
         let board = SeatBoard::new(&record(1, &vec![(Available, 1); n_seats], &[new_map(1, 1)]));
         assert_eq!(board.sequence(), 1);
@@ -326,11 +327,11 @@ mod tests {
     }
 
     fn states(changed: Option<SeatStates>) -> Vec<(u32, SeatStatus)> {
-        changed.expect("it is remembered").into_iter().collect()
+        changed.expect("the changes are known").into_iter().collect()
     }
 
     #[test]
-    fn two_bits_tell_the_status_of_each_seat_in_index_order() {
+    fn each_seat_has_its_status_in_two_bits_in_index_order() {
         let seats = [(Sold, 3), (Held, 2), (Available, 1), (Sold, 3), (Held, 2)];
 
         let board = SeatBoard::new(&record(3, &seats, &[]));
@@ -342,32 +343,32 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_comes_late_or_again_changes_nothing() {
+    fn an_event_that_comes_late_or_repeatedly_changes_nothing() {
         let mut board = board(2);
 
         assert_eq!(board.apply(&event(3, 0, Available, 3)), Applied::Changed);
-        assert_eq!(board.apply(&event(2, 0, Held, 2)), Applied::Unchanged, "what it became later is known");
+        assert_eq!(board.apply(&event(2, 0, Held, 2)), Applied::Unchanged, "the board has a later version");
         assert_eq!(board.apply(&event(3, 0, Available, 3)), Applied::Unchanged);
 
         assert_eq!((board.status(0), board.packed()), (Some(Available), &[0][..]));
     }
 
     #[test]
-    fn the_sequence_is_the_highest_event_below_which_nothing_is_open() {
+    fn the_sequence_is_the_highest_event_with_no_open_transaction_below() {
         let mut board = board(2);
         assert_eq!(board.apply(&event(5, 0, Held, 2)), Applied::Changed);
         assert_eq!(board.apply(&event(9, 1, Held, 2)), Applied::Changed);
 
-        assert!(!board.settle(4), "what lies below an open event is not told");
+        assert!(!board.settle(4), "event 4 is below both events");
         assert_eq!(board.sequence(), 1);
-        assert!(board.settle(8), "and the others' events count as little as gaps");
+        assert!(board.settle(8), "events of other performances and gaps do not count");
         assert_eq!(board.sequence(), 5);
         assert!(board.settle(100) && !board.settle(100));
         assert_eq!((board.sequence(), board.highest()), (9, 9));
     }
 
     #[test]
-    fn who_comes_back_is_told_all_that_changed_after_what_they_know_as_it_is_now() {
+    fn a_client_that_reconnects_gets_the_current_status_of_all_seats_that_changed_after_its_event() {
         let mut board = board(5);
         for event in [event(5, 3, Held, 2), event(3, 1, Held, 2), event(7, 3, Sold, 3), event(8, 4, Held, 2)] {
             assert_eq!(board.apply(&event), Applied::Changed);
@@ -380,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn who_follows_goes_on_from_where_they_are() {
+    fn a_client_that_follows_continues_from_its_position() {
         let mut board = board(3);
         let start = board.position();
         assert_eq!(board.apply(&event(5, 2, Held, 2)), Applied::Changed);
@@ -394,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn however_often_a_seat_changed_it_is_told_once() {
+    fn a_seat_that_changed_repeatedly_is_listed_once() {
         let mut board = board(2);
         for n in 2..10_000 {
             let status = if n % 2 == 0 { Held } else { Available };
@@ -406,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_to_tell_is_said_to_be() {
+    fn too_many_changes_are_not_listed() {
         let most = u32::try_from(SeatBoard::CHANGES_MAX).unwrap();
         let mut board = board(SeatBoard::CHANGES_MAX + 1);
         let start = board.position();
@@ -420,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_at_first_is_remembered_as_far_as_it_goes() {
+    fn the_events_of_a_record_are_known_as_far_as_they_go_back() {
         let events: Vec<_> = (10..).take(SeatBoard::CHANGES_MAX).map(|id| event(id, 0, Held, 2)).collect();
 
         let cut_off = SeatBoard::new(&record(1, &[(Held, 2)], &events));
@@ -432,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_no_event_told_is_told_to_everybody_who_comes_back() {
+    fn a_change_without_an_event_is_listed_for_every_client_that_reconnects() {
         let mut board = board(3);
         assert_eq!(board.apply(&event(6, 2, Held, 2)), Applied::Changed);
         assert!(board.settle(6));
@@ -441,15 +442,15 @@ mod tests {
         let is_changed = board.refresh(&record(1, &[(Held, 2), (Available, 1), (Available, 1)], &[]));
 
         assert!(is_changed);
-        assert_eq!(board.status(2), Some(Held), "what was read before the last event takes nothing back");
+        assert_eq!(board.status(2), Some(Held), "a record from before the last event reverts nothing");
         assert_eq!(states(board.changed_since(position)), [(0, Held)]);
-        assert_eq!(states(board.changed_after(6)), [(0, Held)], "though event 6 was known");
+        assert_eq!(states(board.changed_after(6)), [(0, Held)], "even for a client that knows event 6");
         assert!(!board.refresh(&record(1, &[(Held, 2), (Available, 1), (Available, 1)], &[])));
-        assert_eq!(board.apply(&event(5, 0, Held, 2)), Applied::Unchanged, "its event comes after all");
+        assert_eq!(board.apply(&event(5, 0, Held, 2)), Applied::Unchanged, "the event follows late");
     }
 
     #[test]
-    fn a_new_map_replaces_the_board_and_nobody_goes_on_from_the_old_one() {
+    fn a_new_map_replaces_the_board_and_no_client_continues_from_the_old_one() {
         let mut board = board(2);
         let position = board.position();
 
@@ -462,8 +463,8 @@ mod tests {
         assert_eq!((board.changed_since(position), board.changed_after(1)), (None, None));
         assert_eq!(board.apply(&new_map(7, 2)), Applied::Unchanged);
         assert_eq!(board.sequence(), 7);
-        assert_eq!(states(board.changed_after(7)), [], "who knows the new map goes on");
+        assert_eq!(states(board.changed_after(7)), [], "a client that knows the new map continues");
         assert_eq!(states(board.changed_since(board.position())), []);
-        assert!(!board.refresh(&record(1, &[(Sold, 9); 2], &[])), "what was read before it does not come back");
+        assert!(!board.refresh(&record(1, &[(Sold, 9); 2], &[])), "a record from before it changes nothing");
     }
 }

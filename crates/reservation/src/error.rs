@@ -1,29 +1,29 @@
-//! Why a reservation call is refused.
+//! Errors of the reservation use cases.
 
 use usher_kernel::{SeatId, StoreError, Violation};
 
-/// A refusal that the caller can act on, or a store that failed.
+/// The reasons to refuse a call, each of which the caller can act on, and failures of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The input breaks a rule; each violation names its field.
+    /// The input breaks rules; each violation names the field.
     #[error("{} field(s) are not valid", .0.len())]
     Invalid(Vec<Violation>),
-    /// No such performance, or the account has no such reservation.
+    /// The performance does not exist, or the account has no such reservation.
     #[error("no such performance or reservation")]
     NotFound,
-    /// No pass was shown.
+    /// The request has no pass.
     #[error("a pass is required")]
     PassRequired,
-    /// The pass is not ours.
+    /// The pass is malformed, or its signature is wrong.
     #[error("the pass is not valid")]
     PassInvalid,
-    /// The pass is another account's, or another performance's.
+    /// The pass is for another account or performance.
     #[error("the pass belongs to another account or performance")]
     PassMismatch,
-    /// The pass ran out.
+    /// The pass has expired.
     #[error("the pass has expired")]
     PassExpired,
-    /// The pass was used up, or its owner left.
+    /// The pass is used up, or its owner left.
     #[error("the pass is used up")]
     PassUsed,
     /// The pass has a live reservation already.
@@ -35,31 +35,31 @@ pub enum Error {
     /// The sale is over.
     #[error("the sale is over")]
     SaleClosed,
-    /// Some seats are not free: all of them are named.
+    /// Some seats are not free. The error names all of them.
     #[error("{} of the seats are not free", .0.len())]
     SeatTaken(Vec<SeatId>),
-    /// Fewer seats are free than were asked for.
+    /// Fewer seats are free than requested.
     #[error("not enough seats are free")]
     NotEnoughSeats,
-    /// The account would have more seats than it may.
+    /// The account would exceed its seat limit.
     #[error("at most {seat_limit} seats per buyer")]
     LimitReached {
-        /// How many it may have.
+        /// The most seats that the account may have.
         seat_limit: u32,
     },
-    /// The hold's time ran out, or its seats are not its own any more.
+    /// The hold has expired, or it has lost a seat.
     #[error("the hold has expired")]
     HoldExpired,
-    /// The reservation's state does not allow this.
+    /// The reservation's state does not allow the call.
     #[error("the reservation's state does not allow this")]
     WrongState,
-    /// The payment was declined.
+    /// The gateway declined the payment.
     #[error("the payment was declined")]
     PaymentDeclined {
         /// How many attempts are left.
         attempts_left: u32,
     },
-    /// The gateway gave no answer; the payment is looked after.
+    /// The gateway gave no answer, or never saw the payment. The servers resolve a payment that is under way.
     #[error("the payment gateway gave no answer")]
     PaymentUnavailable,
     /// A request with the same key is under way.

@@ -1,56 +1,57 @@
-//! Following the events of all seats by their ids, which are not in the order of commits: an id that is missing below a
-//! higher one may still be open, and may also never come. Pure: it says what to ask for, and is told what came.
+//! Follows the events of all seats by their ids, which are not in the order of commits. The transaction of an id that
+//! is missing below a higher one may still be open, or may have been rolled back. Pure: the caller reads the events.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use usher_kernel::Timestamp;
 
-/// Where a follower is in the history.
+/// The position of a follower in the history.
 #[derive(Clone, Debug)]
 pub struct EventFollower {
     highest: u64,
-    /// Ids below the highest that were not there, and when that was seen first.
+    /// The missing ids below the highest, with the time at which each was first found missing.
     missing: BTreeMap<u64, Timestamp>,
 }
 
 impl EventFollower {
-    /// How long a missing id is asked for. It was taken before the higher one that was seen, and a transaction is rolled
-    /// back after five seconds; what is not there after ten was rolled back, and its id is never used.
+    /// How long the follower asks for a missing id. The id was taken before a higher one that was seen, and a
+    /// transaction is rolled back after five seconds. After ten seconds the transaction was rolled back, and the id
+    /// will not be used.
     pub const OPEN_MAX: Duration = Duration::from_secs(10);
-    /// The most ids that are asked for; of more, the lowest are given up. A transaction of 256 holds takes a thousand.
+    /// The most ids to ask for. Of more, the follower gives up the lowest. A transaction of 256 holds takes a thousand.
     pub const MISSING_MAX: usize = 4_096;
 
-    /// Begins after an event below which nothing is open.
+    /// Starts after an event up to which no transaction is open.
     #[must_use]
     pub const fn after(settled: u64) -> Self {
         Self { highest: settled, missing: BTreeMap::new() }
     }
 
-    /// The highest event that was seen.
+    /// The highest event seen.
     #[must_use]
     pub const fn highest(&self) -> u64 {
         self.highest
     }
 
-    /// The highest event below which nothing is open.
+    /// The highest event up to which no transaction is open.
     #[must_use]
     pub fn settled(&self) -> u64 {
         self.missing.first_key_value().map_or(self.highest, |(first, _)| first - 1)
     }
 
-    /// The ids to ask for again, in their order.
+    /// The missing ids to ask for, in ascending order.
     #[must_use]
     pub fn missing(&self) -> Vec<u64> {
         self.missing.keys().copied().collect()
     }
 
-    /// Takes note of the events that were there at `asked_at`, when all of [`Self::missing`] and those after
-    /// [`Self::highest`] were asked for. They may come in any order, and again.
+    /// Records the events that a query at `asked_at` found, which asked for all of [`Self::missing`] and for those
+    /// after [`Self::highest`]. Events may come in any order, and repeatedly.
     pub fn observe(&mut self, events: impl IntoIterator<Item = u64>, asked_at: Timestamp) {
         for id in events {
             if id > self.highest {
-                // Of a jump, only the last ids can be of transactions that are open.
+                // After a large jump, only the last ids can belong to open transactions.
                 let first = (self.highest + 1).max(id.saturating_sub(Self::MISSING_MAX as u64));
                 self.missing.extend((first..id).map(|missing| (missing, asked_at)));
                 self.highest = id;
@@ -58,7 +59,7 @@ impl EventFollower {
                 self.missing.remove(&id);
             }
         }
-        // What was asked for just now, and for long enough, is not going to come.
+        // An id that was asked for just now, and for long enough, will not appear.
         self.missing.retain(|_, since| asked_at < since.plus(Self::OPEN_MAX));
         while self.missing.len() > Self::MISSING_MAX {
             self.missing.pop_first();
@@ -84,9 +85,9 @@ mod tests {
         is_rolled_back: bool,
     }
 
-    /// A database whose transactions take their ids when they begin and show when they commit, and a server that follows.
+    /// A database, whose transactions take their ids when they begin and become visible when they commit.
     struct Scene {
-        /// By id, from 1 on: which event, and when it shows.
+        /// The event of each id from 1 on, and the time at which it becomes visible.
         events: Vec<(Option<BoardEvent>, u64)>,
     }
 
@@ -99,7 +100,7 @@ mod tests {
     }
 
     impl Scene {
-        /// Changes of one seat wait for each other, as the lock on its row makes them.
+        /// Changes of one seat wait for each other, because they lock its row.
         fn of(mut changes: Vec<Change>) -> Self {
             let mut free_at = [0; N_SEATS as usize];
             for change in &mut changes {
@@ -126,7 +127,7 @@ mod tests {
             self.events.iter().filter(move |(_, shows_at)| *shows_at <= now).filter_map(|(event, _)| *event)
         }
 
-        /// What a server sees of it at this time.
+        /// Lets a server follow at this time.
         fn step(&self, follower: &mut EventFollower, board: &mut SeatBoard, now: u64) {
             let (after, missing) = (follower.highest(), follower.missing());
             let found: Vec<_> =
@@ -138,7 +139,7 @@ mod tests {
             board.settle(follower.settled());
         }
 
-        /// The seats as the database has them at this time.
+        /// The committed seats at this time.
         fn seats(&self, now: u64) -> Vec<SeatStanding> {
             let mut seats = vec![SeatStanding { status: SeatStatus::Available, version: 1 }; N_SEATS as usize];
             for event in self.shown(now) {
@@ -152,7 +153,7 @@ mod tests {
             seats
         }
 
-        /// The lowest id that is still open.
+        /// The lowest id whose transaction is open.
         fn first_open(&self, now: u64) -> u64 {
             let open = (1..).zip(&self.events).find(|(_, (_, shows_at))| *shows_at > now);
             open.map_or(u64::MAX, |(id, _)| id)
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_missing_is_asked_for_until_it_comes() {
+    fn a_missing_id_is_asked_for_until_it_appears() {
         let mut follower = EventFollower::after(10);
 
         follower.observe([11, 14], at(0));
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_never_comes_is_given_up_after_ten_seconds_of_asking() {
+    fn an_id_that_never_appears_is_given_up_after_ten_seconds() {
         let mut follower = EventFollower::after(0);
         follower.observe([2], at(1_000));
 
@@ -193,7 +194,7 @@ mod tests {
         assert_eq!(follower.missing(), [1]);
         follower.observe([4], at(11_000));
 
-        assert_eq!((follower.missing(), follower.settled()), (vec![3], 2), "each has its own time");
+        assert_eq!((follower.missing(), follower.settled()), (vec![3], 2), "each id has its own time");
     }
 
     #[test]
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_jump_leave_no_endless_list() {
+    fn a_jump_of_the_ids_leaves_a_bounded_list() {
         let mut follower = EventFollower::after(0);
         let most = EventFollower::MISSING_MAX as u64;
 
@@ -217,9 +218,9 @@ mod tests {
         assert_eq!(follower.settled(), u64::MAX / 2 - most, "the lowest are given up");
     }
 
-    /// As it was seen on MariaDB: a follower by id read event 2 while 1 was not committed, and never saw 1.
+    /// Seen on MariaDB: a follower by id read event 2 before event 1 was committed, and never saw event 1.
     #[test]
-    fn a_transaction_that_is_open_for_three_seconds_among_others_is_not_missed_and_in_nobodys_way() {
+    fn a_transaction_that_is_open_for_three_seconds_is_not_missed_and_delays_no_other() {
         let quick = |n: u64| Change { begins_at: n * 40, lasts: 10, seat: 1, is_rolled_back: n.is_multiple_of(7) };
         let slow = Change { begins_at: 105, lasts: 3_000, seat: 0, is_rolled_back: false };
         let scene = Scene::of((1..200).map(quick).chain([slow]).collect());
@@ -251,9 +252,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whenever two servers look, in whatever order transactions commit.
+        /// Two servers follow at different times, and transactions commit in any order.
         #[test]
-        fn every_step_shows_all_that_was_committed_before_it(changes in changes(), offset in 1..TICK_MS) {
+        fn every_step_shows_all_changes_that_were_committed_before_it(changes in changes(), offset in 1..TICK_MS) {
             let scene = Scene::of(changes);
             let end = scene.events.iter().map(|(_, shows_at)| *shows_at).max().unwrap() + 15_000;
             let mut servers = [(); 2].map(|()| (EventFollower::after(0), new_board(scene.seats(0))));
@@ -265,7 +266,7 @@ mod tests {
                     scene.step(follower, board, now);
                     prop_assert_eq!(shown_by(board), statuses(&scene.seats(now)));
                     prop_assert!(board.sequence() < scene.first_open(now));
-                    // Somebody who goes from one server to the other each time, with the sequence alone.
+                    // A client that changes the server at each step, with nothing but its sequence.
                     for (index, status) in board.changed_after(known).unwrap() {
                         client[index as usize] = Some(status);
                     }
@@ -274,7 +275,7 @@ mod tests {
                 }
             }
             let highest = scene.shown(end).map(|event| event.id).max().unwrap_or(0);
-            prop_assert!(servers.iter().all(|(_, board)| board.sequence() == highest), "in the end nothing is open");
+            prop_assert!(servers.iter().all(|(_, board)| board.sequence() == highest), "no transaction is open");
         }
     }
 }

@@ -1,79 +1,78 @@
-//! Reservations as a machine of states, and seats.
+//! Reservations as a state machine, and seats.
 
 use std::time::Duration;
 
 use usher_kernel::{AccountId, AttemptId, Money, PerformanceId, ReservationId, SeatId, TicketId, Timestamp};
 
-/// The number of the pass that a reservation was made under. One pass carries one live reservation, and is used up by
-/// the first confirmed one.
+/// The number of a pass. A pass allows one live reservation at a time, and the first confirmed one uses it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PassNumber(pub u64);
 
-/// A seat in a reservation, at the price it had when it was held.
+/// A seat in a reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReservedSeat {
     /// The seat.
     pub seat: SeatId,
     /// Its grade.
     pub grade: String,
-    /// Its price.
+    /// Its price at the time of the hold.
     pub price: Money,
 }
 
-/// What the buyer owns after confirmation.
+/// The right to a seat, which the buyer gets with the confirmation.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Ticket {
     /// The ticket's id.
     pub id: TicketId,
     /// The seat it is for.
     pub seat: SeatId,
-    /// The secret that lets its owner in.
+    /// The secret code that the venue checks.
     pub code: String,
 }
 
-// The code is as good as the ticket, so it stays out of logs.
+// The code is worth as much as the ticket, so it stays out of logs.
 impl std::fmt::Debug for Ticket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Ticket").field("id", &self.id).field("seat", &self.seat).finish_non_exhaustive()
     }
 }
 
-/// An attempt to pay, under way.
+/// A payment under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Payment {
-    /// What the gateway knows the attempt by.
+    /// The attempt's id, also at the gateway.
     pub attempt: AttemptId,
-    /// From then on, any server asks the gateway for its status.
+    /// The time from which any server resolves the attempt with the gateway.
     pub resolve_at: Timestamp,
 }
 
 impl Payment {
-    /// Whether any server asks the gateway for its status at `now`.
+    /// Whether any server may resolve the attempt at `now`.
     #[must_use]
     pub fn is_overdue(&self, now: Timestamp) -> bool {
         now >= self.resolve_at
     }
 }
 
-/// Where a reservation stands. Data exists only in the states that have it.
+/// The state of a reservation. Data exists only in the states that have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Its seats are its own until `held_until`.
+    /// The reservation holds its seats until `held_until`.
     Held,
     /// A payment is under way.
     Paying(Payment),
-    /// Paid, for good.
+    /// The reservation is paid. Final.
     Confirmed {
         /// The attempt that paid for it.
         attempt: AttemptId,
-        /// When.
+        /// The time of the confirmation.
         at: Timestamp,
-        /// One per seat, in the order of the seats.
+        /// One ticket per seat, in the order of the seats.
         tickets: Vec<Ticket>,
     },
-    /// Given back by its buyer.
+    /// The buyer released the seats.
     Released,
-    /// Its time ran out.
+    /// The hold lapsed.
     Expired,
 }
 
@@ -82,40 +81,40 @@ pub enum State {
 pub struct Reservation {
     /// The reservation's id.
     pub id: ReservationId,
-    /// Whose seats.
+    /// The performance.
     pub performance: PerformanceId,
-    /// Whose reservation.
+    /// The buyer's account.
     pub account: AccountId,
-    /// Under which pass.
+    /// The pass that it was made under.
     pub pass: PassNumber,
-    /// Its seats, in the order asked for, or else in that of the hall; never empty.
+    /// Its seats, in the order of the request, or in that of the hall if the server chose them. Never empty.
     pub seats: Vec<ReservedSeat>,
-    /// What they cost together.
+    /// The sum of their prices.
     pub total: Money,
     /// When it was made.
     pub created_at: Timestamp,
-    /// The hold is live while `now < held_until`. A payment under way extends it, once.
+    /// The hold is live while `now < held_until`. A payment under way may extend it.
     pub held_until: Timestamp,
-    /// What `held_until` was at first; a declined payment goes back to it.
+    /// The first `held_until`. A declined payment returns to it.
     pub held_until_original: Timestamp,
     /// How many payments were declined.
     pub declined: u32,
-    /// +1 with each change; a change names the version it was decided on.
+    /// +1 with each change. A write is guarded by the version that it was decided on.
     pub version: u32,
-    /// Where it stands.
+    /// Its state.
     pub state: State,
 }
 
-/// A change that the reservation's state does not allow.
+/// Why a reservation refuses a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransitionError {
-    /// The hold's time ran out.
+    /// The hold has lapsed.
     #[error("the hold has expired")]
     HoldExpired,
-    /// The state is another one.
+    /// The state does not allow the change.
     #[error("the reservation's state does not allow this")]
     WrongState,
-    /// Every attempt to pay was declined.
+    /// The gateway declined [`Reservation::DECLINES_MAX`] payments.
     #[error("no payment attempts left")]
     NoAttemptsLeft,
 }
@@ -123,12 +122,12 @@ pub enum TransitionError {
 impl Reservation {
     /// The most seats in one reservation.
     pub const SEATS_MAX: usize = 100;
-    /// How many declined payments end the attempts to pay.
+    /// After this many declined payments no other payment begins.
     pub const DECLINES_MAX: u32 = 3;
-    /// A payment has at least this long before its seats can lapse.
+    /// A payment keeps the seats for at least this long.
     pub const PAYING_AT_LEAST: Duration = Duration::from_secs(60);
 
-    /// The reservation as it reads at `now`: a hold past its time is expired, whether or not anybody wrote that down.
+    /// The reservation as it reads at `now`: a lapsed hold is expired, even if that is not stored yet.
     #[must_use]
     pub fn at(mut self, now: Timestamp) -> Self {
         if self.state == State::Held && now >= self.held_until {
@@ -137,13 +136,13 @@ impl Reservation {
         self
     }
 
-    /// The reservation as it was when it was made: what a repeated hold is answered with.
+    /// The reservation as it was when it was made, to answer a repeated hold.
     #[must_use]
     pub fn as_first_held(self) -> Self {
         Self { held_until: self.held_until_original, declined: 0, version: 1, state: State::Held, ..self }
     }
 
-    /// Whether it keeps others from its seats, and its buyer from another hold under the same pass.
+    /// Whether it blocks its seats, and other holds under the same pass.
     #[must_use]
     pub fn is_live(&self, now: Timestamp) -> bool {
         match self.state {
@@ -153,7 +152,7 @@ impl Reservation {
         }
     }
 
-    /// Begins a payment: its seats stay its own for at least [`Self::PAYING_AT_LEAST`].
+    /// Begins a payment, which keeps the seats for at least [`Self::PAYING_AT_LEAST`].
     ///
     /// # Errors
     /// See [`TransitionError`].
@@ -179,7 +178,7 @@ impl Reservation {
         Ok(Self { state: State::Confirmed { attempt, at, tickets }, version: self.version + 1, ..self })
     }
 
-    /// Ends a payment that was declined: back to the hold, and to the time it had at first.
+    /// Ends a declined payment. The reservation returns to its hold and the original deadline.
     ///
     /// # Errors
     /// [`TransitionError::WrongState`] unless this attempt is under way.
@@ -188,7 +187,7 @@ impl Reservation {
         self.give_up_payment(attempt).map(|reservation| Self { declined, ..reservation })
     }
 
-    /// Ends a payment that never reached the gateway. It does not count as declined.
+    /// Ends a payment that never reached the gateway, as [`Self::decline`] does, but does not count it as declined.
     ///
     /// # Errors
     /// [`TransitionError::WrongState`] unless this attempt is under way.
@@ -197,7 +196,7 @@ impl Reservation {
         Ok(Self { held_until: self.held_until_original, state: State::Held, version: self.version + 1, ..self })
     }
 
-    /// Gives the seats back.
+    /// Releases the seats.
     ///
     /// # Errors
     /// See [`TransitionError`].
@@ -210,10 +209,10 @@ impl Reservation {
         }
     }
 
-    /// Writes down that the time ran out.
+    /// Marks a lapsed hold as expired.
     ///
     /// # Errors
-    /// [`TransitionError::WrongState`] unless it is a hold past its time.
+    /// [`TransitionError::WrongState`] unless the hold has lapsed.
     pub fn expire(self, now: Timestamp) -> Result<Self, TransitionError> {
         match self.state {
             State::Held if now >= self.held_until => {
@@ -235,19 +234,19 @@ impl Reservation {
     }
 }
 
-/// Whether a seat can be had.
+/// The status of a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SeatStatus {
-    /// Nobody has it.
+    /// A buyer can take the seat.
     Available,
-    /// Somebody has it for some minutes.
+    /// A reservation holds the seat for some minutes.
     Held,
-    /// Somebody owns it.
+    /// The seat is sold.
     Sold,
 }
 
 impl SeatStatus {
-    /// All of them, in the order of their codes.
+    /// All statuses, in the order of their codes.
     pub const ALL: [Self; 3] = [Self::Available, Self::Held, Self::Sold];
 
     /// The status' name, in the API and in stores.
@@ -266,7 +265,7 @@ impl SeatStatus {
         Self::ALL.into_iter().find(|status| status.as_str() == name)
     }
 
-    /// The status in two bits: 0 available, 1 held, 2 sold.
+    /// The status as a code of two bits: 0 available, 1 held, 2 sold.
     #[must_use]
     pub const fn code(self) -> u8 {
         match self {
@@ -283,10 +282,10 @@ impl SeatStatus {
     }
 }
 
-/// One seat as people see it.
+/// A seat as clients see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seat {
-    /// Where in the seat map's list.
+    /// Its index in the seat map.
     pub index: u32,
     /// Its name.
     pub seat: SeatId,
@@ -300,27 +299,27 @@ pub struct Seat {
     pub grade: String,
     /// Its price.
     pub price: Money,
-    /// Whether it can be had.
+    /// Its status.
     pub status: SeatStatus,
     /// +1 with each change of status or owner.
     pub version: u32,
 }
 
-/// How many seats of each status.
+/// The number of seats of each status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SeatCounts {
-    /// All.
+    /// All seats.
     pub total: u64,
-    /// Available, lapsed holds included.
+    /// Available seats, including those of lapsed holds.
     pub available: u64,
-    /// Held.
+    /// Held seats.
     pub held: u64,
-    /// Sold.
+    /// Sold seats.
     pub sold: u64,
 }
 
 impl SeatCounts {
-    /// Whether there are seats, and none can be had any more.
+    /// Whether there are seats, and all of them are sold.
     #[must_use]
     pub const fn is_sold_out(&self) -> bool {
         self.total > 0 && self.available == 0 && self.held == 0
@@ -362,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_is_live_until_just_before_its_time() {
+    fn a_hold_is_live_until_just_before_its_deadline() {
         assert!(held().is_live(at(299_999)));
         assert!(!held().is_live(at(300_000)));
         assert_eq!(held().at(at(299_999)).state, State::Held);
@@ -385,14 +384,14 @@ mod tests {
     }
 
     #[test]
-    fn a_declined_payment_goes_back_to_the_original_time() {
+    fn a_declined_payment_returns_to_the_original_deadline() {
         let declined = paying_since(at(299_000)).decline(ATTEMPT).unwrap();
 
         assert_eq!((declined.state, declined.held_until, declined.declined), (State::Held, at(300_000), 1));
     }
 
     #[test]
-    fn the_third_declined_payment_was_the_last() {
+    fn after_three_declined_payments_none_begins() {
         let tired = Reservation { declined: 3, ..held() };
 
         let refused = tired.begin_payment(Payment { attempt: ATTEMPT, resolve_at: at(0) }, at(0));
@@ -408,14 +407,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_being_paid_can_neither_expire_nor_be_released() {
+    fn a_reservation_that_is_being_paid_can_neither_expire_nor_be_released() {
         assert_eq!(paying_since(at(0)).expire(at(999_999)), Err(TransitionError::WrongState));
         assert_eq!(paying_since(at(0)).release(at(1)), Err(TransitionError::WrongState));
         assert!(paying_since(at(0)).is_live(at(999_999)));
     }
 
     #[test]
-    fn a_repeated_hold_is_answered_as_at_first() {
+    fn a_repeated_hold_gets_the_first_answer() {
         let declined = paying_since(at(299_000)).decline(ATTEMPT).unwrap();
 
         assert_eq!(declined.as_first_held(), held());

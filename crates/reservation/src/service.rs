@@ -1,4 +1,4 @@
-//! Holding, paying, releasing; and looking after what nobody finished.
+//! The reservation use cases: hold, confirm, release and read; and the sweep, which ends what its callers did not.
 
 #[cfg(test)]
 mod tests;
@@ -20,22 +20,22 @@ use crate::ports::{
 };
 use crate::{Error, Reservation, Seat, SeatCounts, State};
 
-/// What the service is set to.
+/// The settings of the service.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How long a payment may take before anybody asks the gateway what became of it.
+    /// How long a payment may take before any server resolves it with the gateway.
     pub resolve_payments_after: Duration,
 }
 
-/// What the service needs from outside.
+/// The ports of the service.
 pub struct Ports {
     /// Seats and reservations.
     pub reservations: Arc<dyn ReservationRepository>,
-    /// Money.
+    /// Payments.
     pub payments: Arc<dyn PaymentGateway>,
     /// The terms of sales.
     pub sales: Arc<dyn SaleDesk>,
-    /// Who is admitted.
+    /// Passes.
     pub gate: Arc<dyn AdmissionGate>,
     /// The time.
     pub clock: Arc<dyn Clock>,
@@ -43,33 +43,33 @@ pub struct Ports {
     pub ids: Arc<dyn IdGenerator>,
 }
 
-/// A wish to hold seats, as it came in.
+/// A request to hold seats, not yet validated.
 #[derive(Clone, Debug)]
 pub struct HoldRequest {
-    /// Whose seats.
+    /// The performance.
     pub performance: PerformanceId,
-    /// Who wants them.
+    /// The buyer's account.
     pub account: AccountId,
-    /// The pass that was shown.
+    /// The pass, if the request has one.
     pub pass: Option<String>,
-    /// The seats, as named by the buyer if they are.
+    /// The seats; named ones as the buyer wrote them.
     pub seats: SeatWish<String>,
-    /// The claim it is made under.
+    /// The claim of the request.
     pub claim: Claim,
 }
 
-/// What one sweep did.
+/// The result of a sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Reservations that expired.
+    /// How many reservations expired.
     pub n_expired: u32,
-    /// Payments that were ended.
+    /// How many payments ended.
     pub n_settled: u32,
-    /// Refunds that the gateway confirmed.
+    /// How many refunds the gateway confirmed.
     pub n_refunded: u32,
 }
 
-/// How many of each kind one sweep looks at; the next sweep goes on.
+/// The most holds, payments and refunds that one sweep handles, each. The next sweep continues.
 const SWEEP_MAX: u32 = 500;
 
 /// The reservation use cases.
@@ -82,7 +82,7 @@ struct Inner {
 }
 
 impl Service {
-    /// Puts the service together.
+    /// Creates the service.
     #[must_use]
     pub fn new(ports: Ports, settings: Settings) -> Self {
         Self(Arc::new(Inner { ports, settings }))
@@ -91,7 +91,7 @@ impl Service {
     /// Holds all the seats, or none.
     ///
     /// # Errors
-    /// See [`Error`]; nothing is held under any of them.
+    /// See [`Error`]. After a refusal no seat is held.
     #[tracing::instrument(skip_all, name = "reservation.hold", fields(performance = %request.performance))]
     pub async fn hold(&self, request: HoldRequest) -> Result<Reservation, Error> {
         let Ports { reservations, sales, gate, clock, ids, .. } = &self.0.ports;
@@ -110,7 +110,7 @@ impl Service {
         let may_hold = admitted.and_then(|pass| require_open(terms).map(|()| pass));
         let pass = match may_hold {
             Ok(pass) => pass,
-            // What was held in time is answered again, even when its pass or the sale is over by now.
+            // A repeated request gets the hold that it made in time, even if its pass or the sale is over now.
             Err(refusal @ (Error::PassExpired | Error::SaleClosed)) => {
                 let before = reservations.find_hold(&request.claim, now).await?;
                 return before.map_or(Err(refusal), |outcome| held(outcome, terms));
@@ -130,11 +130,11 @@ impl Service {
         held(reservations.hold_one(&command, now).await?, terms)
     }
 
-    /// Pays for a reservation and gives out its tickets.
+    /// Charges the buyer for a reservation, and confirms it with its tickets.
     ///
     /// # Errors
-    /// See [`Error`]. After [`Error::PaymentUnavailable`] the payment is looked after: repeat the call with the same
-    /// claim to learn how it ended.
+    /// See [`Error`]. After [`Error::PaymentUnavailable`] or [`Error::Store`] the servers resolve a payment that is
+    /// under way. A repeated call with the same claim returns its end.
     #[tracing::instrument(skip_all, name = "reservation.confirm", fields(%reservation))]
     pub async fn confirm(
         &self,
@@ -164,7 +164,7 @@ impl Service {
         }
     }
 
-    /// Gives the seats back at once. May be repeated.
+    /// Releases the seats at once. May be repeated.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::HoldExpired`], [`Error::WrongState`], [`Error::Store`].
@@ -178,7 +178,7 @@ impl Service {
         }
     }
 
-    /// An account's reservation.
+    /// Finds an account's reservation.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Store`].
@@ -187,7 +187,7 @@ impl Service {
         reservations.find(reservation, account, clock.now()).await?.ok_or(Error::NotFound)
     }
 
-    /// A page of an account's reservations, oldest first.
+    /// Lists a page of an account's reservations, oldest first.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -201,7 +201,7 @@ impl Service {
         Ok(reservations.list(account, after, limit, clock.now()).await?)
     }
 
-    /// A page of a performance's seats.
+    /// Lists a page of a performance's seats.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Store`].
@@ -210,7 +210,7 @@ impl Service {
         Ok(self.0.ports.reservations.seats(performance, filter, now).await?)
     }
 
-    /// How many seats of each status a performance has.
+    /// Counts the seats of each status in a performance.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -220,11 +220,11 @@ impl Service {
         Ok(the_only("reservation.seat_counts", counts)?)
     }
 
-    /// Looks after what nobody finished: frees lapsed holds, asks the gateway about payments without an answer, sends
-    /// refunds. Called every second by every server. What fails keeps nothing else from being looked after.
+    /// Expires lapsed holds, resolves overdue payments with the gateway, and sends refunds. Every server sweeps once a
+    /// second. A failure of one part, payment or refund does not stop the others.
     ///
     /// # Errors
-    /// [`Error::Store`]: the first failure; the next sweep goes on.
+    /// [`Error::Store`] with the first failure. The next sweep tries again.
     #[tracing::instrument(skip_all, name = "reservation.sweep", level = "debug")]
     pub async fn sweep(&self) -> Result<Swept, Error> {
         let Ports { reservations, clock, .. } = &self.0.ports;
@@ -234,7 +234,7 @@ impl Service {
         Ok(Swept { n_expired: expired?, n_settled: settled?, n_refunded: refunded? })
     }
 
-    /// Ends the payments that are overdue. Returns how many, or the first failure.
+    /// Ends the payments that are overdue. Returns how many ended, or the first failure.
     async fn settle_overdue(&self) -> Result<u32, Error> {
         let Ports { reservations, clock, .. } = &self.0.ports;
         let mut settled = Vec::new();
@@ -244,11 +244,11 @@ impl Service {
         settled.into_iter().sum()
     }
 
-    /// Ends one payment, if the gateway says how. Returns 1 if it ended.
+    /// Ends one payment, if its charge has ended at the gateway. Returns how many payments ended: 0 or 1.
     async fn settle_one(&self, unsettled: Unsettled) -> Result<u32, Error> {
         let Ports { payments, clock, .. } = &self.0.ports;
         let Unsettled { attempt, n_seats } = unsettled;
-        // Asking would not be enough: a charge that is still on its way would take money for an attempt given up.
+        // To ask for the status is not enough: a charge on its way could still take money for the abandoned attempt.
         let verdict = match payments.cancel(attempt, clock.now()).await {
             Ok(ChargeStatus::Ended(outcome)) => self.verdict(outcome, n_seats),
             Ok(ChargeStatus::Unheard) => Verdict::Unheard,
@@ -262,7 +262,7 @@ impl Service {
         settled.map(|_| 1).inspect_err(|error| tracing::warn!(%attempt, %error, "a payment is still unsettled"))
     }
 
-    /// Sends the refunds that are due. Returns how many, or the first failure.
+    /// Sends the refunds that are due. Returns how many the gateway confirmed, or the first failure.
     async fn send_refunds(&self) -> Result<u32, Error> {
         let mut sent = Vec::new();
         for due in self.0.ports.reservations.refunds_due(SWEEP_MAX).await? {
@@ -271,7 +271,7 @@ impl Service {
         sent.into_iter().sum()
     }
 
-    /// Sends one refund. Returns 1 if the gateway confirmed it.
+    /// Sends one refund. Returns how many the gateway confirmed: 0 or 1.
     async fn refund_one(&self, due: RefundDue) -> Result<u32, Error> {
         let Ports { reservations, payments, clock, .. } = &self.0.ports;
         let RefundDue { attempt, amount } = due;
@@ -280,7 +280,7 @@ impl Service {
             return Ok(0);
         }
         let marked = reservations.refund_sent(attempt, clock.now()).await;
-        marked.inspect_err(|error| tracing::warn!(%attempt, %error, "a refund was sent and is not marked as sent"))?;
+        marked.inspect_err(|error| tracing::warn!(%attempt, %error, "a refund was sent but not marked as sent"))?;
         Ok(1)
     }
 
@@ -299,10 +299,10 @@ impl Service {
                 self.settle_and_answer(payment.attempt, &verdict).await
             }
             Err(error) => {
-                // Not a failure: the money may have moved. It stays `paying` until the gateway says.
+                // The gateway may have taken the money, so the reservation stays `paying` until it is resolved.
                 tracing::warn!(attempt = %payment.attempt, error = %error, "the gateway gave no answer");
                 if let Err(error) = reservations.resolve_early(payment.attempt, clock.now()).await {
-                    // A sweep resolves the payment later, when its time has come.
+                    // A sweep resolves the payment later, when it is overdue.
                     tracing::warn!(attempt = %payment.attempt, error = %error, "a payment is not resolved early");
                 }
                 Err(Error::PaymentUnavailable)
@@ -310,7 +310,7 @@ impl Service {
         }
     }
 
-    /// A repeated request while its attempt is under way: the gateway may know more than we do.
+    /// Answers a repeated request whose attempt is under way. The gateway may know its end before the store does.
     async fn find_out(&self, reservation: &Reservation) -> Result<Reservation, Error> {
         let Ports { payments, clock, .. } = &self.0.ports;
         let State::Paying(payment) = reservation.state else { return Err(Error::IdempotencyInFlight) };
@@ -349,13 +349,13 @@ impl Service {
         Self::answer(self.settle(attempt, verdict).await?)
     }
 
-    /// Ends an attempt that the store has: it began it, or named it.
+    /// Ends an attempt that the store has begun.
     async fn settle(&self, attempt: AttemptId, verdict: &Verdict) -> Result<Settled, Error> {
         let Ports { reservations, gate, clock, .. } = &self.0.ports;
         let settled = reservations.settle(attempt, verdict, clock.now()).await?;
         let unknown = || StoreError::Corrupt {
             operation: "reservation.settle",
-            source: format!("attempt {attempt} is under way and not in the store").into(),
+            source: format!("attempt {attempt} is under way but not in the store").into(),
         };
         let settled = settled.ok_or_else(unknown)?;
         if let Settled::Confirmed(reservation) = &settled {
@@ -377,7 +377,7 @@ impl Service {
     }
 }
 
-/// The wish, of a number of seats that one reservation can have.
+/// Validates the number of seats, and their names.
 fn read_wish(wish: SeatWish<String>) -> Result<SeatWish<SeatId>, Error> {
     match wish {
         SeatWish::Named(names) => read_seats(&names).map(SeatWish::Named),
@@ -391,7 +391,7 @@ fn read_wish(wish: SeatWish<String>) -> Result<SeatWish<SeatId>, Error> {
     }
 }
 
-/// The seats as named, each once, all of them possible names.
+/// Parses the names of seats, and refuses duplicates.
 fn read_seats(names: &[String]) -> Result<Vec<SeatId>, Error> {
     if names.is_empty() || names.len() > Reservation::SEATS_MAX {
         let rule = format!("must name 1 to {} seats", Reservation::SEATS_MAX);
@@ -422,11 +422,11 @@ fn held(outcome: HoldOutcome, terms: SaleTerms) -> Result<Reservation, Error> {
         HoldOutcome::Replayed(reservation) => Ok(reservation.as_first_held()),
         HoldOutcome::KeyMismatch => Err(Error::IdempotencyMismatch),
         HoldOutcome::UnknownSeats(positions) => {
-            let unknown = |i| Violation::new(format!("seats[{i}]"), "is no seat of this performance");
+            let unknown = |i| Violation::new(format!("seats[{i}]"), "is not a seat of this performance");
             Err(Error::Invalid(positions.into_iter().map(unknown).collect()))
         }
         HoldOutcome::UnknownGrade => {
-            let unknown = Violation::new("best_available.grade", "is no grade of this performance");
+            let unknown = Violation::new("best_available.grade", "is not a grade of this performance");
             Err(Error::Invalid(vec![unknown]))
         }
         HoldOutcome::PassUsed => Err(Error::PassUsed),

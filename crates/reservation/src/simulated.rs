@@ -1,7 +1,7 @@
-//! A payment gateway that takes no money: for the demo and for tests. What it does is written on the token.
+//! A simulated payment gateway, for the demo and for tests. It takes no money; the token selects what it does.
 //!
-//! It keeps a durable log of its own, as a real gateway does, so that a server that was killed in the middle of a payment
-//! can ask what became of the payment. The log is a port; the adapter that keeps the seats keeps the log too.
+//! It keeps a durable log of its own, as a real gateway does. So a server that was killed during a payment can ask for
+//! the end of the payment. The log is a port, which the adapter that stores the seats implements too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::ports::{ChargeOutcome, ChargeStatus, GatewayError, PaymentGateway, Pa
 /// How long the gateway takes to answer a charge with the slow token.
 pub const SLOW: Duration = Duration::from_secs(2);
 
-/// How an attempt stands in the log.
+/// The state of an attempt in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChargeState {
-    /// The money was taken.
+    /// The charge was captured.
     Captured,
     /// The charge was declined.
     Declined,
-    /// The attempt was cancelled before its charge came.
+    /// The attempt was cancelled before its charge arrived.
     Cancelled,
 }
 
@@ -47,7 +47,7 @@ impl ChargeState {
     const fn outcome(self) -> ChargeOutcome {
         match self {
             Self::Captured => ChargeOutcome::Captured,
-            // A charge that comes after its cancellation takes no money.
+            // A charge that arrives after its cancellation takes no money.
             Self::Declined | Self::Cancelled => ChargeOutcome::Declined,
         }
     }
@@ -64,49 +64,49 @@ impl ChargeState {
 /// An entry of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge {
-    /// The attempt; the log has one entry of it at most.
+    /// The attempt. The log has at most one entry for it.
     pub attempt: AttemptId,
-    /// The amount asked for; `None` if the attempt was cancelled before its charge came.
+    /// The amount of the charge; `None` if the attempt was cancelled before its charge arrived.
     pub amount: Option<Money>,
-    /// How the attempt stands.
+    /// The state of the attempt.
     pub state: ChargeState,
     /// When it was charged or cancelled.
     pub at: Timestamp,
-    /// When the money went back.
+    /// When the money was refunded.
     pub refunded_at: Option<Timestamp>,
 }
 
-/// The log of a [`SimulatedGateway`], and its timer.
+/// Keeps the log of a [`SimulatedGateway`], and its timer.
 ///
 /// # Contract
-/// 1. `record` writes the first entry of an attempt: of any number of callers at once one writes, and all are told the
-///    entry that holds.
-/// 2. `refund` writes the time of the first refund; later calls change nothing.
+/// 1. `record` writes the first entry of an attempt: of any number of concurrent calls one writes, and all return the
+///    entry that was written.
+/// 2. `refund` writes the time of the first refund. Later calls change nothing.
 #[async_trait]
 pub trait ChargeLog: Send + Sync + 'static {
-    /// The entry of an attempt.
+    /// Finds the entry of an attempt.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn find(&self, attempt: AttemptId) -> Result<Option<Charge>, StoreError>;
 
-    /// Writes an entry, unless the log has one of the attempt. Answers the entry that holds.
+    /// Writes an entry, unless the log has one for the attempt. Returns the entry in the log.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn record(&self, charge: Charge) -> Result<Charge, StoreError>;
 
-    /// Writes down that the money of an attempt went back.
+    /// Records that the money of an attempt was refunded.
     ///
     /// # Errors
     /// [`StoreError`] if the store failed.
     async fn refund(&self, attempt: AttemptId, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Waits as long as a slow network would. A domain has no timer.
+    /// Waits for a time, as for a slow network. A port, because a domain has no timer.
     async fn pause(&self, span: Duration);
 }
 
-/// What a token makes the gateway do.
+/// The behaviour that a token selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Script {
     Capture,
@@ -127,24 +127,24 @@ impl Script {
     }
 }
 
-/// The attempt has no money to give back.
+/// The attempt has no money to refund.
 #[derive(Debug, thiserror::Error)]
 #[error("the attempt was not captured")]
 struct NotCaptured;
 
-/// The answer was lost on its way.
+/// The gateway took the money, but its answer was lost.
 #[derive(Debug, thiserror::Error)]
 #[error("the simulated gateway fails after the capture")]
 struct AnswerLost;
 
-/// The gateway over its log.
+/// The simulated gateway.
 #[derive(Clone)]
 pub struct SimulatedGateway {
     log: Arc<dyn ChargeLog>,
 }
 
 impl SimulatedGateway {
-    /// The gateway with this log.
+    /// Creates a gateway with this log.
     #[must_use]
     pub fn new(log: Arc<dyn ChargeLog>) -> Self {
         Self { log }
@@ -186,7 +186,7 @@ impl PaymentGateway for SimulatedGateway {
     ) -> Result<ChargeOutcome, GatewayError> {
         let script = Script::of(token);
         let wanted = match script {
-            // The token of another gateway pays for nothing.
+            // A token of another gateway is declined.
             None | Some(Script::Decline) => ChargeState::Declined,
             Some(Script::Capture | Script::CaptureSlowly | Script::CaptureAndFail) => ChargeState::Captured,
         };

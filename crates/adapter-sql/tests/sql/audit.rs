@@ -141,28 +141,25 @@ const DAMAGES: &[(&str, &str)] = &[
     ),
     (
         "UPDATE seat_events SET owner_before = NULL WHERE seat = 'A-1-1' AND version = 3",
-        "version 3: names another owner before it",
+        "version 3: names another previous owner",
     ),
-    (
-        "UPDATE seat_events SET owner = NULL WHERE seat = 'A-1-1' AND version = 2",
-        "version 2: is held with the wrong number of owners",
-    ),
+    ("UPDATE seat_events SET owner = NULL WHERE seat = 'A-1-1' AND version = 2", "version 2: is held with no owner"),
     (
         "UPDATE seat_events SET owner = x'03030303030303030303030303030303' WHERE seat = 'A-1-2' AND version = 3",
-        "version 3: is available with the wrong number of owners",
+        "version 3: is available with an owner",
     ),
     (event_after!("A-1-3", "4", "available", "NULL"), "seat A-1-3, version 4: changes a sold seat"),
     (
         "UPDATE seat_events SET at = at - 1 WHERE seat = 'A-1-1' AND version = 3",
-        "seat A-1-1, version 3: takes over a hold that had not lapsed",
+        "seat A-1-1, version 3: takes over a live hold",
     ),
-    ("UPDATE seats SET version = 9 WHERE seat = 'A-1-4'", "seat A-1-4: is not as its events left it"),
-    ("UPDATE seats SET status = 'available' WHERE seat = 'A-1-3'", "seat A-1-3: is not as its events left it"),
+    ("UPDATE seats SET version = 9 WHERE seat = 'A-1-4'", "seat A-1-4: does not match its events"),
+    ("UPDATE seats SET status = 'available' WHERE seat = 'A-1-3'", "seat A-1-3: does not match its events"),
     (
         "UPDATE seats SET reservation_id = x'01010101010101010101010101010101' WHERE seat = 'A-1-1'",
-        "seat A-1-1: is not as its events left it",
+        "seat A-1-1: does not match its events",
     ),
-    ("DELETE FROM seats WHERE seat = 'A-1-2'", "seat A-1-2: has events and is not there"),
+    ("DELETE FROM seats WHERE seat = 'A-1-2'", "seat A-1-2: has events but does not exist"),
     (
         "CREATE TABLE lax AS SELECT * FROM sold; DROP TABLE sold; ALTER TABLE lax RENAME TO sold; \
          INSERT INTO sold SELECT * FROM sold WHERE seat = 'A-1-1'",
@@ -183,40 +180,40 @@ const DAMAGES: &[(&str, &str)] = &[
     ),
     (
         "UPDATE reservations SET state = 'expired' WHERE id = x'04040404040404040404040404040404'",
-        "seat A-1-3: has a sale that no confirmed reservation has",
+        "seat A-1-3: has a sale without a confirmed reservation",
     ),
     (
         "INSERT INTO sold SELECT performance_id, 'A-1-4', reservation_id, randomblob(16), code, sold_at FROM sold LIMIT 1",
-        "seat A-1-4: has a sale and is not sold",
+        "seat A-1-4: has a sale but is not sold",
     ),
     (
         "DELETE FROM payment_attempts WHERE id = x'04040404040404040404040404040404'",
-        "is confirmed and not paid, exactly once",
+        "is confirmed but not paid exactly once",
     ),
     (
         "UPDATE payment_attempts SET amount = 99 WHERE id = x'04040404040404040404040404040404'",
-        "is confirmed and not paid, exactly once",
+        "is confirmed but not paid exactly once",
     ),
     (
         "UPDATE payment_attempts SET reservation_id = x'03030303030303030303030303030303' \
          WHERE id = x'04040404040404040404040404040404'",
-        "is confirmed and not paid, exactly once",
+        "is confirmed but not paid exactly once",
     ),
     (
         "INSERT INTO refunds SELECT x'04040404040404040404040404040404', amount, currency, due_at, NULL FROM refunds",
-        "is confirmed and not paid, exactly once",
+        "is confirmed but not paid exactly once",
     ),
-    ("DELETE FROM ended_passes WHERE number = 4", "is confirmed, and its pass 4 is not used up"),
-    ("DELETE FROM refunds", "took money for nothing and did not give it back"),
-    ("UPDATE refunds SET amount = 99", "took money for nothing and did not give it back"),
+    ("DELETE FROM ended_passes WHERE number = 4", "is confirmed but its pass 4 is not used up"),
+    ("DELETE FROM refunds", "took money for no seat and is not refunded exactly"),
+    ("UPDATE refunds SET amount = 99", "took money for no seat and is not refunded exactly"),
     ("UPDATE refunds SET amount = 101", "has a refund of more than it took"),
     (
         "UPDATE payment_attempts SET state = 'unheard' WHERE id = x'01010101010101010101010101010101'",
-        "has a refund, and no money of it has to go back",
+        "has a refund that is not due",
     ),
     (
         "INSERT INTO refunds SELECT x'05050505050505050505050505050505', amount, currency, due_at, NULL FROM refunds",
-        "has a refund, and no money of it has to go back",
+        "has a refund that is not due",
     ),
     (
         "CREATE TABLE lax AS SELECT * FROM refunds; DROP TABLE refunds; ALTER TABLE lax RENAME TO refunds; \
@@ -234,30 +231,33 @@ const DAMAGES: &[(&str, &str)] = &[
     ),
     (
         "DELETE FROM simulated_charges WHERE attempt_id = x'04040404040404040404040404040404'",
-        "is captured, and not charged so, exactly once",
+        "is captured but not charged exactly once at its amount",
     ),
     (
         "UPDATE simulated_charges SET amount = 99 WHERE attempt_id = x'04040404040404040404040404040404'",
-        "is captured, and not charged so, exactly once",
+        "is captured but not charged exactly once at its amount",
     ),
     (
         "UPDATE simulated_charges SET outcome = 'cancelled' WHERE attempt_id = x'04040404040404040404040404040404'",
-        "is captured, and not charged so, exactly once",
+        "is captured but not charged exactly once at its amount",
     ),
     (
         "CREATE TABLE lax AS SELECT * FROM simulated_charges; DROP TABLE simulated_charges; \
          ALTER TABLE lax RENAME TO simulated_charges; INSERT INTO simulated_charges SELECT * FROM simulated_charges",
-        "is captured, and not charged so, exactly once",
+        "is captured but not charged exactly once at its amount",
     ),
     (
         "UPDATE simulated_charges SET outcome = 'captured' WHERE attempt_id = x'05050505050505050505050505050505'",
-        "was charged, and nothing was bought with it",
+        "was charged for no seat",
     ),
     (
         "UPDATE simulated_charges SET refunded_at = charged_at WHERE attempt_id = x'04040404040404040404040404040404'",
-        "went back, and did not have to",
+        "was refunded although no refund is due",
     ),
-    ("UPDATE simulated_charges SET refunded_at = NULL WHERE refunded_at > 0", "was sent back, and did not go"),
+    (
+        "UPDATE simulated_charges SET refunded_at = NULL WHERE refunded_at > 0",
+        "has a refund marked as sent that the gateway does not have",
+    ),
 ];
 
 #[tokio::test]

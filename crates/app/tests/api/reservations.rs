@@ -486,7 +486,7 @@ async fn verify_names_what_was_changed_behind_its_back() {
         ("DELETE FROM sold WHERE seat = 'A-1-2'", "A-1-2"),
         ("DELETE FROM seat_events WHERE seat = 'A-1-3' AND version = 2", "A-1-3"),
         ("UPDATE seats SET version = version + 1 WHERE seat = 'B-1-1'", "B-1-1"),
-        ("UPDATE simulated_charges SET refunded_at = charged_at", "went back, and did not have to"),
+        ("UPDATE simulated_charges SET refunded_at = charged_at", "was refunded although no refund is due"),
         (
             "UPDATE simulated_charges SET refunded_at = NULL, attempt_id = x'09090909090909090909090909090909'",
             "is of no performance",

@@ -1,4 +1,4 @@
-//! What was taken, what went back, and what a gateway says of both. Knows nothing of seats.
+//! Compares captures, refunds and the gateway's log. Knows nothing of seats.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,7 +11,7 @@ pub(super) const fn was_taken(attempt: &AttemptRecord) -> bool {
     matches!(attempt.state, AttemptState::Captured | AttemptState::Refunded)
 }
 
-/// The records of each attempt.
+/// Groups records by attempt.
 fn by_attempt<R>(records: &[R], attempt: impl Fn(&R) -> AttemptId) -> BTreeMap<AttemptId, Vec<&R>> {
     let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for record in records {
@@ -20,7 +20,8 @@ fn by_attempt<R>(records: &[R], attempt: impl Fn(&R) -> AttemptId) -> BTreeMap<A
     found
 }
 
-/// Captures = sales + refunds; and no refund of what was not captured, of more than that, or twice.
+/// Checks that captures = payments of confirmed reservations + refunds, and that no attempt is refunded without a
+/// capture, twice, or for more than it took.
 pub(super) fn compare(history: &History, contradictions: &mut Vec<String>) {
     let attempts: HashMap<_, _> = history.attempts.iter().map(|attempt| (attempt.id, attempt)).collect();
     let refunds = by_attempt(&history.refunds, |refund| refund.attempt);
@@ -34,20 +35,20 @@ pub(super) fn compare(history: &History, contradictions: &mut Vec<String>) {
                 && attempt.amount == reservation.total
         });
         if !is_paid || refunds.contains_key(&by) {
-            contradictions.push(format!("reservation {}: is confirmed and not paid, exactly once", reservation.id));
+            contradictions.push(format!("reservation {}: is confirmed but not paid exactly once", reservation.id));
         }
     }
     for attempt in history.attempts.iter().filter(|attempt| was_taken(attempt) && !paid_for.contains(&attempt.id)) {
         let refunded: i64 = refunds.get(&attempt.id).into_iter().flatten().map(|refund| refund.amount).sum();
         if refunded != attempt.amount {
-            contradictions.push(format!("attempt {}: took money for nothing and did not give it back", attempt.id));
+            contradictions.push(format!("attempt {}: took money for no seat and is not refunded exactly", attempt.id));
         }
     }
     for (id, refunds) in refunds {
         let mut contradict = |what: &str| contradictions.push(format!("attempt {id}: {what}"));
         let attempt = attempts.get(&id);
         if attempt.is_none_or(|attempt| attempt.state != AttemptState::Refunded) {
-            contradict("has a refund, and no money of it has to go back");
+            contradict("has a refund that is not due");
         }
         if refunds.len() > 1 {
             contradict("has more than one refund");
@@ -58,11 +59,12 @@ pub(super) fn compare(history: &History, contradictions: &mut Vec<String>) {
     }
 }
 
-/// Compares what a gateway has in its log with the payments. Only for a gateway that keeps it in the same store, as the
-/// simulated one does: of others the history has nothing.
+/// Compares the gateway's log with the payments. Only for a gateway that keeps its log in the same store, as the
+/// simulated one does: of other gateways the history has no log.
 ///
-/// Checked: what was captured was charged, once, and the same amount; what was charged and did not go back was captured,
-/// or its attempt is under way; what went back had to, and what was sent back went.
+/// - Each captured attempt was charged once, at its amount.
+/// - Each charge that was not refunded belongs to an attempt that is captured, under way, or waits for its refund.
+/// - The gateway refunded only refunds that are due, and all refunds that are marked as sent.
 #[must_use]
 pub fn check_charges(history: &History) -> Vec<String> {
     let attempts: HashMap<_, _> = history.attempts.iter().map(|attempt| (attempt.id, attempt)).collect();
@@ -72,7 +74,8 @@ pub fn check_charges(history: &History) -> Vec<String> {
     for attempt in history.attempts.iter().filter(|attempt| was_taken(attempt)) {
         let charges = charges.get(&attempt.id).map(Vec::as_slice).unwrap_or_default();
         if !matches!(charges, [charge] if charge.is_captured && charge.amount == attempt.amount) {
-            contradictions.push(format!("attempt {}: is captured, and not charged so, exactly once", attempt.id));
+            contradictions
+                .push(format!("attempt {}: is captured but not charged exactly once at its amount", attempt.id));
         }
     }
     for charge in &history.charges {
@@ -80,19 +83,19 @@ pub fn check_charges(history: &History) -> Vec<String> {
         let state = attempts.get(&charge.attempt).map(|attempt| attempt.state);
         let refund = refunds.get(&charge.attempt);
         if is_kept(charge) && matches!(state, None | Some(AttemptState::Unpaid)) {
-            contradict("was charged, and nothing was bought with it");
+            contradict("was charged for no seat");
         }
         if charge.is_refunded && refund.is_none() {
-            contradict("went back, and did not have to");
+            contradict("was refunded although no refund is due");
         }
         if !charge.is_refunded && refund.is_some_and(|refunds| refunds.iter().any(|refund| refund.is_sent)) {
-            contradict("was sent back, and did not go");
+            contradict("has a refund marked as sent that the gateway does not have");
         }
     }
     contradictions
 }
 
-/// Whether a gateway has the money.
+/// Whether the gateway still has the money.
 const fn is_kept(charge: &ChargeRecord) -> bool {
     charge.is_captured && !charge.is_refunded
 }
@@ -113,26 +116,26 @@ mod tests {
             |history| history.refunds.push(RefundRecord { attempt: attempt(2), amount: 100, is_sent: false }),
             |history| history.attempts[1].reservation = reservation(1),
         ] {
-            finds("is confirmed and not paid, exactly once", corrupt);
+            finds("is confirmed but not paid exactly once", corrupt);
         }
     }
 
     #[test]
-    fn money_taken_for_nothing_is_found() {
+    fn money_taken_for_no_seat_is_found() {
         for refunded in [0, 199, 201] {
-            finds("took money for nothing and did not give it back", |history| {
+            finds("took money for no seat and is not refunded exactly", |history| {
                 history.refunds[0].amount = refunded;
             });
         }
-        finds("took money for nothing and did not give it back", |history| history.refunds.clear());
+        finds("took money for no seat and is not refunded exactly", |history| history.refunds.clear());
     }
 
     #[test]
-    fn a_refund_of_what_was_never_captured_is_found() {
+    fn a_refund_without_a_capture_is_found() {
         for state in [AttemptState::Pending, AttemptState::Captured, AttemptState::Unpaid] {
-            finds("has a refund, and no money of it has to go back", |history| history.attempts[0].state = state);
+            finds("has a refund that is not due", |history| history.attempts[0].state = state);
         }
-        finds("has a refund, and no money of it has to go back", |history| {
+        finds("has a refund that is not due", |history| {
             history.attempts.retain(|paid| paid.id != attempt(1));
         });
     }
@@ -147,7 +150,7 @@ mod tests {
         finds("has more than one refund", |history| history.refunds.push(history.refunds[0]));
     }
 
-    /// What is found in the charges after `corrupt` had its way.
+    /// The contradictions that are found between a corrupted history and the gateway's log.
     fn charges(corrupt: impl FnOnce(&mut History)) -> Vec<String> {
         let mut history = history();
         corrupt(&mut history);
@@ -161,12 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn charges_of_what_was_bought_and_of_what_went_back_pass() {
+    fn charges_of_sales_and_of_refunds_pass() {
         assert_eq!(charges(|_| {}), [""; 0]);
     }
 
     #[test]
-    fn what_is_under_way_may_be_charged_or_not() {
+    fn an_attempt_under_way_may_be_charged_or_not() {
         let pending = |history: &mut History| history.attempts[1].state = AttemptState::Pending;
 
         assert_eq!(charges(pending), [""; 0]);
@@ -178,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refund_that_is_due_may_have_gone_or_not() {
+    fn a_refund_that_is_not_marked_as_sent_may_be_sent_or_not() {
         let due = |history: &mut History| history.refunds[0].is_sent = false;
 
         assert_eq!(charges(due), [""; 0]);
@@ -198,25 +201,27 @@ mod tests {
             |history| history.charges[1].amount = 99,
             |history| history.charges.push(history.charges[1]),
         ] {
-            finds_charge("is captured, and not charged so, exactly once", corrupt);
+            finds_charge("is captured but not charged exactly once at its amount", corrupt);
         }
     }
 
     #[test]
-    fn a_charge_for_nothing_is_found() {
-        finds_charge("was charged, and nothing was bought with it", |history| history.charges[2].is_captured = true);
-        finds_charge("was charged, and nothing was bought with it", |history| {
+    fn a_charge_for_no_seat_is_found() {
+        finds_charge("was charged for no seat", |history| history.charges[2].is_captured = true);
+        finds_charge("was charged for no seat", |history| {
             history.attempts.retain(|paid| paid.id != attempt(2));
         });
     }
 
     #[test]
-    fn money_that_went_back_unasked_is_found() {
-        finds_charge("went back, and did not have to", |history| history.charges[1].is_refunded = true);
+    fn a_refund_that_is_not_due_is_found() {
+        finds_charge("was refunded although no refund is due", |history| history.charges[1].is_refunded = true);
     }
 
     #[test]
-    fn money_that_was_sent_back_and_did_not_go_is_found() {
-        finds_charge("was sent back, and did not go", |history| history.charges[0].is_refunded = false);
+    fn a_refund_marked_as_sent_that_the_gateway_does_not_have_is_found() {
+        finds_charge("has a refund marked as sent that the gateway does not have", |history| {
+            history.charges[0].is_refunded = false
+        });
     }
 }

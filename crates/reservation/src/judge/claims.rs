@@ -1,4 +1,5 @@
-//! The claims of a batch: how their keys were used before, and which subjects the commands of the batch create under them.
+//! The claims of a batch: how their keys were used before, and which subjects the commands of the batch create under
+//! them.
 
 use std::collections::HashMap;
 
@@ -59,7 +60,8 @@ impl<'a, S, T> Claims<'a, S, T> {
         }
     }
 
-    /// Uses the key of a claim: `subject` is stored, and later commands with the same request are answered from `known`.
+    /// Uses the key of a claim: `subject` is stored, and later commands with the same request are answered from
+    /// `known`.
     pub(super) fn use_for(&mut self, claim: &'a Claim, subject: S, known: T) {
         self.known.insert((claim.account, claim.key.as_str()), Known::ForRequest(claim.fingerprint, known));
         self.writes.new.push((claim, subject));

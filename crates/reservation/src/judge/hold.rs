@@ -1,8 +1,8 @@
 //! Judging holds: a batch of commands, one after the other, each all or nothing.
 //!
 //! 1. [`hopeless`] selects the commands that name a taken seat; a [`Desk`] refuses them before anything is locked.
-//! 2. A [`Desk`] with the facts that were read under locks decides the others. Where the server chooses the seats, it asks
-//!    for free seats piece by piece ([`Progress::NeedFacts`]).
+//! 2. A [`Desk`] with the facts that were read under locks decides the others. Where the server chooses the seats, it
+//!    asks for free seats piece by piece ([`Progress::NeedFacts`]).
 //! 3. [`Desk::seats_to_lock`] names the seats that were chosen; [`Desk::close`] compares them once they are locked, and
 //!    answers with outcomes and writes.
 
@@ -254,8 +254,9 @@ impl<'a> Desk<'a> {
         self.decisions.into_iter().map(refusal).collect()
     }
 
-    /// The seats to lock before the desk is closed, in the order of the primary key: all that it gives away, if it chose
-    /// any of them. Seats that commands name are locked before they are decided on, unless seats are chosen beside them.
+    /// The seats to lock before the desk is closed, in the order of the primary key: all that it gives away, if it
+    /// chose any of them. Seats that commands name are locked before they are decided on, unless seats are chosen
+    /// beside them.
     #[must_use]
     pub fn seats_to_lock(&self) -> BTreeMap<PerformanceId, BTreeSet<&SeatId>> {
         let mut seats: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
@@ -267,11 +268,12 @@ impl<'a> Desk<'a> {
         seats
     }
 
-    /// The outcomes, in the order of the commands, and the writes. `locked`: the seats of [`Self::seats_to_lock`], as they
-    /// are now that they are locked.
+    /// The outcomes, in the order of the commands, and the writes. `locked`: the seats of [`Self::seats_to_lock`], as
+    /// they are now that they are locked.
     ///
     /// # Errors
-    /// [`FactsError::Stale`] if a seat was taken before it was locked; [`FactsError::Contradiction`] if prices do not add up.
+    /// [`FactsError::Stale`] if a seat was taken before it was locked; [`FactsError::Contradiction`] if prices do not
+    /// add up.
     pub fn close(mut self, locked: Vec<SeatState>) -> Result<(Vec<HoldOutcome>, HoldWrites<'a>), FactsError> {
         self.seats.extend(locked.into_iter().map(|state| ((state.performance, state.seat.clone()), state)));
         let (mut reservations, mut changes) = (Vec::new(), Vec::new());

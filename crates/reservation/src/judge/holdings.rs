@@ -50,7 +50,8 @@ impl Holdings {
         }
     }
 
-    /// The seats that the judge needs: those of reservations that are held or being paid, in the order of the primary key.
+    /// The seats that the judge needs: those of reservations that are held or being paid, in the order of the primary
+    /// key.
     #[must_use]
     pub fn seats_of<'a>(
         reservations: impl IntoIterator<Item = &'a Reservation>,
