@@ -58,7 +58,10 @@ impl Mocks {
         verdict: impl Fn(&Verdict) -> bool + Send + 'static,
         answer: Result<Vec<Option<Settled>>, StoreError>,
     ) {
-        let is_it = move |commands: &[SettleCommand]| matches!(commands, [command] if command.attempt == attempt && verdict(&command.verdict));
+        let is_it = move |commands: &[SettleCommand]| {
+            let [command] = commands else { return false };
+            command.attempt == attempt && verdict(&command.verdict)
+        };
         let settle = self.reservations.expect_settle_all().once();
         settle.withf(move |commands, now| is_it(commands) && *now == NOW).return_once(|_, _| answer);
     }
