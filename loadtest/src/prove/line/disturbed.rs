@@ -106,7 +106,7 @@ async fn lossy(context: Context, disaster: Disaster, n_losses: u32) -> Result<Ve
     }
     // What happens after the last loss is audited, too.
     stage.watching(&crowd, pass(Duration::from_secs(context.sized(10, 2)))).await;
-    Ok(stage.judge(vec![crowd], Done::WhoeverIs).await?.0)
+    Ok(stage.judge(vec![crowd], Done::Nobody).await?.0)
 }
 
 pub(in crate::prove) async fn redis_stopped(context: Context) -> Result<Verdict, ProofError> {

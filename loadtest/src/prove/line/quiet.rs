@@ -33,7 +33,7 @@ pub(in crate::prove) async fn quiet_polls(context: Context) -> Result<Verdict, P
     let many_crowd = arrive(&context, &mut stage, many - few).await?;
     let with_many = measure(&context, &stage, &many_crowd).await?;
     stage.parameter("people", vec![few, many]);
-    let (mut verdict, _) = stage.judge(vec![few_crowd, many_crowd], Done::WhoeverIs).await?;
+    let (mut verdict, _) = stage.judge(vec![few_crowd, many_crowd], Done::Nobody).await?;
     let per_server = |per_s: f64| per_s / f64::from(u32::try_from(n_servers).unwrap_or(1));
     let (few_per_s, many_per_s) = (per_server(with_few.commands_per_s), per_server(with_many.commands_per_s));
     verdict.figure("commands_per_s_and_server_with_few", few_per_s);

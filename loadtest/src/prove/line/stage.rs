@@ -259,7 +259,7 @@ impl Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Done {
     Everybody,
-    WhoeverIs,
+    Nobody,
 }
 
 /// Adds findings, at most [`FINDINGS_MAX`] of each kind. Findings of a kind differ only in numbers.
