@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn a_refund_marked_as_sent_that_the_gateway_does_not_have_is_found() {
         finds_charge("has a refund marked as sent that the gateway does not have", |history| {
-            history.charges[0].is_refunded = false
+            history.charges[0].is_refunded = false;
         });
     }
 }
