@@ -18,6 +18,7 @@ pub(crate) static KIND: Kind = Kind {
     packages: &["mariadb-server-core", "mariadb-client-core"],
     script: r#"
 exec 2>&1
+trap "" PIPE
 PATH=$PATH:/usr/sbin
 server=$(command -v mariadbd || command -v mysqld) || { echo "no mariadbd or mysqld: aborting"; exit 1; }
 dir=$(mktemp -d -p "$1") user=

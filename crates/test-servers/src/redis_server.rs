@@ -18,6 +18,7 @@ pub(crate) static KIND: Kind = Kind {
     packages: &["redis-server"],
     script: r#"
 exec 2>&1
+trap "" PIPE
 server=$(command -v redis-server || command -v valkey-server) || { echo "no redis-server or valkey-server: aborting"; exit 1; }
 dir=$(mktemp -d -p "$1")
 shift

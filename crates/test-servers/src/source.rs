@@ -44,7 +44,8 @@ pub(crate) struct Kind {
     pub(crate) programs: &'static str,
     /// The Debian packages that bring one of them.
     pub(crate) packages: &'static [&'static str],
-    /// Runs a server with its data below the folder `$1` and the options behind it, until its input ends.
+    /// Runs a server with its data below the folder `$1` and the options behind it, until its input ends. It ignores
+    /// SIGPIPE: the shell logs that it killed the server, and must go on to remove the data when nobody reads the log.
     pub(crate) script: &'static str,
     /// What a server says when it is ready.
     pub(crate) ready: &'static str,

@@ -1,20 +1,47 @@
-//! A process that is killed leaves no server and no container behind.
+//! A process that is killed leaves no server, no data and no container behind.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it is")]
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use sqlx::{Connection as _, MySqlConnection};
 use testcontainers::bollard::Docker;
 use testcontainers::bollard::query_parameters::{ListContainersOptionsBuilder, WaitContainerOptionsBuilder};
 use testcontainers::core::client::docker_client_instance;
 
 /// How long servers and containers may take to end.
 const ENDED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Where the Redis behind this connection keeps its files.
+fn folder_of_redis(mut connection: &TcpStream) -> String {
+    connection.write_all(b"CONFIG GET dir\r\n").unwrap();
+    let reply = BufReader::new(connection).lines().map(Result::unwrap).nth(4);
+    reply.unwrap()
+}
+
+/// Where the MySQL at this URL keeps its data.
+async fn folder_of_mysql(url: &str) -> String {
+    let mut connection = MySqlConnection::connect(url).await.unwrap();
+    let folder = sqlx::query_scalar("SELECT @@datadir").fetch_one(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    folder
+}
+
+async fn wait_until_gone(folder: &str) {
+    let gone = async {
+        while Path::new(folder).exists() {
+            #[expect(clippy::disallowed_methods, reason = "between two looks at a condition that is waited for")]
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(ENDED_WITHIN, gone).await.unwrap_or_else(|_| panic!("{folder} is left behind"));
+}
 
 /// The containers that a process has started.
 async fn containers_of(docker: &Docker, process: u32) -> Vec<String> {
@@ -28,7 +55,7 @@ async fn containers_of(docker: &Docker, process: u32) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn servers_and_containers_end_with_a_process_that_is_killed() {
+async fn servers_containers_and_data_end_with_a_process_that_is_killed() {
     let docker = docker_client_instance().await.ok();
     let mut holder = Command::new(env!("CARGO_BIN_EXE_with-servers"));
     holder.args([
@@ -40,14 +67,13 @@ async fn servers_and_containers_end_with_a_process_that_is_killed() {
     holder.env_remove("USHER_TEST_REDIS_URL").env_remove("USHER_TEST_MYSQL_URL");
     let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(holder.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let mut connect = || {
-        let url = said.next().unwrap();
-        let address = url.rsplit(['/', '@']).next().unwrap();
-        let stream = TcpStream::connect(address).unwrap();
+    let urls = [said.next().unwrap(), said.next().unwrap()];
+    let connections = urls.each_ref().map(|url| {
+        let stream = TcpStream::connect(url.rsplit(['/', '@']).next().unwrap()).unwrap();
         stream.set_read_timeout(Some(ENDED_WITHIN)).unwrap();
         stream
-    };
-    let connections = [connect(), connect()];
+    });
+    let folders = [folder_of_redis(&connections[0]), folder_of_mysql(&urls[1]).await];
     let is_containers = said.next().unwrap() != "none";
     let containers = match &docker {
         Some(docker) if is_containers => containers_of(docker, holder.id()).await,
@@ -63,6 +89,9 @@ async fn servers_and_containers_end_with_a_process_that_is_killed() {
         if let Err(error) = connection.read_to_end(&mut Vec::new()) {
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         }
+    }
+    for folder in &folders {
+        wait_until_gone(folder).await;
     }
     for id in containers {
         let docker = docker.as_ref().unwrap();
