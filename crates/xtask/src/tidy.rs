@@ -9,6 +9,8 @@ const FORBIDDEN: &[(&str, &str)] = &[
     (concat!("TO", "DO"), "do it, or open an issue"),
     (concat!("FIX", "ME"), "fix it, or open an issue"),
     (concat!("XX", "X"), "say what you mean"),
+    (concat!("<<<<", "<<<"), "belongs to a merge that was not finished"),
+    (concat!(">>>>", ">>>"), "belongs to a merge that was not finished"),
     (concat!("Co-", "authored-by"), "does not belong in a file"),
     (concat!("../", "shared"), "is outside of the repository"),
     (concat!("/wo", "rk/"), "is a path on one machine only"),
