@@ -92,7 +92,7 @@ arrows: ## Check which crate uses which
 	cargo xtask arrows
 
 .PHONY: tidy
-tidy: ## Check module docs, links and the tests of docs/LESSONS.md
+tidy: ## Check module docs, links, the tests of docs/LESSONS.md, and that suites are run whole
 	cargo xtask tidy
 
 .PHONY: doc

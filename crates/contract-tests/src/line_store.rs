@@ -351,29 +351,3 @@ fn random_performance() -> PerformanceId {
     bytes[8..].copy_from_slice(&RandomState::new().hash_one(1).to_be_bytes());
     PerformanceId::from_bytes(bytes)
 }
-
-#[cfg(test)]
-mod tests {
-    /// What a module declares, by the shape that all contract functions have.
-    fn declared(source: &str) -> impl Iterator<Item = &str> {
-        source.lines().filter_map(|line| line.strip_prefix("pub async fn ")?.split('<').next())
-    }
-
-    #[test]
-    fn every_contract_function_is_stamped() {
-        let stamped = include_str!("line_store.rs").split_once("#[macro_export]").unwrap().1;
-        let modules = [
-            include_str!("line_store/admission.rs"),
-            include_str!("line_store/joining.rs"),
-            include_str!("line_store/loss.rs"),
-            include_str!("line_store/passes.rs"),
-            include_str!("line_store/presence.rs"),
-            include_str!("line_store/races.rs"),
-            include_str!("line_store/reading.rs"),
-        ];
-
-        for name in modules.into_iter().flat_map(declared) {
-            assert!(stamped.lines().any(|line| line.trim() == name), "{name} is in no adapter's tests");
-        }
-    }
-}

@@ -1,4 +1,5 @@
-//! Checks the texts of the repository: module docs, forbidden words, links, and the tests that docs/LESSONS.md names.
+//! Checks the texts of the repository: module docs, forbidden words, links, the tests that docs/LESSONS.md names, and
+//! that the suite of each port stamps all of its contract functions.
 
 use std::collections::BTreeSet;
 
@@ -21,6 +22,9 @@ const LESSONS: &[(&str, u32)] = &[("L", 21), ("S", 19), ("E", 5)];
 
 const LESSONS_PATH: &str = "docs/LESSONS.md";
 
+/// The folder of the ports' suites.
+const SUITES: &str = "crates/contract-tests/src/";
+
 /// All findings about the files.
 pub(crate) fn check(files: &Files) -> Vec<String> {
     let mut findings = Vec::new();
@@ -28,6 +32,7 @@ pub(crate) fn check(files: &Files) -> Vec<String> {
         findings.extend(check_words(path, text));
         if has_extension(path, "rs") {
             findings.extend(check_module_docs(path, text));
+            findings.extend(check_stamps(path, text, files));
         }
         if has_extension(path, "md") {
             findings.extend(check_links(path, text, files));
@@ -64,6 +69,20 @@ fn contains_word(line: &str, word: &str) -> bool {
 
 fn check_module_docs(path: &str, text: &str) -> Option<String> {
     (!text.starts_with("//! ")).then(|| format!("{path}:1: a module must begin with `//!` and say what it is"))
+}
+
+/// Finds contract functions that no adapter runs, because the macro of their suite does not list them.
+fn check_stamps(path: &str, text: &str, files: &Files) -> Vec<String> {
+    let Some(file) = path.strip_prefix(SUITES) else { return Vec::new() };
+    // The macro is in `suite.rs`; contract functions are there, and in `suite/topic.rs`.
+    let suite = file.split(['/', '.']).next().unwrap_or_default();
+    let stamps = files.get(&format!("{SUITES}{suite}.rs")).map_or("", String::as_str);
+    let declared = (1..).zip(text.lines()).filter_map(|(n, line)| {
+        let (name, rest) = line.strip_prefix("pub async fn ")?.split_once('<')?;
+        rest.contains(">()").then_some((n, name))
+    });
+    let missing = declared.filter(|(_, name)| !stamps.lines().any(|line| line.trim() == *name));
+    missing.map(|(n, name)| format!("{path}:{n}: `{name}` is not in the macro of {SUITES}{suite}.rs")).collect()
 }
 
 fn check_links(path: &str, text: &str, files: &Files) -> Vec<String> {
@@ -202,6 +221,19 @@ mod tests {
             assert_eq!(findings("b.yml", &format!("# {word}: later")).len(), 1, "{word}");
         }
         assert_eq!(findings("b.yml", concat!("MAS", "TO", "DON AUTO", "DO_")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn contract_functions_that_no_adapter_runs_are_found() {
+        let topic = "//! A.\npub async fn nothing_is_lost<F: Fixture>() {}\npub async fn run<F>(f: F) {}";
+        let n_findings = |stamp: &str| {
+            let suite = format!("//! B.\n    {stamp}\n");
+            let suite = ("crates/contract-tests/src/port.rs", suite.as_str());
+            check(&files(&[suite, ("crates/contract-tests/src/port/topic.rs", topic)])).len()
+        };
+
+        assert_eq!(n_findings("nothing_is_lost"), 0);
+        assert_eq!(n_findings("nothing_is_found"), 1);
     }
 
     #[test]
