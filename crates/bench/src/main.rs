@@ -23,6 +23,7 @@ use usher_loadtest::world::redis::{connect, version};
 use usher_test_servers::redis_server::Server;
 
 use crate::line_over_http::Bench;
+use crate::seats::Engine;
 
 /// Measures Usher, each figure beside a control of the same run.
 #[derive(Debug, Parser)]
@@ -93,10 +94,22 @@ async fn measure(cli: &Cli, head: &mut String, figures: &mut Vec<Figure>) -> Out
     }
     if cli.part.is_none_or(|part| part == Part::Seats) {
         *head = [head.as_str(), &seats::machine()?].join("\n").trim().to_owned();
+        let sqlite = Engine::sqlite(folder.path());
         // Boxed: the compiler limits the depth of nested futures.
-        Box::pin(seats::measure(&over_http, figures)).await?;
+        Box::pin(sqlite.measure(scale, figures)).await?;
+        over_http.looks(figures).await?;
+        Box::pin(seats_over_http::measure(&over_http, &sqlite, figures)).await?;
+        measure_seats(&over_http, Some(Engine::mariadb().await), figures).await?;
+        measure_seats(&over_http, Engine::mysql().await, figures).await?;
     }
     Ok(())
+}
+
+/// Measures the seats on a database server, and stops the server.
+async fn measure_seats(over_http: &OverHttp<'_>, engine: Option<Engine>, figures: &mut Vec<Figure>) -> Outcome<()> {
+    let Some(engine) = engine else { return Ok(()) };
+    Box::pin(engine.measure(over_http.scale, figures)).await?;
+    Box::pin(seats_over_http::measure(over_http, &engine, figures)).await
 }
 
 /// Prints and writes the figures. A failed run publishes those that it measured.

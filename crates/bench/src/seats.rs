@@ -2,6 +2,7 @@
 //! all buyers want. Shared transactions are measured; the control is one transaction for each call. Knows no HTTP.
 
 use std::num::NonZero;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use usher_kernel::{
 };
 use usher_loadtest::bench::holds::{AT_ONE_SEAT, IN_FLIGHT};
 use usher_loadtest::bench::report::{Figure, Goal, median, percentile};
-use usher_loadtest::bench::{Outcome, OverHttp, RUNS, Scale, progress};
+use usher_loadtest::bench::{Outcome, RUNS, Scale, progress};
 use usher_loadtest::world::clock::Stopwatch;
 use usher_loadtest::world::hall;
 use usher_reservation::audit;
@@ -29,8 +30,6 @@ use usher_reservation::ports::{
 };
 use usher_test_servers::container;
 use usher_test_servers::mysql_server::{self, Durability, Server};
-
-use crate::seats_over_http;
 
 /// Attempts of each buyer who wants one seat.
 const ASKS_EACH: usize = 20;
@@ -55,40 +54,37 @@ pub(crate) struct Engine {
     pub(crate) server: Option<Server>,
 }
 
-/// Measures the seats on every database, at the port and over HTTP.
-///
-/// # Errors
-/// If a database fails, or an answer is wrong.
-pub(crate) async fn measure(over_http: &OverHttp<'_>, figures: &mut Vec<Figure>) -> Outcome<()> {
-    let scale = over_http.scale;
-    let sqlite = format!("sqlite://{}", over_http.folder.join("seats.db").display());
-    let sqlite = Engine { name: "SQLite", url: sqlite, goal: None, server: None };
-    Box::pin(sqlite.measure(scale, figures)).await?;
-    over_http.looks(figures).await?;
-    seats_over_http::measure(over_http, &sqlite, figures).await?;
-    let mariadb = on_server("MariaDB", None, (4_000.0, 2.0)).await?;
-    Box::pin(mariadb.measure(scale, figures)).await?;
-    seats_over_http::measure(over_http, &mariadb, figures).await?;
-    drop(mariadb);
-    if container::has_image(MYSQL_IMAGE) {
-        let mysql = on_server("MySQL", Some(MYSQL_IMAGE), (3_000.0, 3.0)).await?;
-        Box::pin(mysql.measure(scale, figures)).await?;
-        seats_over_http::measure(over_http, &mysql, figures).await?;
-    } else {
-        progress(&format!("MySQL is skipped: there is no image {MYSQL_IMAGE}"));
-    }
-    Ok(())
-}
-
-/// A database on a new server with full durability.
-async fn on_server(name: &'static str, image: Option<&str>, goal: (f64, f64)) -> Outcome<Engine> {
-    let server = Server::start_from(image, Durability::Full, &[]);
-    let url = mysql_server::create_database(&server.url(), "bench").await;
-    Ok(Engine { name, url, goal: Some(goal), server: Some(server) })
-}
-
 impl Engine {
-    async fn measure(&self, scale: Scale, figures: &mut Vec<Figure>) -> Outcome<()> {
+    pub(crate) fn sqlite(folder: &Path) -> Self {
+        let url = format!("sqlite://{}", folder.join("seats.db").display());
+        Self { name: "SQLite", url, goal: None, server: None }
+    }
+
+    pub(crate) async fn mariadb() -> Self {
+        Self::on_server("MariaDB", None, (4_000.0, 2.0)).await
+    }
+
+    /// MySQL, if its image is present.
+    pub(crate) async fn mysql() -> Option<Self> {
+        if !container::has_image(MYSQL_IMAGE) {
+            progress(&format!("MySQL is skipped: there is no image {MYSQL_IMAGE}"));
+            return None;
+        }
+        Some(Self::on_server("MySQL", Some(MYSQL_IMAGE), (3_000.0, 3.0)).await)
+    }
+
+    /// A database on a new server with full durability.
+    async fn on_server(name: &'static str, image: Option<&str>, goal: (f64, f64)) -> Self {
+        let server = Server::start_from(image, Durability::Full, &[]);
+        let url = mysql_server::create_database(&server.url(), "bench").await;
+        Self { name, url, goal: Some(goal), server: Some(server) }
+    }
+
+    /// Measures the seats at their port.
+    ///
+    /// # Errors
+    /// If the database fails, or an answer is wrong.
+    pub(crate) async fn measure(&self, scale: Scale, figures: &mut Vec<Figure>) -> Outcome<()> {
         let name = self.name;
         let (n_holds, n_alone, n_bought) = (scale.people(8_000), scale.people(2_000), scale.people(2_000));
         let runs = RUNS as u64;
