@@ -1,5 +1,6 @@
 //! The section `auth`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -13,8 +14,12 @@ use super::secret::Secret;
 pub struct Auth {
     /// What tokens are signed with, as configured; see [`super::Settings::secret`].
     pub secret: Secret,
+    /// A file with this secret instead.
+    pub secret_file: PathBuf,
     /// The secret before it.
     pub secret_previous: Secret,
+    /// A file with the previous secret instead.
+    pub secret_previous_file: PathBuf,
     /// How long an access token is good.
     pub token_ttl_s: u64,
     /// Passwords hashed at once.

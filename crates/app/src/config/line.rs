@@ -31,6 +31,8 @@ pub struct Line {
     pub backend: LineBackend,
     /// The Redis server; its URL may hold a password.
     pub redis_url: Secret,
+    /// A file with this URL instead.
+    pub redis_url_file: PathBuf,
     /// How often people are admitted, in ms.
     pub tick_ms: u64,
     /// Who was not seen for this long is away.

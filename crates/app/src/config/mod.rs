@@ -31,6 +31,8 @@ pub use self::store::Store;
 
 const DEFAULTS: &str = include_str!("../default.toml");
 const SECRET_FILE: &str = "usher.secret";
+/// The settings that a file may hold: `KEY_file` names it. Container engines hand secrets over as files.
+const FROM_FILES: [&str; 4] = ["auth.secret", "auth.secret_previous", "line.redis_url", "store.url"];
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Deserialize)]
@@ -64,11 +66,18 @@ impl Settings {
     }
 
     fn load_from(file: Option<&Path>, environment: Environment) -> Result<Self, ConfigError> {
-        let mut layers = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        let mut named = Config::builder();
         if let Some(path) = file {
-            layers = layers.add_source(File::from(path).format(FileFormat::Toml));
+            named = named.add_source(File::from(path).format(FileFormat::Toml));
         }
-        let settings: Self = layers.add_source(environment).build()?.try_deserialize()?;
+        let named = named.add_source(environment).build()?;
+        let mut layers = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        for key in FROM_FILES {
+            if let Some(value) = value_in_file(&named, key)? {
+                layers = layers.set_override(key, value)?;
+            }
+        }
+        let settings: Self = layers.add_source(named).build()?.try_deserialize()?;
         settings.validate()?;
         Ok(settings)
     }
@@ -153,6 +162,22 @@ impl Settings {
     pub fn secret_previous(&self) -> Option<&Secret> {
         Some(&self.auth.secret_previous).filter(|secret| !secret.is_empty())
     }
+}
+
+/// The value of a setting, if its file is named.
+fn value_in_file(named: &Config, key: &str) -> Result<Option<String>, ConfigError> {
+    let file_key = format!("{key}_file");
+    let is_set = |key: &str| named.get_string(key).is_ok_and(|value| !value.is_empty());
+    if !is_set(&file_key) {
+        return Ok(None);
+    }
+    ConfigError::require(!is_set(key), &file_key, &format!("is set, and {key}, too: set one of them"))?;
+    let path = named.get_string(&file_key)?;
+    let text =
+        std::fs::read_to_string(&path).map_err(|error| ConfigError::invalid(&file_key, format!("{path}: {error}")))?;
+    let value = text.trim_end();
+    ConfigError::require(!value.is_empty(), &file_key, &format!("{path} is empty"))?;
+    Ok(Some(value.to_owned()))
 }
 
 fn environment() -> Environment {
@@ -257,6 +282,45 @@ mod tests {
         let settings = load("", &[("USHER__AUTH__SECRET", secret)]).unwrap();
 
         assert_eq!(settings.secret().unwrap().expose(), secret.as_bytes());
+    }
+
+    #[test]
+    fn secrets_and_urls_are_read_from_the_files_that_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let secret = "a secret that servers share, of 32 bytes and more";
+        let in_file = file("secret", &format!("{secret}\n"));
+        let url = file("url", "mysql://usher:hunter2@db/usher\n");
+        let redis = file("redis", "redis://cache\n");
+
+        let settings = load(
+            &format!("[store]\nurl_file = \"{url}\"\n"),
+            &[
+                ("USHER__AUTH__SECRET_FILE", &in_file),
+                ("USHER__AUTH__SECRET_PREVIOUS_FILE", &in_file),
+                ("USHER__LINE__BACKEND", "redis"),
+                ("USHER__LINE__REDIS_URL_FILE", &redis),
+            ],
+        )
+        .unwrap();
+
+        assert_eq!(settings.secret().unwrap().text(), secret);
+        assert_eq!(settings.secret_previous().unwrap().text(), secret);
+        assert_eq!(settings.store_url(), "mysql://usher:hunter2@db/usher");
+        assert_eq!(settings.line.redis_url.text(), "redis://cache");
+
+        let both = refusal("", &[("USHER__AUTH__SECRET_FILE", &in_file), ("USHER__AUTH__SECRET", secret)]);
+        assert!(both.contains("auth.secret_file: is set, and auth.secret, too"), "{both}");
+        let both = refusal("[store]\nurl = \"sqlite://x.db\"\n", &[("USHER__STORE__URL_FILE", &url)]);
+        assert!(both.contains("store.url_file: is set, and store.url, too"), "{both}");
+        let empty = refusal("", &[("USHER__STORE__URL_FILE", &file("empty", "\n"))]);
+        assert!(empty.contains("store.url_file") && empty.contains("is empty"), "{empty}");
+        let missing = refusal("", &[("USHER__STORE__URL_FILE", "/nowhere/url")]);
+        assert!(missing.contains("store.url_file: /nowhere/url: ") && !missing.contains('\n'), "{missing}");
     }
 
     #[test]

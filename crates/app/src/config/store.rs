@@ -1,5 +1,7 @@
 //! The section `store`.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use super::error::ConfigError;
@@ -14,6 +16,8 @@ const MEMORY: &str = "memory://";
 pub struct Store {
     /// Where it is, as configured; see [`super::Settings::database`].
     pub url: Secret,
+    /// A file with this URL instead.
+    pub url_file: PathBuf,
     /// Connections to it.
     pub max_connections: u32,
     /// How long a call waits for one of them, in ms.
