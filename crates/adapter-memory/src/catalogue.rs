@@ -9,7 +9,7 @@ use usher_concert::judge::{self, SeatUse};
 use usher_concert::{
     AddOutcome, CatalogueRepository, Concert, Page, Performance, ReplaceSeatsOutcome, SeatMap, VersionedSeatMap,
 };
-use usher_kernel::{Claim, ConcertId, KeyUse, Operation, PerformanceId, StoreError, Timestamp};
+use usher_kernel::{Claim, ConcertId, Operation, PerformanceId, StoreError, Timestamp};
 
 use crate::Database;
 use crate::database::{Contradiction, corrupt};
@@ -54,14 +54,14 @@ impl CatalogueRepository for MemoryCatalogueRepository {
         let operation = "catalogue.add_concert";
         let tables = &mut *self.database.lock(operation)?;
         let concerts = &mut tables.catalogue.concerts;
-        match tables.claims.find(claim, Operation::AddConcert, now) {
-            KeyUse::SameRequest(id) => return replayed(operation, concerts.get(&ConcertId::from_bytes(id))),
-            KeyUse::OtherRequest => return Ok(AddOutcome::KeyMismatch),
-            KeyUse::Unused | KeyUse::Expired => {}
+        let earlier = tables.claims.find(claim, Operation::AddConcert, now);
+        let judged =
+            judge::add(earlier.try_map(|id| first(operation, concerts.get(&ConcertId::from_bytes(id))))?, true);
+        if judged == AddOutcome::Added {
+            concerts.insert(concert.id, concert.clone());
+            tables.claims.keep(claim, Operation::AddConcert, *concert.id.as_bytes(), now);
         }
-        concerts.insert(concert.id, concert.clone());
-        tables.claims.keep(claim, Operation::AddConcert, *concert.id.as_bytes(), now);
-        Ok(AddOutcome::Added)
+        Ok(judged)
     }
 
     async fn add_performance(
@@ -73,17 +73,14 @@ impl CatalogueRepository for MemoryCatalogueRepository {
         let operation = "catalogue.add_performance";
         let tables = &mut *self.database.lock(operation)?;
         let Catalogue { concerts, performances } = &mut tables.catalogue;
-        match tables.claims.find(claim, Operation::AddPerformance, now) {
-            KeyUse::SameRequest(id) => return replayed(operation, performances.get(&PerformanceId::from_bytes(id))),
-            KeyUse::OtherRequest => return Ok(AddOutcome::KeyMismatch),
-            KeyUse::Unused | KeyUse::Expired => {}
+        let earlier = tables.claims.find(claim, Operation::AddPerformance, now);
+        let earlier = earlier.try_map(|id| first(operation, performances.get(&PerformanceId::from_bytes(id))))?;
+        let judged = judge::add(earlier, concerts.contains_key(&performance.concert));
+        if judged == AddOutcome::Added {
+            performances.insert(performance.id, performance.clone());
+            tables.claims.keep(claim, Operation::AddPerformance, *performance.id.as_bytes(), now);
         }
-        if !concerts.contains_key(&performance.concert) {
-            return Ok(AddOutcome::ParentMissing);
-        }
-        performances.insert(performance.id, performance.clone());
-        tables.claims.keep(claim, Operation::AddPerformance, *performance.id.as_bytes(), now);
-        Ok(AddOutcome::Added)
+        Ok(judged)
     }
 
     async fn concert(&self, id: ConcertId) -> Result<Option<Concert>, StoreError> {
@@ -141,9 +138,9 @@ impl CatalogueRepository for MemoryCatalogueRepository {
     }
 }
 
-fn replayed<T: Clone>(operation: &'static str, first: Option<&T>) -> Result<AddOutcome<T>, StoreError> {
-    let first = first.ok_or(Contradiction("the subject of a claim is missing")).map_err(corrupt(operation))?;
-    Ok(AddOutcome::Replayed(first.clone()))
+/// What was added under a claim before.
+fn first<T: Clone>(operation: &'static str, found: Option<&T>) -> Result<T, StoreError> {
+    found.cloned().ok_or(Contradiction("the subject of a claim is missing")).map_err(corrupt(operation))
 }
 
 fn rows_after<Id: Ord, T>(rows: &BTreeMap<Id, T>, after: Option<Id>) -> impl Iterator<Item = &T> {

@@ -170,11 +170,8 @@ impl LineLedger for MemoryLineLedger {
         let ended = tables.ended_passes.get(&performance);
         let line = tables.ledger.lines.get(&performance);
         let told = numbers.iter().map(|number| {
-            if ended.is_some_and(|ended| ended.contains(&number.get())) {
-                return PastGrant::Ended;
-            }
-            let grant = line.and_then(|line| line.grants.get(number));
-            grant.map_or(PastGrant::Never, |grant| PastGrant::Granted(*grant))
+            let granted = line.and_then(|line| line.grants.get(number)).copied();
+            PastGrant::of(granted, ended.is_some_and(|ended| ended.contains(&number.get())))
         });
         Ok(told.collect())
     }

@@ -40,12 +40,10 @@ impl PolicyRepository for MemoryPolicyRepository {
         patch: &PolicyPatch,
     ) -> Result<Result<AdmissionPolicy, Vec<Violation>>, StoreError> {
         let policies = &mut self.database.lock("policy.patch")?.policies;
-        let changed = policies.get(&performance).copied().unwrap_or_default().then(patch);
-        let policy = default.with(&changed);
-        if let Err(violations) = policy.validate() {
-            return Ok(Err(violations));
-        }
-        policies.insert(performance, changed);
-        Ok(Ok(policy))
+        let before = policies.get(&performance).copied().unwrap_or_default();
+        Ok(default.patched(before, patch).map(|(after, policy)| {
+            policies.insert(performance, after);
+            policy
+        }))
     }
 }

@@ -172,12 +172,8 @@ impl ReservationRepository for MemoryReservationRepository {
         let tables = &mut *self.database.lock("reservation.resolve_early")?;
         let paid_for = tables.payments.attempt(attempt).map(|attempt| attempt.reservation);
         let paying = paid_for.and_then(|id| tables.reservations.get(id)).cloned();
-        if let Some(mut paying) = paying
-            && let State::Paying(payment) = &mut paying.state
-            && payment.attempt == attempt
-        {
-            payment.resolve_at = payment.resolve_at.min(now);
-            tables.reservations.put(paying);
+        if let Some(earlier) = paying.and_then(|paying| paying.resolve_early(attempt, now)) {
+            tables.reservations.put(earlier);
         }
         Ok(())
     }
@@ -230,11 +226,7 @@ impl ReservationRepository for MemoryReservationRepository {
     async fn unsettled(&self, now: Timestamp, limit: u32) -> Result<Vec<Unsettled>, StoreError> {
         let reservations = &self.database.lock("reservation.unsettled")?.reservations;
         let overdue = reservations.overdue(now).take(at_most(limit, LIST_MAX));
-        let unsettled = overdue.filter_map(|reservation| match reservation.state {
-            State::Paying(payment) => Some(Unsettled { attempt: payment.attempt, n_seats: reservation.seats.len() }),
-            State::Held | State::Confirmed { .. } | State::Released | State::Expired => None,
-        });
-        Ok(unsettled.collect())
+        Ok(overdue.filter_map(Unsettled::of).collect())
     }
 
     async fn refunds_due(&self, limit: u32) -> Result<Vec<RefundDue>, StoreError> {

@@ -13,7 +13,7 @@ use usher_concert::{
     AddOutcome, CatalogueRepository, Concert, Page, Performance, ReplaceSeatsOutcome, SaleTimes, SeatMap, SeatPlan,
     VersionedSeatMap,
 };
-use usher_kernel::{Claim, ConcertId, KeyUse, Operation, PerformanceId, StoreError, Timestamp};
+use usher_kernel::{Claim, ConcertId, Operation, PerformanceId, StoreError, Timestamp};
 use usher_reservation::SeatStatus;
 
 use crate::Database;
@@ -48,18 +48,19 @@ impl CatalogueRepository for SqlCatalogueRepository {
         now: Timestamp,
     ) -> Result<AddOutcome<Concert>, StoreError> {
         let add = |tx: Transaction| async move {
-            match idempotency::find(&*tx, claim, Operation::AddConcert, now).await? {
-                KeyUse::SameRequest(id) => {
-                    let first = find_concert(&*tx, ConcertId::from_uuid(id)).await?;
-                    return Ok(AddOutcome::Replayed(Row::new("concerts", &id).known("id", first)?));
-                }
-                KeyUse::OtherRequest => return Ok(AddOutcome::KeyMismatch),
-                KeyUse::Unused | KeyUse::Expired => {}
+            let earlier = idempotency::find(&*tx, claim, Operation::AddConcert, now).await?;
+            let first = match earlier.subject() {
+                Some(id) => find_concert(&*tx, ConcertId::from_uuid(id)).await?,
+                None => None,
+            };
+            let earlier = earlier.try_map(|id| Row::new("concerts", &id).known("id", first))?;
+            let judged = judge::add(earlier, true);
+            if judged == AddOutcome::Added {
+                let row = concert_row(concert)?.into_active_model();
+                concerts::Entity::insert(row).exec_without_returning(&*tx).await?;
+                idempotency::keep(&*tx, claim, Operation::AddConcert, concert.id.uuid(), now).await?;
             }
-            let row = concert_row(concert)?.into_active_model();
-            concerts::Entity::insert(row).exec_without_returning(&*tx).await?;
-            idempotency::keep(&*tx, claim, Operation::AddConcert, concert.id.uuid(), now).await?;
-            Ok(AddOutcome::Added)
+            Ok(judged)
         };
         self.database.write("catalogue.add_concert", add).await
     }
@@ -72,21 +73,19 @@ impl CatalogueRepository for SqlCatalogueRepository {
         now: Timestamp,
     ) -> Result<AddOutcome<Performance>, StoreError> {
         let add = |tx: Transaction| async move {
-            match idempotency::find(&*tx, claim, Operation::AddPerformance, now).await? {
-                KeyUse::SameRequest(id) => {
-                    let first = find_performance(&*tx, PerformanceId::from_uuid(id)).await?;
-                    return Ok(AddOutcome::Replayed(Row::new("performances", &id).known("id", first)?));
-                }
-                KeyUse::OtherRequest => return Ok(AddOutcome::KeyMismatch),
-                KeyUse::Unused | KeyUse::Expired => {}
+            let earlier = idempotency::find(&*tx, claim, Operation::AddPerformance, now).await?;
+            let first = match earlier.subject() {
+                Some(id) => find_performance(&*tx, PerformanceId::from_uuid(id)).await?,
+                None => None,
+            };
+            let earlier = earlier.try_map(|id| Row::new("performances", &id).known("id", first))?;
+            let judged = judge::add(earlier, find_concert(&*tx, performance.concert).await?.is_some());
+            if judged == AddOutcome::Added {
+                let row = performance_row(performance)?.into_active_model();
+                performances::Entity::insert(row).exec_without_returning(&*tx).await?;
+                idempotency::keep(&*tx, claim, Operation::AddPerformance, performance.id.uuid(), now).await?;
             }
-            if find_concert(&*tx, performance.concert).await?.is_none() {
-                return Ok(AddOutcome::ParentMissing);
-            }
-            let row = performance_row(performance)?.into_active_model();
-            performances::Entity::insert(row).exec_without_returning(&*tx).await?;
-            idempotency::keep(&*tx, claim, Operation::AddPerformance, performance.id.uuid(), now).await?;
-            Ok(AddOutcome::Added)
+            Ok(judged)
         };
         self.database.write("catalogue.add_performance", add).await
     }

@@ -328,10 +328,9 @@ async fn past_grants(
     }
     let granted: HashMap<_, _> = granted.iter().map(|row| (row.number, row)).collect();
     let ended: HashSet<_> = ended.iter().map(|row| row.number).collect();
-    let told = asked.into_iter().map(|number| match granted.get(&number) {
-        _ if ended.contains(&number) => Ok(PastGrant::Ended),
-        Some(row) => Ok(PastGrant::Granted(grant(row)?)),
-        None => Ok(PastGrant::Never),
+    let told = asked.into_iter().map(|number| {
+        let granted = granted.get(&number).map(|row| grant(row)).transpose()?;
+        Ok(PastGrant::of(granted, ended.contains(&number)))
     });
     told.collect()
 }

@@ -49,11 +49,10 @@ impl PolicyRepository for SqlPolicyRepository {
             // Concurrent calls wait here for the lock of the row. If there is no row, the primary key lets one of them
             // insert it.
             let before = Entity::find_by_id(performance.uuid()).lock_exclusive().one(&*tx).await?;
-            let after = changes(before.as_ref())?.then(patch);
-            let policy = default.with(&after);
-            if let Err(violations) = policy.validate() {
-                return Ok(Err(violations));
-            }
+            let (after, policy) = match default.patched(changes(before.as_ref())?, patch) {
+                Ok(patched) => patched,
+                Err(violations) => return Ok(Err(violations)),
+            };
             let row = row(performance, &after).into_active_model().reset_all();
             if before.is_some() {
                 Entity::update(row).exec_without_returning(&*tx).await?;

@@ -1,7 +1,9 @@
-//! Decides whether a new seat map replaces the one before it. Pure: a store reads the facts and writes the decision.
+//! Decides whether something is added to the catalogue, and whether a new seat map replaces the one before it. Pure: a
+//! store reads the facts and writes the decision.
 
-use usher_kernel::Timestamp;
+use usher_kernel::{KeyUse, Timestamp};
 
+use crate::ports::AddOutcome;
 use crate::{Performance, ReplaceSeatsOutcome};
 
 /// Version of a seat that nobody has held yet. Each change of a seat's status or owner raises it by one.
@@ -14,6 +16,17 @@ pub enum SeatUse {
     Untouched,
     /// A seat was held at least once, even if it is available again.
     Held,
+}
+
+/// Judges the addition of a concert, or of a performance to its parent, the concert. `earlier`: what was added under the
+/// claim before.
+pub fn add<T>(earlier: KeyUse<T>, has_parent: bool) -> AddOutcome<T> {
+    match earlier {
+        KeyUse::SameRequest(first) => AddOutcome::Replayed(first),
+        KeyUse::OtherRequest => AddOutcome::KeyMismatch,
+        KeyUse::Unused | KeyUse::Expired if has_parent => AddOutcome::Added,
+        KeyUse::Unused | KeyUse::Expired => AddOutcome::ParentMissing,
+    }
 }
 
 /// Judges a new seat map for a performance, which is `None` if the store has no such performance.
@@ -36,6 +49,20 @@ mod tests {
 
     use super::*;
     use crate::SaleTimes;
+
+    #[test]
+    fn a_repeated_request_is_answered_with_what_it_added_even_without_a_parent() {
+        assert_eq!(add(KeyUse::SameRequest(1), false), AddOutcome::Replayed(1));
+        assert_eq!(add(KeyUse::<()>::OtherRequest, true), AddOutcome::KeyMismatch);
+    }
+
+    #[test]
+    fn only_a_performance_of_a_concert_is_added() {
+        for earlier in [KeyUse::<()>::Unused, KeyUse::Expired] {
+            assert_eq!(add(earlier.clone(), true), AddOutcome::Added);
+            assert_eq!(add(earlier, false), AddOutcome::ParentMissing);
+        }
+    }
 
     const OPENS_AT: Timestamp = Timestamp::from_unix_ms(1_000);
 

@@ -97,6 +97,17 @@ impl AdmissionPolicy {
         }
     }
 
+    /// Judges a patch: the changes to store and the policy that they make. `self` is the default policy, and `before`
+    /// are the changes that were stored so far.
+    ///
+    /// # Errors
+    /// A violation for each value of the policy that would break a rule.
+    pub fn patched(self, before: PolicyPatch, patch: &PolicyPatch) -> Result<(PolicyPatch, Self), Vec<Violation>> {
+        let after = before.then(patch);
+        let policy = self.with(&after);
+        policy.validate().map(|()| (after, policy))
+    }
+
     /// Checks the policy's rules.
     ///
     /// # Errors

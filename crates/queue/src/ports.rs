@@ -360,6 +360,18 @@ pub enum PastGrant {
     Ended,
 }
 
+impl PastGrant {
+    /// The pass of a place that was granted or not, and ended or not. A pass that ended may never have been saved.
+    #[must_use]
+    pub fn of(granted: Option<Grant>, has_ended: bool) -> Self {
+        match granted {
+            _ if has_ended => Self::Ended,
+            Some(grant) => Self::Granted(grant),
+            None => Self::Never,
+        }
+    }
+}
+
 /// Keeps the durable part of the lines, which survives a loss of the [`LineStore`].
 ///
 /// # Contract

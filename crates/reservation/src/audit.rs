@@ -9,6 +9,7 @@ use usher_kernel::{AttemptId, PerformanceId, ReservationId, SeatId, Timestamp};
 
 pub use self::money::check_charges;
 use crate::SeatStatus;
+use crate::judge::payment;
 use crate::model::PassNumber;
 
 /// The event of one change of one seat, recorded in the transaction of the change.
@@ -93,6 +94,24 @@ pub struct AttemptRecord {
     pub amount: i64,
     /// Its state.
     pub state: AttemptState,
+}
+
+impl AttemptRecord {
+    /// The record of an attempt.
+    #[must_use]
+    pub const fn of(attempt: &payment::Attempt) -> Self {
+        Self {
+            id: attempt.id,
+            reservation: attempt.reservation,
+            amount: attempt.amount.amount(),
+            state: match attempt.state {
+                payment::AttemptState::Pending => AttemptState::Pending,
+                payment::AttemptState::Captured => AttemptState::Captured,
+                payment::AttemptState::Refunded => AttemptState::Refunded,
+                payment::AttemptState::Declined { .. } | payment::AttemptState::Unheard => AttemptState::Unpaid,
+            },
+        }
+    }
 }
 
 /// A refund as it is stored.
@@ -226,7 +245,7 @@ fn step(seat: &SeatId, before: Replayed, event: &SeatEvent, contradictions: &mut
         contradict("changes a sold seat".into());
     }
     let changes_hands = before.owner.is_some() && event.owner.is_some() && before.owner != event.owner;
-    let has_lapsed = before.held_until.is_none_or(|until| event.at >= until);
+    let has_lapsed = before.held_until.is_none_or(|until| model::has_lapsed(until, event.at));
     if changes_hands && !has_lapsed {
         contradict("takes over a live hold".into());
     }

@@ -218,7 +218,7 @@ impl FreeSeats {
     fn pieces<'a>(&'a self, hall: &'a Hall, grade: Grade, now: Timestamp) -> impl Iterator<Item = Piece<'a>> {
         let KnownSeats { free_from, known_before } = &self.grades[grade.0];
         let end = hall.run(*known_before).map_or(hall.n_seats, |run| run.row_index);
-        let free = free_from.range(..end).filter(move |(_, from)| from.is_none_or(|from| now >= from));
+        let free = free_from.range(..end).filter(move |(_, from)| from.is_none_or(|from| has_lapsed(from, now)));
         let mut free = free.map(|(&index, _)| index).peekable();
         std::iter::from_fn(move || {
             let first = free.next()?;

@@ -4,6 +4,10 @@
 //! A call judges a batch of commands one after the other, all at one time `now`. Each command sees the decisions on the
 //! commands before it.
 
+use std::fmt;
+
+use usher_kernel::{PerformanceId, SeatId};
+
 pub mod claims;
 pub mod hold;
 pub mod holdings;
@@ -26,27 +30,27 @@ pub enum FactsError {
     Contradiction {
         /// The fact, by the name of its field.
         fact: &'static str,
-        /// What the fact is about, by its id.
+        /// What the fact is about: its kind and its id.
         subject: String,
     },
 }
 
 /// A seat of a performance, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeatKey(String);
+pub struct SeatKey {
+    /// The performance.
+    pub performance: PerformanceId,
+    /// The seat.
+    pub seat: SeatId,
+}
 
-impl SeatKey {
-    fn of(performance: usher_kernel::PerformanceId, seat: &usher_kernel::SeatId) -> Self {
-        Self(format!("({performance}, {seat})"))
+impl fmt::Display for SeatKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({}, {})", self.performance, self.seat)
     }
 }
 
-impl std::fmt::Display for SeatKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-fn contradiction(fact: &'static str, subject: impl std::fmt::Display) -> FactsError {
-    FactsError::Contradiction { fact, subject: subject.to_string() }
+/// A contradiction in a fact about a subject: `subject` names its kind, `id` which one.
+fn contradiction(fact: &'static str, subject: &'static str, id: impl fmt::Display) -> FactsError {
+    FactsError::Contradiction { fact, subject: format!("{subject} {id}") }
 }

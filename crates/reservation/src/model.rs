@@ -54,6 +54,11 @@ impl Payment {
     }
 }
 
+/// Whether a hold has lapsed at `now`: it is live until just before `until`.
+pub(crate) fn has_lapsed(until: Timestamp, now: Timestamp) -> bool {
+    now >= until
+}
+
 /// The state of a reservation. Data exists only in the states that have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -130,7 +135,7 @@ impl Reservation {
     /// The reservation as it reads at `now`: a lapsed hold is expired, even if that is not stored yet.
     #[must_use]
     pub fn at(mut self, now: Timestamp) -> Self {
-        if self.state == State::Held && now >= self.held_until {
+        if self.state == State::Held && has_lapsed(self.held_until, now) {
             self.state = State::Expired;
         }
         self
@@ -146,7 +151,7 @@ impl Reservation {
     #[must_use]
     pub fn is_live(&self, now: Timestamp) -> bool {
         match self.state {
-            State::Held => now < self.held_until,
+            State::Held => !has_lapsed(self.held_until, now),
             State::Paying(_) => true,
             State::Confirmed { .. } | State::Released | State::Expired => false,
         }
@@ -158,7 +163,7 @@ impl Reservation {
     /// See [`TransitionError`].
     pub fn begin_payment(self, payment: Payment, now: Timestamp) -> Result<Self, TransitionError> {
         match self.state {
-            State::Held if now >= self.held_until => Err(TransitionError::HoldExpired),
+            State::Held if has_lapsed(self.held_until, now) => Err(TransitionError::HoldExpired),
             State::Held if self.declined >= Self::DECLINES_MAX => Err(TransitionError::NoAttemptsLeft),
             State::Held => {
                 let held_until = self.held_until.max(now.plus(Self::PAYING_AT_LEAST));
@@ -196,13 +201,25 @@ impl Reservation {
         Ok(Self { held_until: self.held_until_original, state: State::Held, version: self.version + 1, ..self })
     }
 
+    /// Moves the time from which any server resolves an attempt to `now`. `None`: it is not under way, or was due before.
+    /// The version stays: no other change depends on this time.
+    #[must_use]
+    pub fn resolve_early(self, attempt: AttemptId, now: Timestamp) -> Option<Self> {
+        match self.state {
+            State::Paying(payment) if payment.attempt == attempt && now < payment.resolve_at => {
+                Some(Self { state: State::Paying(Payment { resolve_at: now, ..payment }), ..self })
+            }
+            State::Paying(_) | State::Held | State::Confirmed { .. } | State::Released | State::Expired => None,
+        }
+    }
+
     /// Releases the seats.
     ///
     /// # Errors
     /// See [`TransitionError`].
     pub fn release(self, now: Timestamp) -> Result<Self, TransitionError> {
         match self.state {
-            State::Held if now >= self.held_until => Err(TransitionError::HoldExpired),
+            State::Held if has_lapsed(self.held_until, now) => Err(TransitionError::HoldExpired),
             State::Held => Ok(Self { state: State::Released, version: self.version + 1, ..self }),
             State::Expired => Err(TransitionError::HoldExpired),
             State::Paying(_) | State::Confirmed { .. } | State::Released => Err(TransitionError::WrongState),
@@ -215,7 +232,7 @@ impl Reservation {
     /// [`TransitionError::WrongState`] unless the hold has lapsed.
     pub fn expire(self, now: Timestamp) -> Result<Self, TransitionError> {
         match self.state {
-            State::Held if now >= self.held_until => {
+            State::Held if has_lapsed(self.held_until, now) => {
                 Ok(Self { state: State::Expired, version: self.version + 1, ..self })
             }
             State::Held | State::Paying(_) | State::Confirmed { .. } | State::Released | State::Expired => {

@@ -11,7 +11,7 @@ use usher_kernel::{
 use crate::audit::History;
 use crate::board::{BoardEvent, BoardRecord};
 use crate::model::{PassNumber, TransitionError};
-use crate::{Reservation, Seat, SeatCounts, SeatStatus};
+use crate::{Reservation, Seat, SeatCounts, SeatStatus, State};
 
 /// The longest page of a list: 200, and one more that tells whether another page follows.
 pub const PAGE_MAX: u64 = 201;
@@ -199,6 +199,17 @@ pub struct Unsettled {
     pub attempt: AttemptId,
     /// How many tickets the buyer gets if the gateway took the money.
     pub n_seats: usize,
+}
+
+impl Unsettled {
+    /// The payment that is under way for a reservation. `None`: there is none.
+    #[must_use]
+    pub const fn of(reservation: &Reservation) -> Option<Self> {
+        match reservation.state {
+            State::Paying(payment) => Some(Self { attempt: payment.attempt, n_seats: reservation.seats.len() }),
+            State::Held | State::Confirmed { .. } | State::Released | State::Expired => None,
+        }
+    }
 }
 
 /// A refund that the gateway has not confirmed.
@@ -413,7 +424,10 @@ pub trait ReservationRepositoryExt: ReservationRepository {
 impl<R: ReservationRepository + ?Sized> ReservationRepositoryExt for R {}
 
 /// The only answer of a call that asked for one.
-pub(crate) fn the_only<T>(operation: &'static str, answers: Vec<T>) -> Result<T, StoreError> {
+///
+/// # Errors
+/// [`StoreError::Corrupt`] if there is none.
+pub fn the_only<T>(operation: &'static str, answers: Vec<T>) -> Result<T, StoreError> {
     let too_few = || StoreError::Corrupt { operation, source: "the answer is empty".into() };
     answers.into_iter().next().ok_or_else(too_few)
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use usher_kernel::{AttemptId, PerformanceId, ReservationId, SeatId, Timestamp};
-use usher_reservation::audit::{self, AttemptRecord, RefundRecord, SaleRecord};
-use usher_reservation::judge::payment::{Attempt, AttemptState, SettleWrites};
+use usher_reservation::audit::{AttemptRecord, RefundRecord, SaleRecord};
+use usher_reservation::judge::payment::{Attempt, SettleWrites};
 use usher_reservation::ports::RefundDue;
 
 use crate::database::Contradiction;
@@ -87,17 +87,7 @@ impl Payments {
     /// The attempts to pay for a reservation, as the audit reads them.
     pub(crate) fn attempts_of(&self, reservation: ReservationId) -> impl Iterator<Item = AttemptRecord> {
         let ids = self.of_reservation.get(&reservation).into_iter().flatten();
-        ids.filter_map(|id| self.attempt(*id)).map(|attempt| AttemptRecord {
-            id: attempt.id,
-            reservation: attempt.reservation,
-            amount: attempt.amount.amount(),
-            state: match attempt.state {
-                AttemptState::Pending => audit::AttemptState::Pending,
-                AttemptState::Captured => audit::AttemptState::Captured,
-                AttemptState::Refunded => audit::AttemptState::Refunded,
-                AttemptState::Declined { .. } | AttemptState::Unheard => audit::AttemptState::Unpaid,
-            },
-        })
+        ids.filter_map(|id| self.attempt(*id)).map(AttemptRecord::of)
     }
 
     /// The refund of an attempt, as the audit reads it.
@@ -117,7 +107,7 @@ impl Payments {
 mod tests {
     use usher_kernel::{Money, TicketId};
     use usher_reservation::Ticket;
-    use usher_reservation::judge::payment::{AttemptEnd, Sale};
+    use usher_reservation::judge::payment::{AttemptEnd, AttemptState, Sale};
 
     use super::*;
 

@@ -174,11 +174,13 @@ async fn read_buyers(
     commands: &[&HoldCommand],
 ) -> Result<HashMap<Buyer, Vec<Owned>>, Failure> {
     use reservations::Column;
-    let mut buyers: HashMap<_, Vec<_>> = HashMap::new();
-    for some in padded(commands) {
+    // Each account once: the reservations of one in two statements would count twice.
+    let accounts: BTreeSet<_> = commands.iter().map(|command| command.account.uuid()).collect();
+    let (accounts, mut buyers) = (Vec::from_iter(accounts), HashMap::<_, Vec<_>>::new());
+    for some in padded(&accounts) {
         let rows = reservations::Entity::find()
             .filter(Column::PerformanceId.eq(performance.uuid()))
-            .filter(Column::AccountId.is_in(some.iter().map(|command| command.account.uuid())))
+            .filter(Column::AccountId.is_in(some))
             .filter(Column::State.is_in([rows::HELD, rows::PAYING, rows::CONFIRMED]));
         for model in rows.all(tx).await? {
             let row = Row::new("reservations", &model.id);

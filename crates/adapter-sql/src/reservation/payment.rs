@@ -9,13 +9,13 @@ use sea_orm::{
     QuerySelect,
 };
 use usher_kernel::{AttemptId, KeyUse, Operation, PerformanceId, ReservationId, Timestamp};
+use usher_reservation::Reservation;
 use usher_reservation::judge;
 use usher_reservation::judge::payment::{
     Attempt, AttemptEnd, AttemptState, BeginFacts, BeginWrites, SettleFacts, SettleWrites,
 };
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{LIST_MAX, PayCommand, PayOutcome, RefundDue, SettleCommand, Settled, Unsettled};
-use usher_reservation::{Reservation, State};
 
 use super::{locked, rows};
 use crate::entities::{ended_passes, payment_attempts, refunds, reservations, sold};
@@ -27,13 +27,13 @@ use crate::statements::{insert_all, padded, powers};
 /// The payment attempt is in progress.
 const PENDING: &str = "pending";
 /// The gateway captured the money, and it paid for the seats.
-pub(super) const CAPTURED: &str = "captured";
+const CAPTURED: &str = "captured";
 /// The gateway declined the charge.
 const DECLINED: &str = "declined";
 /// The gateway never received the charge.
 const UNHEARD: &str = "unheard";
 /// The gateway captured the money, and it is refunded: there is a row in `refunds`.
-pub(super) const REFUNDED: &str = "refunded";
+const REFUNDED: &str = "refunded";
 
 pub(super) async fn begin_all(
     tx: &DatabaseTransaction,
@@ -140,7 +140,7 @@ async fn end_passes(
     let rows = passes.iter().map(|(performance, pass)| {
         Ok(ended_passes::ActiveModel {
             performance_id: Set(performance.uuid()),
-            number: Set(rows::pass_number(*pass, performance)?),
+            number: Set(Row::new("ended_passes", performance).number("number", pass.0)?),
             ended_at: Set(now.unix_ms()),
         })
     });
@@ -157,10 +157,10 @@ async fn end_all(tx: &DatabaseTransaction, ends: Vec<AttemptEnd>, now: Timestamp
     use payment_attempts::Column;
     let mut groups: BTreeMap<_, Vec<AttemptId>> = BTreeMap::new();
     for AttemptEnd { attempt, before, after } in ends {
+        let ((before, _), after) = (columns(attempt, before)?, columns(attempt, after)?);
         groups.entry((before, after)).or_default().push(attempt);
     }
-    for ((before, after), group) in groups {
-        let ((before, _), (after, ordinal)) = (columns(before)?, columns(after)?);
+    for ((before, (after, ordinal)), group) in groups {
         for some in powers(&group) {
             let update = payment_attempts::Entity::update_many()
                 .col_expr(Column::State, Expr::value(after))
@@ -177,12 +177,12 @@ async fn end_all(tx: &DatabaseTransaction, ends: Vec<AttemptEnd>, now: Timestamp
 }
 
 /// The columns `state` and `ordinal` of an attempt.
-fn columns(state: AttemptState) -> Result<(&'static str, Option<i32>), CorruptRow> {
+fn columns(attempt: AttemptId, state: AttemptState) -> Result<(&'static str, Option<i32>), CorruptRow> {
     Ok(match state {
         AttemptState::Pending => (PENDING, None),
         AttemptState::Captured => (CAPTURED, None),
         AttemptState::Declined { ordinal } => {
-            let corrupt = |_| CorruptRow::new("payment_attempts", "ordinal", ordinal);
+            let corrupt = |_| CorruptRow::new("payment_attempts", "ordinal", attempt);
             (DECLINED, Some(ordinal.try_into().map_err(corrupt)?))
         }
         AttemptState::Unheard => (UNHEARD, None),
@@ -249,11 +249,7 @@ pub(super) async fn unsettled(
         .order_by_asc(Column::ResolveAt)
         .limit(u64::from(limit.min(LIST_MAX)));
     let due = rows::load(db, &due.all(db).await?).await?;
-    let due = due.into_iter().filter_map(|reservation| match reservation.state {
-        State::Paying(payment) => Some(Unsettled { attempt: payment.attempt, n_seats: reservation.seats.len() }),
-        State::Held | State::Confirmed { .. } | State::Released | State::Expired => None,
-    });
-    Ok(due.collect())
+    Ok(due.iter().filter_map(Unsettled::of).collect())
 }
 
 pub(super) async fn refunds_due(db: &impl ConnectionTrait, limit: u32) -> Result<Vec<RefundDue>, Failure> {

@@ -10,8 +10,7 @@ use sea_orm::{
 };
 use usher_kernel::{AccountId, AttemptId, PerformanceId, ReservationId, SeatId, Timestamp};
 use usher_reservation::audit::{
-    AttemptRecord, AttemptState, ChargeRecord, History, RefundRecord, ReservationRecord, SaleRecord, SeatEvent,
-    SeatRecord,
+    AttemptRecord, ChargeRecord, History, RefundRecord, ReservationRecord, SaleRecord, SeatEvent, SeatRecord,
 };
 use usher_reservation::model::PassNumber;
 use usher_reservation::ports::{PAGE_MAX, SeatFilter};
@@ -249,18 +248,9 @@ async fn attempts(tx: &DatabaseTransaction, performance: Uuid) -> Result<Vec<Att
     let models = payment_attempts::Entity::find()
         .filter(payment_attempts::Column::ReservationId.in_subquery(reservations_of(performance)))
         .order_by_asc(payment_attempts::Column::Id);
-    let attempts = models.all(tx).await?.into_iter().map(|model| AttemptRecord {
-        id: AttemptId::from_uuid(model.id),
-        reservation: ReservationId::from_uuid(model.reservation_id),
-        amount: model.amount,
-        state: match model.state.as_str() {
-            payment::CAPTURED => AttemptState::Captured,
-            payment::REFUNDED => AttemptState::Refunded,
-            _ if model.ended_at.is_none() => AttemptState::Pending,
-            _ => AttemptState::Unpaid,
-        },
-    });
-    Ok(attempts.collect())
+    let attempts = models.all(tx).await?;
+    let record = |model| payment::attempt(model).map(|attempt| AttemptRecord::of(&attempt));
+    Ok(attempts.iter().map(record).collect::<Result<_, _>>()?)
 }
 
 async fn refund_records(tx: &DatabaseTransaction, performance: Uuid) -> Result<Vec<RefundRecord>, Failure> {

@@ -145,24 +145,24 @@ fn reservation(
 /// Stores new reservations with their seats.
 pub(super) async fn insert(tx: &DatabaseTransaction, new: &[Reservation]) -> Result<(), Failure> {
     let rows = new.iter().map(|reservation| {
-        let row = Changeable::of(reservation)?;
+        let (row, changeable) = (Row::new("reservations", &reservation.id), Changeable::of(reservation)?);
         Ok(reservations::ActiveModel {
             id: Set(reservation.id.uuid()),
             performance_id: Set(reservation.performance.uuid()),
             account_id: Set(reservation.account.uuid()),
-            pass_number: Set(pass_number(reservation.pass, reservation.id)?),
-            n_seats: Set(small("n_seats", reservation, reservation.seats.len())?),
+            pass_number: Set(row.number("pass_number", reservation.pass.0)?),
+            n_seats: Set(row.number("n_seats", reservation.seats.len())?),
             total_amount: Set(reservation.total.amount()),
             currency: Set(reservation.total.currency().to_string()),
             created_at: Set(reservation.created_at.unix_ms()),
             held_until_original: Set(reservation.held_until_original.unix_ms()),
-            held_until: Set(row.held_until),
-            declined: Set(row.declined),
-            version: Set(row.version),
-            state: Set(row.state.to_owned()),
-            attempt_id: Set(row.attempt_id),
-            resolve_at: Set(row.resolve_at),
-            confirmed_at: Set(row.confirmed_at),
+            held_until: Set(changeable.held_until),
+            declined: Set(changeable.declined),
+            version: Set(changeable.version),
+            state: Set(changeable.state.to_owned()),
+            attempt_id: Set(changeable.attempt_id),
+            resolve_at: Set(changeable.resolve_at),
+            confirmed_at: Set(changeable.confirmed_at),
         })
     });
     let rows: Vec<_> = rows.collect::<Result<_, CorruptRow>>()?;
@@ -212,11 +212,6 @@ pub(super) async fn update(tx: &DatabaseTransaction, changed: &[(Reservation, u3
     Ok(())
 }
 
-/// The number of a pass as a column value. `of`: the id of the row, for the error.
-pub(super) fn pass_number(pass: PassNumber, of: impl ToString) -> Result<i64, CorruptRow> {
-    i64::try_from(pass.0).map_err(|_| CorruptRow::new("reservations", "pass_number", of))
-}
-
 /// The columns of a reservation that change over its lifetime.
 struct Changeable {
     held_until: i64,
@@ -239,7 +234,7 @@ impl Changeable {
         };
         Ok(Self {
             held_until: reservation.held_until.unix_ms(),
-            declined: small("declined", reservation, reservation.declined)?,
+            declined: Row::new("reservations", &reservation.id).number("declined", reservation.declined)?,
             version: i64::from(reservation.version),
             state,
             attempt_id: attempt.map(AttemptId::uuid),
@@ -247,11 +242,4 @@ impl Changeable {
             confirmed_at: confirmed_at.map(Timestamp::unix_ms),
         })
     }
-}
-
-fn small<N>(column: &'static str, reservation: &Reservation, number: N) -> Result<i32, CorruptRow>
-where
-    i32: TryFrom<N>,
-{
-    i32::try_from(number).map_err(|_| CorruptRow::new("reservations", column, reservation.id))
 }

@@ -10,7 +10,7 @@ use futures_util::future::{BoxFuture, try_join_all};
 use usher_kernel::{AccountId, AttemptId, Claim, PerformanceId, ReservationId, StoreError, Timestamp};
 use usher_reservation::ports::{
     HoldCommand, HoldOutcome, PayCommand, PayOutcome, RefundDue, ReleaseCommand, ReleaseOutcome, ReservationRepository,
-    SeatFilter, SettleCommand, Settled, Unsettled,
+    SeatFilter, SettleCommand, Settled, Unsettled, the_only,
 };
 use usher_reservation::{Reservation, Seat, SeatCounts};
 
@@ -83,9 +83,7 @@ where
                     let mut outcomes = Vec::with_capacity(commands.len());
                     for command in commands.chunks(1) {
                         let alone = verb(&*repository, command, now).await;
-                        outcomes.extend(
-                            alone.map_or_else(|error| vec![Err(error)], |one| one.into_iter().map(Ok).collect()),
-                        );
+                        outcomes.push(alone.and_then(|outcomes| the_only(operation, outcomes)));
                     }
                     outcomes
                 }

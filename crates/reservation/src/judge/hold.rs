@@ -15,7 +15,7 @@ use super::claims::{ClaimWrites, Claims, KeyMismatch};
 use super::seat::{SeatChange, SeatHolding, SeatState};
 use super::{FactsError, SeatKey, contradiction};
 use crate::best::{self, Choice, FreeSeats, Grade, Hall};
-use crate::model::PassNumber;
+use crate::model::{PassNumber, has_lapsed};
 use crate::ports::{HoldCommand, HoldOutcome, SeatWish};
 use crate::{Reservation, ReservedSeat, State};
 
@@ -76,7 +76,7 @@ impl Owned {
     #[must_use]
     pub fn counts_at(&self, now: Timestamp) -> bool {
         match self.counts {
-            Counts::Until(until) => now < until,
+            Counts::Until(until) => !has_lapsed(until, now),
             Counts::WhilePaying | Counts::ForEver => true,
         }
     }
@@ -166,6 +166,18 @@ enum Decision {
     Twin(usize),
 }
 
+/// A command's decision, or what the desk must know first.
+#[derive(Debug)]
+enum Step {
+    Decided(Decision),
+    NeedFacts(FreeSeatsWanted),
+}
+
+/// A command that changes nothing, and its answer.
+const fn nothing(outcome: HoldOutcome) -> Step {
+    Step::Decided(Decision::Nothing(outcome))
+}
+
 /// What was made under a claim.
 #[derive(Debug)]
 enum Made {
@@ -226,8 +238,8 @@ impl<'a> Desk<'a> {
     pub fn decide(&mut self) -> Result<Progress, FactsError> {
         while let Some(&command) = self.commands.get(self.decisions.len()) {
             let decision = match self.decide_on(command)? {
-                Ok(decision) => decision,
-                Err(wanted) => return Ok(Progress::NeedFacts(wanted)),
+                Step::Decided(decision) => decision,
+                Step::NeedFacts(wanted) => return Ok(Progress::NeedFacts(wanted)),
             };
             if let Decision::Seats(seats) = &decision {
                 self.take(command, seats);
@@ -301,18 +313,18 @@ impl<'a> Desk<'a> {
         Ok((outcomes, HoldWrites { reservations, seats: changes, claims }))
     }
 
-    fn decide_on(&mut self, command: &'a HoldCommand) -> Result<Result<Decision, FreeSeatsWanted>, FactsError> {
+    fn decide_on(&mut self, command: &'a HoldCommand) -> Result<Step, FactsError> {
         match self.claims.get(&command.claim) {
             Some(Ok(Made::Before(made))) => {
                 let made = made.as_ref().clone().at(self.now);
-                return Ok(Ok(Decision::Nothing(HoldOutcome::Replayed(made))));
+                return Ok(nothing(HoldOutcome::Replayed(made)));
             }
-            Some(Ok(Made::Now(position))) => return Ok(Ok(Decision::Twin(*position))),
-            Some(Err(KeyMismatch)) => return Ok(Ok(Decision::Nothing(HoldOutcome::KeyMismatch))),
+            Some(Ok(Made::Now(position))) => return Ok(Step::Decided(Decision::Twin(*position))),
+            Some(Err(KeyMismatch)) => return Ok(nothing(HoldOutcome::KeyMismatch)),
             None => {}
         }
         match &command.seats {
-            SeatWish::Named(names) => Ok(Ok(self.find_named(command, names))),
+            SeatWish::Named(names) => Ok(Step::Decided(self.find_named(command, names))),
             SeatWish::Best { count, grade } => self.choose(command, *count, grade.as_deref()),
         }
     }
@@ -326,12 +338,7 @@ impl<'a> Desk<'a> {
         refusal.map_or_else(|| Decision::Seats(names.to_vec()), Decision::Nothing)
     }
 
-    fn choose(
-        &self,
-        command: &HoldCommand,
-        count: u32,
-        grade: Option<&str>,
-    ) -> Result<Result<Decision, FreeSeatsWanted>, FactsError> {
+    fn choose(&self, command: &HoldCommand, count: u32, grade: Option<&str>) -> Result<Step, FactsError> {
         let choosing = self.choosing.get(&command.performance);
         let grade = grade.map(|name| choosing.and_then(|choosing| choosing.hall.grade(name)));
         let refusal = (grade == Some(None))
@@ -339,17 +346,18 @@ impl<'a> Desk<'a> {
             .or_else(|| self.refuse_pass(command))
             .or_else(|| self.refuse_over_limit(command, count as usize));
         if let Some(refusal) = refusal {
-            return Ok(Ok(Decision::Nothing(refusal)));
+            return Ok(nothing(refusal));
         }
-        let Some(choosing) = choosing else { return Ok(Ok(Decision::Nothing(HoldOutcome::NotEnoughSeats))) };
+        let Some(choosing) = choosing else { return Ok(nothing(HoldOutcome::NotEnoughSeats)) };
         match best::choose(&choosing.hall, &choosing.free, count, grade.flatten(), self.now) {
             Choice::Seats(indices) => {
                 let names: Option<_> = indices.into_iter().map(|index| choosing.hall.seat(index)).collect();
-                let names = names.ok_or_else(|| contradiction("seat_index", command.performance))?;
-                Ok(Ok(Decision::Seats(names)))
+                let names =
+                    names.ok_or_else(|| contradiction("seat_index", "a seat of performance", command.performance))?;
+                Ok(Step::Decided(Decision::Seats(names)))
             }
-            Choice::NotEnough => Ok(Ok(Decision::Nothing(HoldOutcome::NotEnoughSeats))),
-            Choice::Unknown(grade) => Ok(Err(choosing.wanted(command.performance, grade))),
+            Choice::NotEnough => Ok(nothing(HoldOutcome::NotEnoughSeats)),
+            Choice::Unknown(grade) => Ok(Step::NeedFacts(choosing.wanted(command.performance, grade))),
         }
     }
 
@@ -363,7 +371,7 @@ impl<'a> Desk<'a> {
     fn refuse_taken(&self, command: &HoldCommand, names: &[SeatId]) -> Option<HoldOutcome> {
         let is_free = |name: &SeatId| {
             let key = (command.performance, name.clone());
-            let was_taken = self.taken.get(&key).is_some_and(|until| self.now < *until);
+            let was_taken = self.taken.get(&key).is_some_and(|until| !has_lapsed(*until, self.now));
             !was_taken && self.seats.get(&key).is_some_and(|state| state.is_free(self.now))
         };
         let taken: Vec<_> = names.iter().filter(|name| !is_free(name)).cloned().collect();
@@ -413,12 +421,13 @@ fn new_reservation(
     let mut total: Option<Money> = None;
     let mut reserved = Vec::with_capacity(names.len());
     for name in names {
-        let key = SeatKey::of(command.performance, name);
         // Another buyer may have taken it before it was locked.
         let state = seats.get(&(command.performance, name.clone())).filter(|state| state.is_free(now));
-        let Some(SeatState { seat, grade, price, .. }) = state.cloned() else { return Err(FactsError::Stale(key)) };
+        let Some(SeatState { seat, grade, price, .. }) = state.cloned() else {
+            return Err(FactsError::Stale(SeatKey { performance: command.performance, seat: name.clone() }));
+        };
         let sum = total.map_or(Ok(price), |total| total.plus(price));
-        total = Some(sum.map_err(|_| contradiction("price_amount", key))?);
+        total = Some(sum.map_err(|_| contradiction("price_amount", "seat", &seat))?);
         reserved.push(ReservedSeat { seat, grade, price });
     }
     let held_until = now.plus(command.hold_ttl);
@@ -428,7 +437,7 @@ fn new_reservation(
         account: command.account,
         pass: command.pass,
         seats: reserved,
-        total: total.ok_or_else(|| contradiction("n_seats", command.id))?,
+        total: total.ok_or_else(|| contradiction("n_seats", "reservation", command.id))?,
         created_at: now,
         held_until,
         held_until_original: held_until,

@@ -217,7 +217,7 @@ impl Till {
     fn settle(&mut self, command: &SettleCommand) -> Result<Option<Settled>, FactsError> {
         let Some(attempt) = self.attempts.get(&command.attempt).copied() else { return Ok(None) };
         let reservation = self.holdings.get(attempt.reservation).cloned();
-        let reservation = reservation.ok_or_else(|| contradiction("reservation_id", attempt.id))?;
+        let reservation = reservation.ok_or_else(|| contradiction("reservation_id", "payment attempt", attempt.id))?;
         let settled = match (attempt.state, &command.verdict) {
             (AttemptState::Pending, Verdict::Captured(tickets)) => self.capture(&attempt, reservation, tickets)?,
             (AttemptState::Pending, Verdict::Declined) => {
@@ -257,7 +257,7 @@ impl Till {
             return Ok(self.refund(attempt));
         }
         if tickets.len() != reservation.seats.len() {
-            return Err(contradiction("ticket_id", id));
+            return Err(contradiction("ticket_id", "reservation", id));
         }
         let tickets = reservation.seats.iter().zip(tickets);
         let tickets: Vec<_> =
@@ -291,5 +291,5 @@ impl Till {
 }
 
 fn not_paying(attempt: &Attempt) -> FactsError {
-    contradiction("state", attempt.id)
+    contradiction("state", "payment attempt", attempt.id)
 }

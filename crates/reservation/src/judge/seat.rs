@@ -3,6 +3,7 @@
 use usher_kernel::{Money, PerformanceId, ReservationId, SeatId, Timestamp};
 
 use crate::SeatStatus;
+use crate::model::has_lapsed;
 
 /// Who has a seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +21,7 @@ impl SeatHolding {
     #[must_use]
     pub fn status_at(self, now: Timestamp) -> SeatStatus {
         match self {
-            Self::Held(_, until) if now >= until => SeatStatus::Available,
+            Self::Held(_, until) if has_lapsed(until, now) => SeatStatus::Available,
             Self::Nobody | Self::Held(..) | Self::Sold(_) => self.status(),
         }
     }
