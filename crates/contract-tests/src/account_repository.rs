@@ -1,4 +1,4 @@
-//! What every [`AccountRepository`] does. The numbers are those of its contract.
+//! The contract suite of [`AccountRepository`]. Numbers refer to the items of its contract.
 
 use std::sync::Arc;
 
@@ -7,16 +7,16 @@ use usher_kernel::{AccountId, Timestamp};
 
 use crate::race::race;
 
-/// A repository of its own for each test.
+/// Gives each test a repository of its own.
 pub trait Fixture: Send + Sync + Sized + 'static {
-    /// An empty one. It lives as long as the fixture.
+    /// A fixture with an empty repository, which lives as long as the fixture.
     fn fresh() -> impl Future<Output = Self> + Send;
 
     /// The repository.
     fn repository(&self) -> Arc<dyn AccountRepository>;
 }
 
-/// Stamps the suite on a [`Fixture`].
+/// Generates the suite's tests for a [`Fixture`].
 #[macro_export]
 macro_rules! account_repository_contract {
     ($fixture:ty) => {
@@ -60,7 +60,7 @@ pub async fn of_many_accounts_with_one_mail_address_one_is_stored<F: Fixture>() 
     }
 }
 
-/// 1, one after the other.
+/// 1, with sequential calls.
 pub async fn an_account_with_a_taken_mail_address_is_not_stored<F: Fixture>() {
     let fixture = F::fresh().await;
     let repository = fixture.repository();
@@ -96,7 +96,7 @@ pub async fn what_was_added_is_found_whole<F: Fixture>() {
     }
 }
 
-/// 1 and 2: a database that compares texts as people do would let one person log in as another.
+/// 1 and 2: a database that ignores accents in a comparison would let one person log in as another.
 pub async fn mail_addresses_that_look_alike_are_different<F: Fixture>() {
     let fixture = F::fresh().await;
     let repository = fixture.repository();
@@ -142,7 +142,7 @@ fn email(address: &str) -> Email {
 }
 
 fn password_hash(n: u8) -> PasswordHash {
-    // As long as argon2's default parameters make it.
+    // As long as a hash with the default parameters of argon2.
     PasswordHash::new(format!("$argon2id$v=19$m=19456,t=2,p=1$c29tZSBzYWx0IG9mIG1pbmU${n:043}"))
 }
 
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
     use crate::race::Gap;
 
-    /// Asks whether the address is free, and adds the account after others could ask too.
+    /// Checks that the address is free, and adds the account after other callers could check too.
     #[derive(Default)]
     struct CheckThenAct(Mutex<Vec<(Account, PasswordHash)>>, Gap);
 

@@ -1,4 +1,4 @@
-//! What every [`CatalogueRepository`] does. The numbers are those of its contract.
+//! The contract suite of [`CatalogueRepository`]. Numbers refer to the items of its contract.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use usher_reservation::SeatStatus;
 
 use crate::race::{RACERS, race};
 
-/// A repository of its own for each test.
+/// Gives each test a repository of its own.
 pub trait Fixture: Send + Sync + Sized + 'static {
-    /// An empty one. It lives as long as the fixture.
+    /// A fixture with an empty repository, which lives as long as the fixture.
     fn fresh() -> impl Future<Output = Self> + Send;
 
     /// The repository.
     fn repository(&self) -> Arc<dyn CatalogueRepository>;
 
-    /// Status and version of a performance's seats, which the port does not show.
+    /// The status and version of each seat of a performance, which the port does not return.
     fn seats(&self, performance: PerformanceId) -> impl Future<Output = Vec<(SeatStatus, u32)>> + Send;
 }
 
-/// Stamps the suite on a [`Fixture`].
+/// Generates the suite's tests for a [`Fixture`].
 #[macro_export]
 macro_rules! catalogue_repository_contract {
     ($fixture:ty) => {
@@ -100,11 +100,11 @@ fn one_was_added<T: Clone + PartialEq + std::fmt::Debug>(outcomes: Vec<(T, AddOu
     let first = &added[0].0;
     assert_eq!(stored, std::slice::from_ref(first), "and it is the one that is stored");
     for (_, outcome) in others {
-        assert_eq!(outcome, AddOutcome::Replayed(first.clone()), "the others are told of it");
+        assert_eq!(outcome, AddOutcome::Replayed(first.clone()), "the others get it as a replay");
     }
 }
 
-/// 1, one after the other.
+/// 1, with sequential calls.
 pub async fn a_repeated_claim_is_told_what_it_added<F: Fixture>() {
     let fixture = F::fresh().await;
     let repository = fixture.repository();
@@ -185,7 +185,7 @@ pub async fn a_refusal_keeps_neither_the_thing_nor_the_claim<F: Fixture>() {
     assert_eq!(replayed, AddOutcome::Replayed(performance(1)));
 }
 
-/// 1: with the longest texts, and the spans to the millisecond.
+/// 1: with the longest texts, and with times and spans to the millisecond.
 pub async fn what_was_added_is_found_whole<F: Fixture>() {
     let fixture = F::fresh().await;
     let repository = fixture.repository();
@@ -213,7 +213,7 @@ pub async fn what_was_added_is_found_whole<F: Fixture>() {
     assert_eq!(repository.performance(PerformanceId::from_bytes([2; 16])).await.unwrap(), None);
 }
 
-/// 4, as a race: each map has its own version, and whoever reads meanwhile reads one map with its own version.
+/// 4, as a race: each map gets a version of its own, and a concurrent reader gets a whole map with its version.
 pub async fn racing_maps_replace_each_other_whole<F: Fixture>() {
     let fixture = F::fresh().await;
     let performance = with_performance(&fixture).await;
@@ -289,7 +289,7 @@ pub async fn seats_are_locked_from_the_opening_on<F: Fixture>() {
     assert_eq!((read.version, read.map), (1, map(2)));
 }
 
-/// 4: more seats than fit into one statement, and sections that differ in case only.
+/// 4: more seats than fit into one statement, in sections whose names differ only in case.
 pub async fn a_large_map_is_read_back_as_it_was<F: Fixture>() {
     let fixture = F::fresh().await;
     let performance = with_performance(&fixture).await;
@@ -307,7 +307,7 @@ pub async fn a_large_map_is_read_back_as_it_was<F: Fixture>() {
 pub async fn lists_come_in_pages_in_the_order_of_ids<F: Fixture>() {
     let fixture = F::fresh().await;
     let repository = fixture.repository();
-    // From 127 to 129, so that signed bytes would be seen; not in order.
+    // Not in order. A store that compares ids as signed bytes puts 128 and 129 first.
     for n in [129, 1, 128, 3, 127, 2] {
         let claim = claim(&format!("concert-{n}"), n);
         assert_eq!(repository.add_concert(&concert(n), &claim, NOW).await.unwrap(), AddOutcome::Added);
@@ -406,7 +406,7 @@ fn claim(key: &str, fingerprint: u8) -> Claim {
     }
 }
 
-/// One row of so many seats; no two of these maps share a seat's place in the hall.
+/// One row with this many seats. A seat has another price and position in each of these maps.
 fn map(n_seats: u16) -> SeatMap {
     SeatMap::from_sections(&[section("A", 1, n_seats, "R")]).unwrap()
 }
@@ -448,7 +448,7 @@ mod tests {
         }
     }
 
-    /// Decides by what it saw, and acts after others could look too.
+    /// Decides on a copy that it read, and writes after other callers could read too.
     #[derive(Default)]
     struct CheckThenAct(Mutex<Contents>, Gap);
 

@@ -1,6 +1,6 @@
 //! The port suites: the sole definition of what a correct adapter is. For tests and benchmarks only.
 
-#![expect(clippy::unwrap_used, reason = "a suite is a test, and fails where it is")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test where it is")]
 
 pub mod account_repository;
 pub mod catalogue_repository;

@@ -1,4 +1,4 @@
-//! What every [`LineLedger`] does. The numbers are those of its contract.
+//! The contract suite of [`LineLedger`]. Numbers refer to the items of its contract.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use usher_queue::{AccountHash, Epoch, Grant, PlaceNumber};
 
 use crate::race::{RACERS, race};
 
-/// A ledger of its own for each test.
+/// Gives each test a ledger of its own.
 pub trait Fixture: Send + Sync + Sized + 'static {
-    /// An empty one, before its first epoch. It lives as long as the fixture.
+    /// A fixture with an empty ledger before its first epoch, which lives as long as the fixture.
     fn fresh() -> impl Future<Output = Self> + Send;
 
     /// The ledger.
     fn ledger(&self) -> Arc<dyn LineLedger>;
 }
 
-/// Stamps the suite on a [`Fixture`].
+/// Generates the suite's tests for a [`Fixture`].
 #[macro_export]
 macro_rules! line_ledger_contract {
     ($fixture:ty) => {
@@ -65,12 +65,12 @@ pub async fn of_many_who_saw_one_epoch_one_begins_the_next<F: Fixture>() {
         })
         .await;
 
-        assert_eq!(told, vec![next; usize::from(RACERS)], "one begins the next epoch, all are told of it");
+        assert_eq!(told, vec![next; usize::from(RACERS)], "one begins the next epoch, and all get it");
         assert_eq!(fixture.ledger().epoch().await.unwrap(), next);
     }
 }
 
-/// 1, one after the other.
+/// 1, with sequential calls.
 pub async fn an_epoch_begins_only_after_the_one_seen<F: Fixture>() {
     let fixture = F::fresh().await;
     let ledger = fixture.ledger();
@@ -104,7 +104,7 @@ pub async fn of_many_who_open_a_line_one_moves_its_ceiling<F: Fixture>() {
     }
 }
 
-/// 2, one after the other: no number is given out in two epochs.
+/// 2, with sequential calls: no number is given out in two epochs.
 pub async fn a_line_opens_once_per_epoch_at_its_ceiling<F: Fixture>() {
     let fixture = F::fresh().await;
     let ledger = with_line(&fixture).await;
@@ -122,7 +122,7 @@ pub async fn a_line_opens_once_per_epoch_at_its_ceiling<F: Fixture>() {
     assert_eq!(other, Superseded::No(opening(0, BLOCK)), "other lines have ceilings of their own");
 }
 
-/// 2: a grant is live while `now < expires_at`, and until its pass ended.
+/// 2: a grant is live while `now < expires_at` and its pass has not ended.
 pub async fn an_opening_tells_the_mark_and_the_live_grants<F: Fixture>() {
     let fixture = F::fresh().await;
     let ledger = with_line(&fixture).await;
@@ -165,7 +165,7 @@ pub async fn of_many_who_reserve_one_raises_the_ceiling<F: Fixture>() {
     assert_eq!(told, vec![raised; usize::from(RACERS)], "the ceiling rises by one block");
 }
 
-/// 3, one after the other.
+/// 3, with sequential calls.
 pub async fn a_ceiling_is_raised_only_from_the_one_seen<F: Fixture>() {
     let fixture = F::fresh().await;
     let ledger = with_line(&fixture).await;
@@ -187,7 +187,7 @@ pub async fn racing_marks_only_rise_and_lose_no_grant<F: Fixture>() {
     race(|n| {
         let ledger = Arc::clone(&ledger);
         async move {
-            // 37 has no factor in common with 64: every number once, and the last to start is not the highest.
+            // 37 and 64 have no common factor, so each number occurs once. The last task does not have the highest.
             let number = u64::from(n) * 37 % u64::from(RACERS) + 1;
             let granted = [grant(number, expires_at)];
             let saved = ledger.save(LINE, FIRST, &mark(number, 1_000 - number), &granted).await.unwrap();
@@ -204,7 +204,7 @@ pub async fn racing_marks_only_rise_and_lose_no_grant<F: Fixture>() {
     assert_eq!(live, all, "no grant is lost");
 }
 
-/// 4, one after the other. What is not a watermark is as last heard.
+/// 4, with sequential calls. Values that are not watermarks are those of the last save.
 pub async fn a_mark_never_lowers_serving_or_issued<F: Fixture>() {
     let fixture = F::fresh().await;
     let ledger = with_line(&fixture).await;
@@ -243,7 +243,7 @@ pub async fn a_grant_saved_again_is_one_grant<F: Fixture>() {
     assert_eq!(opened.live, [grant(1, later), grant(2, soon)]);
 }
 
-/// 4: more than fit into one statement.
+/// 4: more grants than fit into one statement.
 pub async fn many_grants_are_saved_at_once<F: Fixture>() {
     const N: u64 = 5_001;
     let fixture = F::fresh().await;
@@ -258,7 +258,7 @@ pub async fn many_grants_are_saved_at_once<F: Fixture>() {
     assert!(opened.live == granted, "every grant is saved");
 }
 
-/// 5: as soon as the newer epoch began, whether or not the line is open in it.
+/// 5: from the beginning of the newer epoch, whether or not the line is open in it.
 pub async fn an_older_epoch_changes_nothing<F: Fixture>() {
     let fixture = F::fresh().await;
     let ledger = with_line(&fixture).await;
@@ -299,7 +299,7 @@ pub async fn an_ended_pass_stays_ended<F: Fixture>() {
     assert_eq!(opened, Superseded::No(Opening { mark: mark(1, 1), ..reopening(0, BLOCK) }), "it is not live");
 }
 
-/// 6: up to the longest question, with passes that ended before their grants were saved.
+/// 6: up to 1,000 numbers a call, the maximum, and with a pass that ended before its grant was saved.
 pub async fn past_grants_are_told_in_the_order_asked<F: Fixture>() {
     let fixture = F::fresh().await;
     let ledger = with_line(&fixture).await;
@@ -333,13 +333,13 @@ async fn with_line<F: Fixture>(fixture: &F) -> Arc<dyn LineLedger> {
     ledger
 }
 
-/// What the first to open a line in an epoch is told.
+/// The ledger's answer to the first call that opens a line in an epoch.
 fn opening(start: u64, ceiling: u64) -> Opening {
     let (start, ceiling) = (PlaceNumber::new(start), PlaceNumber::new(ceiling));
     Opening { is_first: true, start, ceiling, mark: LineMark::default(), live: Vec::new() }
 }
 
-/// What everybody after the first is told.
+/// The ledger's answer to every later call in that epoch.
 fn reopening(start: u64, ceiling: u64) -> Opening {
     Opening { is_first: false, ..opening(start, ceiling) }
 }
@@ -380,7 +380,7 @@ mod tests {
         ended: HashSet<(PerformanceId, PlaceNumber)>,
     }
 
-    /// Decides by what it saw, and acts after others could look too.
+    /// Decides on a copy that it read, and writes after other callers could read too.
     #[derive(Default)]
     struct CheckThenAct(Mutex<Contents>, Gap);
 

@@ -1,6 +1,6 @@
-//! What every [`LineStore`] does. The numbers are those of its contract; the L-numbers are those of `docs/LESSONS.md`.
+//! The contract suite of [`LineStore`]. Numbers refer to the items of its contract, L-numbers to `docs/LESSONS.md`.
 //!
-//! Time is what the suite says it is. Each test has a line of its own, under a random performance.
+//! The suite sets the time. Each test has a line of its own, of a random performance.
 
 mod admission;
 #[cfg(test)]
@@ -33,16 +33,16 @@ pub use presence::*;
 pub use races::*;
 pub use reading::*;
 
-/// Where a test gets its store from.
+/// Gives each test its store.
 pub trait Fixture: Send + Sync + 'static {
-    /// A store. Tests share nothing in it: each has its own performance.
+    /// A store. Tests may share it, because each uses a performance of its own.
     fn store() -> impl Future<Output = Arc<dyn LineStore>> + Send;
 }
 
-/// Stamps the suite on a [`Fixture`].
+/// Generates the suite's tests for a [`Fixture`].
 #[macro_export]
 macro_rules! line_store_contract {
-    // In one test: for a store that takes longer to start than its suite to run.
+    // All items in one test, for a store that takes longer to start than the suite takes to run.
     (whole $fixture:ty) => {
         $crate::line_store_contract! { @whole $fixture }
     };
@@ -135,7 +135,7 @@ macro_rules! line_store_contract {
     };
 }
 
-/// In the future of any real clock, so that no store takes its keys for long expired.
+/// Later than any real clock, so that no store drops its keys as expired.
 const OPENED_AT: Timestamp = Timestamp::from_unix_ms(4_000_000_000_000);
 const FIRST: Epoch = Epoch::new(1);
 const SECOND: Epoch = Epoch::new(2);
@@ -144,10 +144,10 @@ const WINDOW: Duration = Duration::from_secs(80);
 const BUCKET: Duration = Duration::from_secs(20);
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND_LONG: Duration = Duration::from_secs(1);
-/// As the scheduler asks.
+/// Most places that a call examines, as in the scheduler.
 const EXAMINE_MAX: u32 = 1_000;
 
-/// One line in a store, and what its server believes.
+/// One line in a store, and a server's epoch, time, terms and ceiling for it.
 #[derive(Clone)]
 struct Scene {
     store: Arc<dyn LineStore>,
@@ -157,7 +157,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// A line that nobody opened: no limit but a capacity of 100, and an open gate.
+    /// A line before `open`. Its terms: an open gate, a capacity of 100, no rate limit.
     async fn unopened<F: Fixture>() -> Self {
         let at = At { performance: random_performance(), epoch: FIRST, now: OPENED_AT };
         let terms = AdmitTerms {
@@ -171,7 +171,7 @@ impl Scene {
         Self { store: F::store().await, at, terms, ceiling: PlaceNumber::new(1_000_000) }
     }
 
-    /// A line that opened for the first time.
+    /// A line that is open, with nothing contributed.
     async fn open<F: Fixture>() -> Self {
         Self::opened_with::<F>(&Contribution::default()).await
     }
@@ -182,7 +182,7 @@ impl Scene {
         scene
     }
 
-    /// A line in which these wait, from number 1 on.
+    /// A line in which these accounts wait, from number 1 on.
     async fn with_waiting<F: Fixture>(indices: Range<u64>) -> Self {
         let scene = Self::open::<F>().await;
         scene.queue_up(indices).await;
@@ -232,7 +232,7 @@ impl Scene {
         only(self.join(&[account(index)]).await)
     }
 
-    /// Lets these join while the gate is shut, so that they wait.
+    /// Joins these accounts while the gate is shut, so that they wait.
     async fn queue_up(&self, indices: Range<u64>) -> Vec<Place> {
         let outcomes = self.with_gate(Gate::Shut).join(&accounts(indices.clone())).await;
         let place = |(index, outcome)| match outcome {
@@ -250,7 +250,7 @@ impl Scene {
         current(self.store.admit(self.at, &self.terms, examine_max).await)
     }
 
-    /// The numbers that one call of the scheduler admits.
+    /// Calls `admit` once, and returns the numbers that it admitted.
     async fn admit_numbers(&self) -> Vec<u64> {
         numbers(&self.admit().await.granted)
     }
@@ -280,7 +280,7 @@ impl Scene {
         current(self.store.mark_present(self.at, self.terms.presence_window, &seen).await);
     }
 
-    /// Lets time go by while a server merges that it saw these, as often as it must.
+    /// Lets time pass while a server merges these numbers as present, at least every eighth of the window.
     async fn watch(&mut self, span: Duration, seen: &[u64]) {
         let end = self.at.now.plus(span);
         while self.at.now < end {
@@ -324,7 +324,7 @@ fn numbers(grants: &[Grant]) -> Vec<u64> {
     grants.iter().map(|grant| grant.number.get()).collect()
 }
 
-/// The numbers that a reader is told, one by one or as a set.
+/// The numbers in an answer, which lists them or has the whole set.
 fn learned(gone: GoneChanges) -> RoaringTreemap {
     match gone {
         GoneChanges::Since(numbers) => numbers.iter().map(|number| number.get()).collect(),

@@ -1,4 +1,4 @@
-//! What every [`PolicyRepository`] does. The numbers are those of its contract.
+//! The contract suite of [`PolicyRepository`]. Numbers refer to the items of its contract.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +9,16 @@ use usher_queue::{AdmissionPolicy, LineState, PolicyPatch};
 
 use crate::race::{RACERS, race};
 
-/// A repository of its own for each test.
+/// Gives each test a repository of its own.
 pub trait Fixture: Send + Sync + Sized + 'static {
-    /// An empty one. It lives as long as the fixture.
+    /// A fixture with an empty repository, which lives as long as the fixture.
     fn fresh() -> impl Future<Output = Self> + Send;
 
     /// The repository.
     fn repository(&self) -> Arc<dyn PolicyRepository>;
 }
 
-/// Stamps the suite on a [`Fixture`].
+/// Generates the suite's tests for a [`Fixture`].
 #[macro_export]
 macro_rules! policy_repository_contract {
     ($fixture:ty) => {
@@ -53,7 +53,7 @@ const OTHER_DEFAULT: AdmissionPolicy = AdmissionPolicy {
 };
 const NOTHING: PolicyPatch =
     PolicyPatch { capacity: None, rate_per_s: None, pass_ttl: None, presence_window: None, state: None };
-/// A patch per value.
+/// One patch for each value of a policy.
 const PATCHES: [PolicyPatch; 5] = [
     PolicyPatch { capacity: Some(500), ..NOTHING },
     PolicyPatch { rate_per_s: Some(60), ..NOTHING },
@@ -62,7 +62,7 @@ const PATCHES: [PolicyPatch; 5] = [
     PolicyPatch { state: Some(LineState::Paused), ..NOTHING },
 ];
 
-/// 1, as a race: the values of some lines are patched all at once, each by one caller.
+/// 1, as a race: each caller patches one value of one line.
 pub async fn of_many_patches_of_different_values_none_is_lost<F: Fixture>() {
     let fixture = F::fresh().await;
     let job = |n: u8| (line(n / 5), PATCHES[usize::from(n % 5)]);
@@ -84,7 +84,7 @@ pub async fn of_many_patches_of_different_values_none_is_lost<F: Fixture>() {
     }
 }
 
-/// 1: whatever the default is by then.
+/// 1: a value without a patch follows the default, even when the default changes.
 pub async fn a_value_never_patched_is_the_defaults<F: Fixture>() {
     let fixture = F::fresh().await;
     let repository = fixture.repository();
@@ -93,7 +93,7 @@ pub async fn a_value_never_patched_is_the_defaults<F: Fixture>() {
         assert_eq!(repository.patch(line(1), &default, &NOTHING).await.unwrap(), Ok(default));
     }
 
-    // To what the default is already: it stays when the default changes.
+    // A patch to the default's value keeps that value when the default changes.
     let patch = PolicyPatch { capacity: Some(DEFAULT.capacity), ..NOTHING };
     assert_eq!(repository.patch(line(1), &DEFAULT, &patch).await.unwrap(), Ok(DEFAULT));
 
@@ -102,7 +102,7 @@ pub async fn a_value_never_patched_is_the_defaults<F: Fixture>() {
     assert_eq!(repository.find(line(2), &OTHER_DEFAULT).await.unwrap(), OTHER_DEFAULT, "lines do not mix");
 }
 
-/// 1, one after the other.
+/// 1, with sequential calls.
 pub async fn a_patch_changes_only_what_it_names<F: Fixture>() {
     let fixture = F::fresh().await;
     let repository = fixture.repository();
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::race::Gap;
 
-    /// Reads what was patched before, and writes it back after others could read it too.
+    /// Reads the earlier patches, and writes them back after other callers could read them too.
     #[derive(Default)]
     struct CheckThenAct(Mutex<HashMap<PerformanceId, PolicyPatch>>, Gap);
 

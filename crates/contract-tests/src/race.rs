@@ -1,17 +1,17 @@
-//! Many tasks that start at the same moment: what every suite's race is run with.
+//! Runs tasks that start at the same moment, for the races of all suites.
 
 use std::sync::Arc;
 
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-/// How many take part in a race.
+/// Tasks in a race.
 pub const RACERS: u8 = 64;
 
-/// Runs a task per racer, all set off at once. Answers in the order in which they finish.
+/// Runs a task per racer. All start at once; results come in the order in which the tasks finish.
 ///
 /// # Panics
-/// If one of them does.
+/// If a task does.
 pub async fn race<T, F>(racer: impl Fn(u8) -> F + Send) -> Vec<T>
 where
     T: Send + 'static,
@@ -20,10 +20,10 @@ where
     race_all((0..RACERS).map(racer)).await
 }
 
-/// Runs all of these as tasks, all set off at once. Answers in the order in which they finish.
+/// Runs these futures as tasks. All start at once; results come in the order in which the tasks finish.
 ///
 /// # Panics
-/// If one of them does.
+/// If a task does.
 pub async fn race_all<T, F>(racers: impl IntoIterator<Item = F>) -> Vec<T>
 where
     T: Send + 'static,
@@ -42,8 +42,8 @@ where
     tasks.join_all().await
 }
 
-/// The gap between check and act that the suites' negative controls have. A caller stays in it until another caller
-/// arrives, so that no lucky schedule hides the race.
+/// The gap between check and act in the suites' negative controls. A caller waits in it until another caller arrives,
+/// so that no lucky schedule hides the race.
 #[cfg(test)]
 #[derive(Debug)]
 pub(crate) struct Gap(tokio::sync::watch::Sender<usize>);
@@ -57,8 +57,8 @@ impl Default for Gap {
 
 #[cfg(test)]
 impl Gap {
-    /// How long a caller waits for another one before it goes on alone: longer than a busy machine mostly keeps a task
-    /// waiting, and short enough for suites that call one after the other.
+    /// How long a caller waits for another caller: longer than a task usually waits for a core of a busy machine, and
+    /// short enough for tests with sequential calls.
     const WAIT_MAX: std::time::Duration = std::time::Duration::from_millis(20);
 
     pub(crate) async fn wait_for_others(&self) {
@@ -68,7 +68,7 @@ impl Gap {
             *n += 1;
             n_arrived = *n;
         });
-        // The last caller of a race stays alone, and goes on when the time is over.
+        // No caller arrives after the last one of a race, which goes on after the timeout.
         drop(tokio::time::timeout(Self::WAIT_MAX, arrivals.wait_for(|n| *n > n_arrived)).await);
     }
 }

@@ -1,6 +1,7 @@
-//! What every [`ReservationRepository`] does. The numbers are those of its contract.
+//! The contract suite of [`ReservationRepository`] and [`SeatEvents`]. Numbers refer to the items of the contract of
+//! [`ReservationRepository`], or, after the word Events, of [`SeatEvents`].
 //!
-//! Each item ends with an audit of the whole history: whatever happened, no seat was sold twice.
+//! Nearly every item ends with an audit of the whole history, which finds a seat that was sold twice.
 
 mod best_seats;
 #[cfg(test)]
@@ -46,9 +47,9 @@ pub use races::*;
 pub use reading::*;
 pub use selecting::*;
 
-/// A repository of its own for each test.
+/// Gives each test a repository of its own.
 pub trait Fixture: Send + Sync + Sized + 'static {
-    /// An empty one. It lives as long as the fixture.
+    /// A fixture with an empty repository, which lives as long as the fixture.
     fn fresh() -> impl Future<Output = Self> + Send;
 
     /// The repository.
@@ -63,17 +64,17 @@ pub trait Fixture: Send + Sync + Sized + 'static {
     /// Makes a performance with these seats, all available.
     fn seed(&self, performance: PerformanceId, map: &SeatMap) -> impl Future<Output = ()> + Send;
 
-    /// The owner of a pass leaves the line.
+    /// Ends a pass, as its owner does by leaving the line.
     fn leave(&self, performance: PerformanceId, pass: PassNumber, now: Timestamp) -> impl Future<Output = ()> + Send;
 }
 
-/// A store whose transactions run side by side, so that one can be open while others commit.
+/// A store with concurrent transactions: one can stay open while others commit.
 pub trait SideBySide: Fixture {
-    /// A transaction that is open, and holds a seat.
+    /// An open transaction that holds a seat.
     type Open: Send;
 
-    /// Makes a seat that is available held, and writes the event, in a transaction of its own that stays open. Nobody
-    /// has the seat after it: the owner is made up.
+    /// Marks an available seat as held, and writes the event, in a transaction that stays open. No reservation has the
+    /// seat.
     fn hold_open(&self, performance: PerformanceId, seat: &SeatId) -> impl Future<Output = Self::Open> + Send;
 
     /// Commits it.
@@ -119,7 +120,7 @@ pub async fn seed_through(catalogue: &impl CatalogueRepository, performance: Per
     assert_eq!(replaced, ReplaceSeatsOutcome::Replaced { map_version: 1 });
 }
 
-/// Stamps the suite on a [`Fixture`].
+/// Generates the suite's tests for a [`Fixture`].
 #[macro_export]
 macro_rules! reservation_repository_contract {
     ($fixture:ty) => {
@@ -195,7 +196,7 @@ macro_rules! reservation_repository_contract {
     )*};
 }
 
-/// Stamps what can be shown only where transactions run side by side on a [`SideBySide`] fixture.
+/// Generates the tests that need concurrent transactions, for a [`SideBySide`] fixture.
 #[macro_export]
 macro_rules! reservation_repository_side_by_side_contract {
     ($fixture:ty) => {
@@ -211,10 +212,10 @@ const MS: Duration = Duration::from_millis(1);
 const HOLD_TTL: Duration = Duration::from_secs(300);
 const MINUTE: Duration = Reservation::PAYING_AT_LEAST;
 const PRICE: i64 = 150_000;
-/// Enough of them that some meet.
+/// Tasks in a race.
 const RACERS: u32 = crate::race::RACERS as u32;
 
-/// A performance on sale, and what happens on it.
+/// A performance on sale, and the ports under test.
 struct Stage<F> {
     fixture: F,
     repository: Arc<dyn ReservationRepository>,
@@ -223,7 +224,7 @@ struct Stage<F> {
 }
 
 impl<F: Fixture> Stage<F> {
-    /// With the seats `A-1-1` to `A-1-n`.
+    /// A performance with the seats `A-1-1` to `A-1-n`.
     async fn with_seats(n: u16) -> Self {
         Self::with_hall(&[section("A", n, "VIP", PRICE)]).await
     }
@@ -240,7 +241,7 @@ impl<F: Fixture> Stage<F> {
         Self { fixture, repository, events, performance }
     }
 
-    /// What buyer `n` wants, under their own pass and key.
+    /// Buyer `n` holds these seats, with a pass and a key of their own.
     fn wish(&self, n: u32, seats: &[&str]) -> HoldCommand {
         HoldCommand {
             id: ReservationId::from_bytes(id(n)),
@@ -254,7 +255,7 @@ impl<F: Fixture> Stage<F> {
         }
     }
 
-    /// The best seats, for buyer `n`.
+    /// Buyer `n` holds the best seats.
     fn best(&self, n: u32, count: u32, grade: Option<&str>) -> HoldCommand {
         HoldCommand { seats: SeatWish::Best { count, grade: grade.map(str::to_owned) }, ..self.wish(n, &[]) }
     }
@@ -277,7 +278,7 @@ impl<F: Fixture> Stage<F> {
         held(self.hold_at(now, command).await)
     }
 
-    /// How buyer `n` pays for their reservation `n`.
+    /// Buyer `n` pays for reservation `n`.
     fn payment(&self, n: u32) -> PayCommand {
         PayCommand {
             reservation: ReservationId::from_bytes(id(n)),
@@ -414,7 +415,7 @@ fn is_held(outcome: &HoldOutcome) -> bool {
     matches!(outcome, HoldOutcome::Held(_))
 }
 
-/// Lets all of them ask at once, each in a call of its own.
+/// Makes all these holds at once, each in a call of its own.
 async fn hold_at_once<H, U>(commands: Vec<HoldCommand>, hold: H) -> Vec<HoldOutcome>
 where
     H: Fn(HoldCommand) -> U + Send,
@@ -423,7 +424,7 @@ where
     race_all(commands.into_iter().map(hold)).await
 }
 
-/// Each in a call of its own to this repository.
+/// Holds each command in a call of its own to this repository.
 fn alone(repository: &Arc<dyn ReservationRepository>) -> impl Fn(HoldCommand) -> SingleHold + Send {
     let repository = Arc::clone(repository);
     move |command| {
@@ -434,7 +435,7 @@ fn alone(repository: &Arc<dyn ReservationRepository>) -> impl Fn(HoldCommand) ->
 
 type SingleHold = std::pin::Pin<Box<dyn Future<Output = HoldOutcome> + Send>>;
 
-/// The seats as the store has them now.
+/// The stored status of each seat.
 async fn stored_statuses(events: &dyn SeatEvents, performance: PerformanceId) -> Vec<SeatStatus> {
     let board = events.board(performance, 0).await.unwrap().unwrap();
     board.seats.iter().map(|seat| seat.status).collect()

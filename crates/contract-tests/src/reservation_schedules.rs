@@ -1,7 +1,7 @@
-//! Random schedules: a few buyers, a few seats, and the calls of a [`ReservationRepository`] in any order, some at once,
-//! some repeated, some late, by clocks that differ. Whatever the order, the history holds.
+//! Random schedules: a few buyers, a few seats, and calls of a [`ReservationRepository`] in random order: concurrent,
+//! repeated, late, and by clocks that differ. The audit finds no contradiction after any of them.
 //!
-//! `USHER_TEST_SCHEDULES` says how many (200 where it is not set), `USHER_TEST_SEED` repeats a run.
+//! `USHER_TEST_SCHEDULES` is the number of schedules (default: 200), `USHER_TEST_SEED` repeats a run.
 
 use std::collections::{BTreeMap, HashMap};
 use std::env;
@@ -29,7 +29,7 @@ use usher_reservation::{Seat, SeatStatus, State};
 use crate::race::race_all;
 use crate::reservation_repository::Fixture;
 
-/// Stamps the schedules on a [`Fixture`].
+/// Generates the schedules' test for a [`Fixture`].
 #[macro_export]
 macro_rules! reservation_schedules {
     ($fixture:ty) => {
@@ -57,7 +57,7 @@ struct Wish {
     seats: SeatWish<Index>,
 }
 
-/// What a gateway may say.
+/// A verdict of the gateway.
 #[derive(Clone, Copy, Debug)]
 enum Said {
     Captured,
@@ -65,7 +65,7 @@ enum Said {
     Unheard,
 }
 
-/// A call. Reservations and attempts are some of those there are.
+/// A call. An index selects an earlier command, reservation or attempt.
 #[derive(Clone, Debug)]
 enum Call {
     Hold(Vec<Wish>),
@@ -80,9 +80,9 @@ enum Call {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Time goes on.
+    /// Lets time pass.
     Wait(Duration),
-    /// These are called at once; each by a clock that is behind by so much.
+    /// Makes these calls at once, each by a clock that is behind by its duration.
     Calls(Vec<(Call, Duration)>),
 }
 
@@ -134,13 +134,13 @@ fn given(variable: &str) -> Option<u64> {
     env::var(variable).ok().filter(|value| !value.is_empty()).map(|value| value.parse().unwrap())
 }
 
-/// How many schedules are run, where nobody says. In fewer, not everything happens.
+/// Default number of schedules. In fewer, not all of [`EVERYTHING`] happens.
 const SCHEDULES: u32 = 200;
 
 /// Runs the schedules that the environment asks for.
 ///
 /// # Panics
-/// If one of them breaks a promise; with the shortest that was found to.
+/// If a schedule breaks a promise. The message has the shortest such schedule that was found.
 #[expect(clippy::print_stderr, reason = "with the seed, a run can be repeated")]
 pub fn whatever_is_called_in_whatever_order_the_history_holds<F: Fixture>() {
     let n_schedules = given("USHER_TEST_SCHEDULES").map_or(SCHEDULES, |n| n.try_into().unwrap());
@@ -152,13 +152,13 @@ pub fn whatever_is_called_in_whatever_order_the_history_holds<F: Fixture>() {
     }
 }
 
-/// Runs schedules, a performance each. Answers what happened in them, and how often.
+/// Runs schedules, each on a performance of its own. Returns what happened in them, and how often.
 ///
 /// # Errors
-/// The shortest schedule that was found to break a promise, or what never happened in as many as it should happen in.
+/// The shortest schedule found that breaks a promise; or, after 200 schedules or more, what never happened in them.
 ///
 /// # Panics
-/// If the fixture does.
+/// If the fixture panics.
 pub fn run<F: Fixture>(n_schedules: u32, seed: u64) -> Result<BTreeMap<&'static str, u32>, String> {
     let runtime = Runtime::new().unwrap();
     let fixture = runtime.block_on(F::fresh());
@@ -190,7 +190,7 @@ pub fn run<F: Fixture>(n_schedules: u32, seed: u64) -> Result<BTreeMap<&'static 
     if n_schedules < SCHEDULES || never.is_empty() { Ok(tally) } else { Err(format!("never {never:?}")) }
 }
 
-/// What has to happen in so many schedules, or else they prove nothing of it.
+/// What must happen in [`SCHEDULES`] schedules: they prove nothing about what never happens.
 const EVERYTHING: [&str; 25] = [
     "held by name",
     "held the best",
@@ -219,7 +219,7 @@ const EVERYTHING: [&str; 25] = [
     "expired",
 ];
 
-/// A performance, and what was called on it.
+/// A performance, and the calls made on it.
 struct Stage<'a, F> {
     fixture: &'a F,
     repository: Arc<dyn ReservationRepository>,
@@ -231,21 +231,21 @@ struct Stage<'a, F> {
     commands: Vec<HoldCommand>,
     reservations: Vec<(ReservationId, u8)>,
     attempts: Vec<(AttemptId, Payment)>,
-    /// What a gateway would have in its log: each attempt that was said to be captured.
+    /// The gateway's log: each attempt with the verdict captured.
     charges: BTreeMap<AttemptId, ChargeRecord>,
-    /// Whether a clock was behind: then a hold that lapsed for one server may go on for another.
+    /// Whether a clock was behind. Then a hold that lapsed for one server may be live for another.
     clocks_differ: bool,
     happened: BTreeMap<&'static str, u32>,
 }
 
-/// What an attempt is for.
+/// The seats and the amount that an attempt pays for.
 #[derive(Clone, Copy)]
 struct Payment {
     n_seats: usize,
     amount: i64,
 }
 
-/// What came of a call.
+/// The outcome of a call.
 enum Done {
     Held(Vec<(HoldCommand, HoldOutcome)>),
     Begun(AttemptId, PayOutcome),
@@ -375,7 +375,7 @@ impl<'a, F: Fixture> Stage<'a, F> {
                 let limit = *limit;
                 Box::pin(async move { Done::Expired(repository.expire_lapsed(now, limit).await.unwrap()) })
             }
-            // The line's own, and over when this is called.
+            // `play` has made this call already.
             Call::Leave { .. } => nothing(),
         }
     }
@@ -415,7 +415,7 @@ impl<'a, F: Fixture> Stage<'a, F> {
         }
     }
 
-    /// The gateway took the money.
+    /// A captured verdict, which adds the charge to the gateway's log.
     fn captured(&mut self, attempt: AttemptId, payment: Payment) -> Verdict {
         let Payment { n_seats, amount } = payment;
         self.charges.insert(attempt, ChargeRecord { attempt, amount, is_captured: true, is_refunded: false });
@@ -423,7 +423,7 @@ impl<'a, F: Fixture> Stage<'a, F> {
         Verdict::Captured(tickets.collect())
     }
 
-    /// Notes what came of a call, and holds it against the seats as they were before, if nothing else was called.
+    /// Counts the outcome of a call. Compares a hold with the seats `before` it, if it was the only call of its step.
     fn take_note(&mut self, done: Done, before: Option<&[Seat]>) {
         match done {
             Done::Held(answers) => {
@@ -476,7 +476,7 @@ impl<'a, F: Fixture> Stage<'a, F> {
         self.repository.seats(self.performance, &filter, now).await.unwrap()
     }
 
-    /// Nobody has more seats than they may, and no pass carries two reservations.
+    /// Checks that no buyer exceeds the seat limit, and no pass has two live reservations.
     async fn check_buyers(&self) {
         for buyer in 0..BUYERS {
             let all = self.repository.list(self.account(buyer), None, 201, self.now).await.unwrap();
@@ -492,7 +492,7 @@ impl<'a, F: Fixture> Stage<'a, F> {
         }
     }
 
-    /// Audits what happened; then ends all that is under way, and audits that.
+    /// Audits the history; then ends all holds and payments, and audits it again.
     async fn close(mut self) -> BTreeMap<&'static str, u32> {
         let history = self.audited().await;
         let takeovers = history
@@ -508,7 +508,7 @@ impl<'a, F: Fixture> Stage<'a, F> {
         for &(reservation, buyer) in &self.reservations {
             let found = self.repository.find(reservation, self.account(buyer), self.now).await.unwrap().unwrap();
             if let State::Paying(payment) = found.state {
-                assert!(unsettled.contains(&payment.attempt), "nobody would end {}", payment.attempt);
+                assert!(unsettled.contains(&payment.attempt), "no sweeper would end {}", payment.attempt);
             }
         }
         for (attempt, payment) in self.attempts.clone() {
@@ -527,10 +527,10 @@ impl<'a, F: Fixture> Stage<'a, F> {
         self.happened
     }
 
-    /// The gateway gives back what is due.
+    /// Sends the refunds that are due.
     async fn send_refunds(&mut self) {
         for due in self.repository.refunds_due(1_000).await.unwrap() {
-            // Other schedules' are sent by them.
+            // The refunds of other schedules are not this schedule's to send.
             let Some(charge) = self.charges.get_mut(&due.attempt) else { continue };
             assert_eq!(due.amount.amount(), charge.amount, "all of it goes back");
             charge.is_refunded = true;
@@ -547,7 +547,7 @@ impl<'a, F: Fixture> Stage<'a, F> {
     }
 }
 
-/// What a hold was answered with is true of the seats as they were before.
+/// Checks that the outcome of a hold is true of the seats before it.
 fn check_hold(command: &HoldCommand, outcome: &HoldOutcome, before: &[Seat]) {
     let is_free = |seat: &&Seat| seat.status == SeatStatus::Available;
     let is_free_seat = |name: &SeatId| before.iter().filter(is_free).any(|seat| seat.seat == *name);
@@ -576,7 +576,7 @@ fn of_hold(command: &HoldCommand, outcome: &HoldOutcome) -> &'static str {
         },
         HoldOutcome::Replayed(_) => "hold replayed",
         HoldOutcome::KeyMismatch => "hold mismatched",
-        HoldOutcome::UnknownSeats(_) | HoldOutcome::UnknownGrade => panic!("everybody knows the hall: {command:?}"),
+        HoldOutcome::UnknownSeats(_) | HoldOutcome::UnknownGrade => panic!("the hall has them: {command:?}"),
         HoldOutcome::PassUsed => "pass used",
         HoldOutcome::PassBusy => "pass busy",
         HoldOutcome::Taken(_) => "taken",

@@ -1,4 +1,4 @@
-//! What the [`SimulatedGateway`] does on every [`ChargeLog`]. The numbers are those of the contract of
+//! The contract suite of [`SimulatedGateway`], for every [`ChargeLog`]. Numbers refer to the items of the contract of
 //! [`PaymentGateway`].
 
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use usher_reservation::{ChargeLog, SimulatedGateway};
 
 use crate::race::race;
 
-/// A log of its own for each test.
+/// Gives each test a log of its own.
 pub trait Fixture: Send + Sync + Sized + 'static {
-    /// An empty one. It lives as long as the fixture.
+    /// A fixture with an empty log, which lives as long as the fixture.
     fn fresh() -> impl Future<Output = Self> + Send;
 
     /// The log.
     fn log(&self) -> Arc<dyn ChargeLog>;
 }
 
-/// Stamps the suite on a [`Fixture`].
+/// Generates the suite's tests for a [`Fixture`].
 #[macro_export]
 macro_rules! simulated_gateway_contract {
     ($fixture:ty) => {
@@ -61,7 +61,7 @@ async fn fresh<F: Fixture>() -> (F, SimulatedGateway) {
     (fixture, gateway)
 }
 
-/// The gateway's own tokens, and what it takes for none.
+/// The gateway accepts its own tokens, and no other text.
 pub async fn it_accepts_its_own_tokens_only<F: Fixture>() {
     let (_fixture, gateway) = fresh::<F>().await;
 
@@ -79,7 +79,7 @@ pub async fn however_often_an_attempt_is_charged_the_money_is_taken_once<F: Fixt
 
     let outcomes = race(|n| {
         let gateway = gateway.clone();
-        // Whatever the later ones say: the first answer is the answer.
+        // The answer to the first charge stands, whatever tokens the others have.
         let token = token(if n % 2 == 0 { "tok_ok" } else { "tok_declined" });
         async move { gateway.charge(ATTEMPT, amount(), &token, NOW).await.unwrap() }
     })
@@ -105,7 +105,7 @@ pub async fn the_status_tells_what_became_of_an_attempt<F: Fixture>() {
     assert_eq!(gateway.status(AttemptId::from_bytes([3; 16])).await.unwrap(), ChargeStatus::Unheard);
 }
 
-/// 2: the server that asks need not be the one that charged.
+/// 2: another server than the one that charged may ask.
 pub async fn a_capture_whose_answer_was_lost_is_known_to_the_next_server<F: Fixture>() {
     let (fixture, gateway) = fresh::<F>().await;
 
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
     use crate::race::Gap;
 
-    /// Asks whether the log has an entry, and writes one after others could ask too.
+    /// Checks that the log has no entry, and writes one after other callers could check too.
     #[derive(Default)]
     struct CheckThenAct(Mutex<Vec<Charge>>, Gap);
 

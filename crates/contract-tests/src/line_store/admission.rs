@@ -1,4 +1,4 @@
-//! Admission: lowest first, never more than fit, never faster than the rate.
+//! Admission: lowest numbers first, within the capacity and the rate.
 
 use super::*;
 
@@ -33,7 +33,7 @@ pub async fn nobody_is_admitted_over_capacity<F: Fixture>() {
     assert_eq!(scene.counts().await.active, 3);
 }
 
-/// 5: nobody is looked at, or admitted.
+/// 5: no place is examined or admitted.
 pub async fn a_shut_gate_admits_nobody<F: Fixture>() {
     let scene = Scene::with_waiting::<F>(1..4).await;
 
@@ -41,7 +41,7 @@ pub async fn a_shut_gate_admits_nobody<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [1, 2, 3]);
 }
 
-/// 5: a call is bounded by the places that it looks at, those it skips included.
+/// 5: places that a call skips count as examined.
 pub async fn admit_examines_no_more_places_than_told<F: Fixture>() {
     let mut scene = Scene::with_waiting::<F>(1..11).await;
     scene.watch(WINDOW + BUCKET, &[8, 9, 10]).await;
@@ -56,7 +56,7 @@ pub async fn admit_examines_no_more_places_than_told<F: Fixture>() {
     assert_eq!(scene.counts().await.away, 7);
 }
 
-/// 5: `more` is said only while people wait and room and rate are left.
+/// 5: `more` is true only if places wait, and room and rate are left.
 pub async fn admit_says_more_only_if_another_call_would_find_work<F: Fixture>() {
     let scene = Scene::with_waiting::<F>(1..11).await;
 
@@ -71,8 +71,8 @@ pub async fn admit_says_more_only_if_another_call_would_find_work<F: Fixture>() 
     assert_eq!((all.granted.len(), all.more), (4, false));
 }
 
-/// 6: whatever window is looked at, no more than rate x time + 1 + rate x tick were admitted in it; and the rate is
-/// used.
+/// 6: in every span at most rate x span + 1 + rate x tick places are admitted, and in the whole test at least
+/// rate x span.
 pub async fn the_rate_holds_over_any_time<F: Fixture>() {
     const RATE_PER_S: u64 = 10;
     const TICK_MS: u64 = 250;
@@ -101,7 +101,7 @@ pub async fn the_rate_holds_over_any_time<F: Fixture>() {
     assert!(total >= RATE_PER_S * (N_STEPS - 1) * STEP_MS / 1_000, "{total} in all");
 }
 
-/// 6: a rate that is no whole number of people a tick loses nothing to rounding.
+/// 6: a rate that is not a whole number per tick loses nothing to rounding.
 pub async fn the_rate_is_used_in_full_whatever_a_tick_is_worth<F: Fixture>() {
     for rate_per_s in [1, 3, 6, 10, 50] {
         let mut scene = Scene::with_waiting::<F>(1..1_201).await.with_capacity(2_000);
@@ -118,7 +118,7 @@ pub async fn the_rate_is_used_in_full_whatever_a_tick_is_worth<F: Fixture>() {
     }
 }
 
-/// 4, 6: who is admitted on joining counts like anybody else.
+/// 4, 6: an admission by `join` uses up the rate as one by `admit` does.
 pub async fn joins_and_admissions_share_the_rate<F: Fixture>() {
     let mut scene = Scene::open::<F>().await.under(|terms| terms.rate_per_s = 8);
 
@@ -133,7 +133,7 @@ pub async fn joins_and_admissions_share_the_rate<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [0; 0]);
 }
 
-/// 6: after a pause there is no rush.
+/// 6: the token bucket does not fill during a pause.
 pub async fn the_rate_does_not_gather_while_the_gate_is_shut<F: Fixture>() {
     let mut scene = Scene::with_waiting::<F>(1..101).await.under(|terms| terms.rate_per_s = 8);
     assert_eq!(scene.admit_numbers().await, [1, 2, 3]);
@@ -148,7 +148,7 @@ pub async fn the_rate_does_not_gather_while_the_gate_is_shut<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [4, 5]);
 }
 
-/// 6, L3: time goes on once for all servers, whatever their clocks say.
+/// 6, L3: the token bucket fills once for all servers, even if their clocks differ.
 pub async fn servers_whose_clocks_differ_gain_no_rate<F: Fixture>() {
     let behind = Scene::with_waiting::<F>(1..101).await.under(|terms| terms.rate_per_s = 8);
     let mut ahead = behind.clone();
@@ -162,8 +162,8 @@ pub async fn servers_whose_clocks_differ_gain_no_rate<F: Fixture>() {
     }
 }
 
-/// 1, 5, L1: people are taken from the line and granted in one step. The server that asked for it dies before it hears
-/// the answer, and nobody is lost: each finds the pass that was granted, and the room is counted.
+/// 1, 5, L1: `admit` takes places from the line and grants their passes in one step. If the server dies before it gets
+/// the answer, no place is lost: each resolves to its pass, and counts as inside.
 pub async fn a_grant_whose_answer_was_lost_is_a_grant<F: Fixture>() {
     let scene = Scene::open::<F>().await.with_capacity(3);
     let places = scene.queue_up(1..6).await;

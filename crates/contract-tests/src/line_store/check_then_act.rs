@@ -1,5 +1,5 @@
-//! The negative control: a store that reads a line, does other things, and writes it back. The suite must reject it, and
-//! for no other reason than the gap: where its callers take turns, the same store passes.
+//! The negative control: a store that reads a line, lets other callers run, and writes the line back. The suite must
+//! reject it, and only because of that gap: with callers that take turns, the same store passes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::race::Gap;
 
-/// Just enough of a line for the races: no presence, no rate, no loss.
+/// As much of a line as the races need: no presence, no rate, no loss.
 #[derive(Clone, Default)]
 struct NaiveLine {
     epoch: Epoch,
@@ -86,12 +86,12 @@ impl NaiveLine {
     }
 }
 
-/// Reads, lets others run, writes.
+/// Reads a line, lets other callers run, and writes the line back.
 #[derive(Default)]
 struct CheckThenAct {
     lines: Mutex<HashMap<PerformanceId, NaiveLine>>,
     gap: Gap,
-    /// Taken for a whole method, where callers take turns.
+    /// Held during a whole method, if callers take turns.
     turn: Option<tokio::sync::Mutex<()>>,
 }
 

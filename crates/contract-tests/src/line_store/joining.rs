@@ -1,4 +1,4 @@
-//! Joining: one number each, in order, and one place an account.
+//! Joining: numbers in the order of the calls, and one place per account.
 
 use super::*;
 
@@ -13,7 +13,8 @@ pub async fn numbers_follow_the_order_of_the_joins<F: Fixture>() {
     assert_eq!(then, [joined(4), joined(5)]);
 }
 
-/// 3, L7: order is a number, not a clock. Ten thousand people join in one millisecond, and are admitted as they came.
+/// 3, L7: the order is that of the numbers, not of a clock. 10,000 people join in one millisecond, and are admitted in
+/// the order of their joins.
 pub async fn ten_thousand_joins_in_one_millisecond_keep_their_order<F: Fixture>() {
     let scene = Scene::open::<F>().await.with_capacity(10_000);
 
@@ -31,7 +32,7 @@ pub async fn ten_thousand_joins_in_one_millisecond_keep_their_order<F: Fixture>(
     assert_eq!(numbers(&admitted), (1..=10_000).collect::<Vec<_>>());
 }
 
-/// 3, 12, L8: joining again changes nothing, in the same call, in another, and once inside.
+/// 3, 12, L8: joining again changes nothing: in the same call, in another call, or after admission.
 pub async fn an_account_keeps_its_place_from_any_number_of_tabs<F: Fixture>() {
     let scene = Scene::open::<F>().await;
     let waits = scene.with_gate(Gate::Shut);
@@ -48,7 +49,7 @@ pub async fn an_account_keeps_its_place_from_any_number_of_tabs<F: Fixture>() {
     assert_eq!(scene.counts().await.issued, PlaceNumber::new(2));
 }
 
-/// 3: the ceiling is the highest ever told; above it nothing is done.
+/// 3: the highest ceiling that any call named applies. A join above it changes nothing.
 pub async fn no_number_is_above_the_highest_ceiling_told<F: Fixture>() {
     let mut scene = Scene::open::<F>().await.with_gate(Gate::Shut);
 
@@ -66,7 +67,7 @@ pub async fn no_number_is_above_the_highest_ceiling_told<F: Fixture>() {
     assert_eq!((counts.issued.get(), counts.waiting), (4, 4));
 }
 
-/// 4: with room and rate, and nobody waiting, joining is being admitted.
+/// 4: if no place waits, and room and rate are left, `join` admits.
 pub async fn join_admits_at_once_where_nobody_waits<F: Fixture>() {
     let scene = Scene::open::<F>().await;
 
@@ -80,7 +81,7 @@ pub async fn join_admits_at_once_where_nobody_waits<F: Fixture>() {
     assert_eq!((counts.serving.get(), counts.active, counts.waiting, counts.admitted_total), (1, 1, 0, 1));
 }
 
-/// 4: there is room, but someone waits.
+/// 4: there is room, but a place waits.
 pub async fn join_queues_up_behind_whoever_waits<F: Fixture>() {
     let scene = Scene::with_waiting::<F>(0..1).await;
 
@@ -88,7 +89,7 @@ pub async fn join_queues_up_behind_whoever_waits<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [1, 2]);
 }
 
-/// 4: nobody waits, but the line is shut, full, out of rate, or holds after a loss.
+/// 4: no place waits, but the gate is shut, room or rate is used up, or admission is on hold after a loss.
 pub async fn join_waits_where_admission_would<F: Fixture>() {
     let shut = Scene::open::<F>().await.with_gate(Gate::Shut);
     let full = Scene::open::<F>().await.with_capacity(1);
@@ -106,7 +107,7 @@ pub async fn join_waits_where_admission_would<F: Fixture>() {
     assert_eq!(holding.join_one(1).await, joined(1));
 }
 
-/// 1: an account is counted once, wherever it is on its way.
+/// 1: an account is counted once: as waiting, away or inside.
 pub async fn waiting_away_and_inside_exclude_each_other<F: Fixture>() {
     let mut scene = Scene::with_waiting::<F>(1..5).await;
     let spread = |counts: LineCounts| (counts.waiting, counts.away, counts.active);

@@ -1,8 +1,8 @@
-//! Losing the line, and opening it again from what others know of it.
+//! Loss of a line, and opening it again from the contributions of servers.
 
 use super::*;
 
-/// What a line had come to when it was lost: 40 numbers were reserved, 20 had been called.
+/// A line that was lost after 40 numbers were reserved and 20 called.
 fn before_the_loss() -> Contribution {
     Contribution { start: PlaceNumber::new(40), serving: PlaceNumber::new(20), ..Contribution::default() }
 }
@@ -11,7 +11,7 @@ fn grant(number: u64, expires_at: Timestamp) -> Grant {
     Grant { number: PlaceNumber::new(number), account: account(number), expires_at }
 }
 
-/// Calls every method but `open`, and expects that each finds the line lost.
+/// Checks that every method but `open` answers [`InEpoch::Lost`].
 async fn assert_is_lost(scene: &Scene) {
     let place = scene.place(1, 1);
     let window = scene.terms.presence_window;
@@ -30,7 +30,7 @@ async fn assert_is_lost(scene: &Scene) {
     assert_eq!(store.refresh(at.epoch, at.now, &lines).await.expect(works), [InEpoch::Lost]);
 }
 
-/// 2: nothing is known, so nothing is said.
+/// 2: before `open`, every method answers `Lost` and changes nothing.
 pub async fn nothing_is_done_before_a_line_opens<F: Fixture>() {
     let scene = Scene::unopened::<F>().await;
 
@@ -41,7 +41,7 @@ pub async fn nothing_is_done_before_a_line_opens<F: Fixture>() {
     assert_eq!((counts.issued.get(), counts.waiting, counts.active), (0, 0, 0));
 }
 
-/// 2: a server that believes in another epoch is told so, and does no harm.
+/// 2: a call in another epoch than the line's answers `Lost` and changes nothing.
 pub async fn another_epoch_finds_the_line_lost<F: Fixture>() {
     let first = Scene::with_waiting::<F>(1..3).await;
     let second = first.in_epoch(SECOND);
@@ -55,7 +55,7 @@ pub async fn another_epoch_finds_the_line_lost<F: Fixture>() {
     assert_eq!((counts.issued.get(), counts.waiting), (40, 0));
 }
 
-/// 2: a server that sleeps through the beginning of an epoch does not bring the old one back.
+/// 2: a server that missed the beginning of an epoch does not bring the older one back.
 pub async fn opening_an_older_epoch_changes_nothing<F: Fixture>() {
     let first = Scene::open::<F>().await;
     let second = first.in_epoch(SECOND);
@@ -69,7 +69,7 @@ pub async fn opening_an_older_epoch_changes_nothing<F: Fixture>() {
     assert_eq!((counts.issued.get(), counts.inherited.get(), counts.waiting), (42, 40, 2));
 }
 
-/// 2, 9: each server adds what it knows, in any order, and whenever it comes.
+/// 2, 9: each server adds what it knows, in any order and at any time.
 pub async fn a_contribution_adds_and_takes_nothing_back<F: Fixture>() {
     let expires_at = OPENED_AT.plus(PASS_TTL);
     let one = Contribution {
@@ -104,7 +104,7 @@ async fn all_gone(scene: &Scene) -> RoaringTreemap {
     learned(scene.changes(Cursor::default()).await.gone)
 }
 
-/// 3, L16: no number is given twice, whatever was lost.
+/// 3, L16: no number is given out twice, even after a loss.
 pub async fn numbers_go_on_after_the_start<F: Fixture>() {
     let scene = Scene::opened_with::<F>(&before_the_loss()).await;
 
@@ -115,7 +115,7 @@ pub async fn numbers_go_on_after_the_start<F: Fixture>() {
     assert_eq!((counts.serving.get(), counts.inherited.get(), counts.issued.get()), (20, 40, 42));
 }
 
-/// 2, 7: live passes count and hold; those that ran out meanwhile take no room.
+/// 2, 7: live passes count as inside. Passes that expired meanwhile take no room.
 pub async fn passes_of_before_a_loss_are_inside<F: Fixture>() {
     let lives = grant(19, OPENED_AT.plus(MILLISECOND));
     let ran_out = grant(20, OPENED_AT);
@@ -134,8 +134,8 @@ pub async fn passes_of_before_a_loss_are_inside<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [41]);
 }
 
-/// 5, L4: capacity holds over a loss. Three were inside, of whom one is known: the room of the others stays theirs,
-/// however often the scheduler runs, until their passes are shown or have run out.
+/// 5, L4: capacity holds across a loss. Three places were inside, and one of them is known. However often the scheduler
+/// runs, the room of the other two stays taken until they show their passes, or the passes expire.
 pub async fn the_room_of_before_a_loss_stays_taken_until_it_runs_out<F: Fixture>() {
     let expires_at = OPENED_AT.plus(PASS_TTL);
     let contribution = Contribution {
@@ -163,7 +163,7 @@ pub async fn the_room_of_before_a_loss_stays_taken_until_it_runs_out<F: Fixture>
     assert_eq!(scene.admit_numbers().await, [44, 45, 46, 47, 48]);
 }
 
-/// 4, 5: those who waited are given the time to come back.
+/// 4, 5: people who waited get the time to come back.
 pub async fn nobody_is_admitted_while_the_line_holds<F: Fixture>() {
     let holds_until = Some(OPENED_AT.plus(SECOND_LONG));
     let mut scene = Scene::opened_with::<F>(&Contribution { holds_until, ..before_the_loss() }).await;
@@ -178,7 +178,7 @@ pub async fn nobody_is_admitted_while_the_line_holds<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [31, 41]);
 }
 
-/// 11, L16: order survives the loss, whoever polls first; a number that was called before is first.
+/// 11, L16: the order survives the loss, in whatever order people poll. A number that was called before goes first.
 pub async fn a_place_re_enters_under_its_own_number<F: Fixture>() {
     let contribution = Contribution { gone: [33].into_iter().collect(), ..before_the_loss() };
     let scene = Scene::opened_with::<F>(&contribution).await;
@@ -196,7 +196,7 @@ pub async fn a_place_re_enters_under_its_own_number<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [12, 30, 33, 35, 41]);
 }
 
-/// 11: it has what it wants.
+/// 11: the account keeps its pass, and gets no second place.
 pub async fn re_entering_does_nothing_for_an_account_inside<F: Fixture>() {
     let scene = Scene::opened_with::<F>(&before_the_loss()).await;
     let JoinOutcome::Joined(Standing::Admitted(inside)) = scene.join_one(1).await else {
@@ -211,8 +211,8 @@ pub async fn re_entering_does_nothing_for_an_account_inside<F: Fixture>() {
     assert_eq!((counts.waiting, counts.active), (0, 1));
 }
 
-/// 11: the token of the other is answered with the one that stays; a lower number from before the loss is asked of the
-/// ledger first, which alone knows whether its pass was used.
+/// 11: the token of the place that gave way resolves to the place that stays. A lower number from before the loss is
+/// `Unknown` at first: only the ledger knows whether its pass was used.
 pub async fn of_two_places_of_an_account_the_lower_number_stays<F: Fixture>() {
     let scene = Scene::opened_with::<F>(&before_the_loss()).await;
     let new = scene.queue_up(1..2).await[0];
@@ -229,18 +229,19 @@ pub async fn of_two_places_of_an_account_the_lower_number_stays<F: Fixture>() {
     assert_eq!(scene.join_one(1).await, already(15));
     let counts = scene.counts().await;
     assert_eq!((counts.waiting, counts.returned), (1, 1));
-    // Nobody waits at the numbers that gave way.
+    // The numbers that gave way are in G.
     assert_eq!(all_gone(&scene).await, [30, 41].into_iter().collect());
     assert_eq!(scene.leave(new).await, LeaveOutcome::NotThere);
     assert_eq!(scene.admit_numbers().await, [15]);
 
-    // When the account is done, the number of this epoch that gave way is, too.
+    // When the account's place is done, so is its number of this epoch, which gave way.
     assert_eq!(scene.leave(older).await, LeaveOutcome::EndedPass);
     scene.re_enter(new, None).await;
     assert_eq!(scene.resolve_one(new).await, Resolution::Done);
 }
 
-/// 11, 7: a pass of before the loss is shown: it is inside, also if its owner joined anew. One that ran out is expired.
+/// 7, 11: a place that shows a live pass from before the loss is inside, even if its owner joined anew. A place that
+/// shows an expired pass is expired.
 pub async fn a_place_re_enters_with_its_pass<F: Fixture>() {
     let scene = Scene::opened_with::<F>(&before_the_loss()).await;
     let new = scene.queue_up(23..24).await[0];
@@ -254,12 +255,12 @@ pub async fn a_place_re_enters_with_its_pass<F: Fixture>() {
     assert_eq!(scene.resolve_one(scene.place(22, 22)).await, Resolution::Expired);
     let counts = scene.counts().await;
     assert_eq!((counts.waiting, counts.active), (0, 1));
-    // Numbers are called in order: this one was.
+    // Numbers are called in order, so this one and all lower ones were called.
     assert_eq!(counts.serving.get(), 23);
 }
 
-/// 7, 11, 12: a late repetition brings nothing back: not who left, not whose pass was used up before the store knew of
-/// it, not whose pass ran out, and not a number of this epoch.
+/// 7, 11, 12: a late repetition does not bring back a place that left, a place whose pass was used up before the store
+/// knew the pass, a place whose pass expired, or a place of this epoch.
 pub async fn a_place_that_ended_does_not_re_enter<F: Fixture>() {
     let mut scene = Scene::opened_with::<F>(&before_the_loss()).await;
     let (left, used, ran_out) = (scene.place(30, 30), scene.place(18, 18), scene.place(19, 19));
@@ -282,7 +283,7 @@ pub async fn a_place_that_ended_does_not_re_enter<F: Fixture>() {
     assert_eq!((counts.waiting, counts.active), (0, 0));
 }
 
-/// 12: a caller that got no answer calls again, and the line is as if it had not.
+/// 12: a caller without an answer may repeat every call.
 pub async fn every_method_may_be_repeated<F: Fixture>() {
     let lives = grant(18, OPENED_AT.plus(PASS_TTL));
     let contribution = Contribution {
@@ -302,7 +303,7 @@ pub async fn every_method_may_be_repeated<F: Fixture>() {
         scene.re_enter(scene.place(18, 18), Some(lives)).await;
         scene.mark_present(&[30, 41, 42]).await;
         scene.end_pass(41).await;
-        // The second and third time find it gone.
+        // The place is there only in the first round.
         let _left_or_not_there = scene.leave(scene.place(42, 2)).await;
         scene.admit().await;
         scene.resolve(&[scene.place(43, 3), scene.place(44, 4)]).await;
@@ -310,7 +311,7 @@ pub async fn every_method_may_be_repeated<F: Fixture>() {
 
     let counts = scene.counts().await;
     assert_eq!((counts.active, counts.admitted_total, counts.serving.get()), (3, 2, 43));
-    // 1 and 2 ended their places, and joined again: once each.
+    // The places of accounts 1 and 2 ended, and both joined again, once each.
     assert_eq!((counts.issued.get(), counts.waiting, counts.away), (47, 4, 0));
     assert_eq!(all_gone(&scene).await, [31, 41, 42].into_iter().collect());
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// 7: the boundary.
+/// 7, at the deadline.
 pub async fn a_pass_is_live_before_its_deadline_and_not_at_it<F: Fixture>() {
     let mut scene = Scene::open::<F>().await.with_capacity(1);
     let places = scene.queue_up(1..3).await;
@@ -18,7 +18,7 @@ pub async fn a_pass_is_live_before_its_deadline_and_not_at_it<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [2]);
 }
 
-/// 7, L6: each pass has its own deadline; neither ghosts stay nor does everyone go at once.
+/// 7, L6: each pass expires at its own deadline: none stays longer, and they do not expire together.
 pub async fn passes_run_out_one_by_one<F: Fixture>() {
     let mut scene = Scene::with_waiting::<F>(1..6).await;
     for capacity in 1..=5 {
@@ -38,7 +38,7 @@ pub async fn passes_run_out_one_by_one<F: Fixture>() {
     }
 }
 
-/// 7, L5: who is inside is counted from the passes, so that nothing drifts when nobody says good-bye.
+/// 7, L5: the live passes are the count of places inside, so it stays right when owners do not leave.
 pub async fn a_thousand_abandoned_passes_give_their_room_back<F: Fixture>() {
     let mut scene = Scene::with_waiting::<F>(0..2_000).await.with_capacity(1_000);
     assert_eq!(scene.admit().await.granted.len(), 1_000);
@@ -50,7 +50,7 @@ pub async fn a_thousand_abandoned_passes_give_their_room_back<F: Fixture>() {
     assert_eq!(scene.counts().await.active, 1_000);
 }
 
-/// 7: no waiting for the deadline.
+/// 7: `leave` frees the room before the deadline.
 pub async fn leaving_frees_the_room_at_once<F: Fixture>() {
     let scene = Scene::open::<F>().await.with_capacity(1);
     let places = scene.queue_up(1..3).await;
@@ -62,7 +62,7 @@ pub async fn leaving_frees_the_room_at_once<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [2]);
 }
 
-/// 7: the same, by whoever knows the number only.
+/// 7: the same, for a caller that knows only the number.
 pub async fn ending_a_pass_by_number_frees_the_room_at_once<F: Fixture>() {
     let scene = Scene::open::<F>().await.with_capacity(1);
     let places = scene.queue_up(1..3).await;
@@ -75,8 +75,8 @@ pub async fn ending_a_pass_by_number_frees_the_room_at_once<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [2]);
 }
 
-/// 7: not by the scheduler, not by joining, not by coming back; whether it was used up, left, ran out, or ended before
-/// the store knew that it had been granted.
+/// 7: neither `re_enter` nor `admit` grants it again, whether its owner left, it was used up, it expired, or it ended
+/// before this store granted it.
 pub async fn a_pass_that_ended_is_never_granted_again<F: Fixture>() {
     let mut scene = Scene::open::<F>().await;
     let places = scene.queue_up(1..5).await;
@@ -93,12 +93,12 @@ pub async fn a_pass_that_ended_is_never_granted_again<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [0; 0]);
     let ended = [Resolution::Done, Resolution::Done, Resolution::Expired, Resolution::Done];
     assert_eq!(scene.resolve(&places).await, ended);
-    // A seat held in time may be paid for after the pass ran out.
+    // A hold made in time may be paid after its pass expired.
     scene.end_pass(3).await;
     assert_eq!(scene.resolve_one(places[2]).await, Resolution::Done);
 }
 
-/// 7: time does not go back because one server's clock does.
+/// 7: a server whose clock is behind does not turn back the line's time.
 pub async fn a_caller_whose_clock_is_behind_brings_no_pass_back<F: Fixture>() {
     let scene = Scene::open::<F>().await.with_capacity(1);
     let places = scene.queue_up(1..3).await;
@@ -112,7 +112,8 @@ pub async fn a_caller_whose_clock_is_behind_brings_no_pass_back<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [0; 0]);
 }
 
-/// 3, 7: done or expired, the next place is a new one; the old token still tells what became of the old one.
+/// 3, 7: an account whose place is done or expired gets a new number. Its old token still resolves to the end of the
+/// old place.
 pub async fn whoever_ended_joins_again_at_the_back<F: Fixture>() {
     let mut scene = Scene::open::<F>().await;
     let places = scene.queue_up(1..5).await;
@@ -129,7 +130,7 @@ pub async fn whoever_ended_joins_again_at_the_back<F: Fixture>() {
     assert_eq!(scene.admit_numbers().await, [4, 5, 6, 7]);
 }
 
-/// 12: a late call for a place that ended does not hit the account's next one.
+/// 12: a late call for a place that ended does not touch the account's next place.
 pub async fn leaving_with_a_place_that_is_not_the_present_one_does_nothing<F: Fixture>() {
     let scene = Scene::open::<F>().await;
     let old = scene.queue_up(1..2).await[0];

@@ -1,4 +1,4 @@
-//! Presence: who is not there is skipped, but keeps the place.
+//! Presence: `admit` skips absent places, and they keep their numbers.
 
 use super::*;
 
@@ -18,14 +18,14 @@ pub async fn absent_people_are_skipped_and_return_to_the_front<F: Fixture>() {
     let counts = scene.counts().await;
     assert_eq!((counts.waiting, counts.returned, counts.away), (5, 2, 0));
 
-    // 5 was not seen either: it is skipped behind those who came back, before 6.
+    // 1 and 3 are back, and go first. 5 was not seen, and is skipped.
     assert_eq!(scene.with_capacity(5).admit_numbers().await, [1, 3, 6]);
     assert_eq!(scene.counts().await.away, 1);
-    // Their number was called before: that does not take `serving` back.
+    // Numbers that return do not lower `serving`.
     assert_eq!(scene.counts().await.serving.get(), 6);
 }
 
-/// 3, 8: by joining again, with the same number.
+/// 3, 8: the account gets the same number.
 pub async fn joining_again_brings_someone_away_back<F: Fixture>() {
     let mut scene = Scene::with_waiting::<F>(1..4).await;
     scene.watch(WINDOW + BUCKET, &[2, 3]).await;
@@ -37,7 +37,7 @@ pub async fn joining_again_brings_someone_away_back<F: Fixture>() {
     assert_eq!(scene.with_capacity(2).admit_numbers().await, [1]);
 }
 
-/// 1, 7: who is away may go for good.
+/// 1, 7: a place that is away may leave.
 pub async fn leaving_while_away_is_leaving<F: Fixture>() {
     let mut scene = Scene::with_waiting::<F>(1..3).await;
     scene.watch(WINDOW + BUCKET, &[2]).await;
@@ -51,7 +51,7 @@ pub async fn leaving_while_away_is_leaving<F: Fixture>() {
     assert_eq!(scene.leave(place).await, LeaveOutcome::NotThere);
 }
 
-/// 10: on joining or by a merge, up to the last moment of the window, wherever it lies among the buckets.
+/// 10: seen by `join` or a merge, up to the last millisecond of the window, wherever it begins within a bucket.
 pub async fn who_was_seen_within_the_window_is_not_skipped<F: Fixture>() {
     for offset in [Duration::ZERO, BUCKET / 3, BUCKET - MILLISECOND] {
         let mut scene = Scene::open::<F>().await;
@@ -72,7 +72,7 @@ pub async fn who_was_seen_within_the_window_is_not_skipped<F: Fixture>() {
     }
 }
 
-/// 10: presence is set in the same step.
+/// 10: `resolve` marks the place present in the same step.
 pub async fn resolving_is_being_seen<F: Fixture>() {
     let mut scene = Scene::open::<F>().await;
     let places = scene.queue_up(1..3).await;
@@ -85,7 +85,7 @@ pub async fn resolving_is_being_seen<F: Fixture>() {
     assert_eq!(scene.counts().await.away, 1);
 }
 
-/// 10: who polled while no server could say so must not pay for it.
+/// 10: people may have polled while no server could merge their presence.
 pub async fn after_a_silence_of_merges_nobody_is_skipped_for_a_window<F: Fixture>() {
     let mut scene = Scene::with_waiting::<F>(1..5).await;
     scene.watch(2 * WINDOW, &[]).await;
@@ -102,7 +102,7 @@ pub async fn after_a_silence_of_merges_nobody_is_skipped_for_a_window<F: Fixture
     assert_eq!(scene.counts().await.away, 1);
 }
 
-/// 10: an operator makes the window longer; who was seen before the old one, but within the new one, is not skipped.
+/// 10: an operator makes the window longer. Places seen before the old window, but within the new one, are not skipped.
 pub async fn a_longer_window_skips_nobody_it_has_not_watched_that_long<F: Fixture>() {
     let mut scene = Scene::with_waiting::<F>(1..3).await;
     scene.watch(4 * WINDOW, &[]).await;

@@ -1,4 +1,4 @@
-//! Many at once: 64 tasks on as many threads as there are.
+//! Races of 64 tasks on all threads of the runtime.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use crate::race::{RACERS, race};
 
 /// How many servers run the scheduler.
 const SCHEDULERS: usize = 4;
-/// A race that takes this long has lost somebody.
+/// Timeout of a race. A place that is lost would wait for ever.
 const RACE_MAX: Duration = Duration::from_secs(60);
 
 fn assert_each_once(mut numbers: Vec<u64>, expected: impl Iterator<Item = u64>, what: &str) {
@@ -18,7 +18,7 @@ fn assert_each_once(mut numbers: Vec<u64>, expected: impl Iterator<Item = u64>, 
     assert_eq!(numbers, expected.collect::<Vec<_>>(), "{what}");
 }
 
-/// 1, 3, L8: 64 tabs of one person.
+/// 1, 3, L8: one person joins from 64 browser tabs.
 pub async fn one_account_joining_from_many_tasks_gets_one_place<F: Fixture>() {
     let scene = Scene::open::<F>().await.with_gate(Gate::Shut);
 
@@ -35,7 +35,7 @@ pub async fn one_account_joining_from_many_tasks_gets_one_place<F: Fixture>() {
     assert_eq!((counts.issued.get(), counts.waiting), (1, 1));
 }
 
-/// 1, 3, L7: no number twice, none left out.
+/// 1, 3, L7: no number is given out twice or left out.
 pub async fn many_accounts_joining_at_once_get_each_number_once<F: Fixture>() {
     const EACH: u64 = 20;
     let scene = Scene::open::<F>().await.with_gate(Gate::Shut);
@@ -47,7 +47,7 @@ pub async fn many_accounts_joining_at_once_get_each_number_once<F: Fixture>() {
             for index in u64::from(racer) * EACH..(u64::from(racer) + 1) * EACH {
                 numbers.push(only(scene.queue_up(index..index + 1).await).number.get());
             }
-            assert!(numbers.is_sorted(), "who comes later has a higher number: {numbers:?}");
+            assert!(numbers.is_sorted(), "later joins have higher numbers: {numbers:?}");
             numbers
         }
     })
@@ -72,13 +72,13 @@ pub async fn schedulers_at_once_fill_the_room_and_no_more<F: Fixture>() {
     assert_eq!(scene.counts().await.active, 150);
 }
 
-/// 6, L3: the rate is that of the line, not that of a server.
+/// 6, L3: the rate applies to the line, not to each server.
 pub async fn schedulers_at_once_keep_the_rate<F: Fixture>() {
     let mut scene = Scene::with_waiting::<F>(1..501).await.with_capacity(500);
     scene.terms.rate_per_s = 400;
 
     let mut n_admitted = 0;
-    // The bucket starts full: with a tick's worth, and the one that keeps fractions.
+    // The bucket starts full: with the tokens of one tick, and the one token that keeps fractions.
     for n_due in [101, 100, 100] {
         let admitted = race(|_| {
             let scene = scene.clone();
@@ -91,8 +91,7 @@ pub async fn schedulers_at_once_keep_the_rate<F: Fixture>() {
     }
 }
 
-/// 1, 7: a person leaves as the scheduler calls: either the place leaves the line, or its pass ends. Not both, not
-/// neither.
+/// 1, 7: a person leaves while the scheduler admits. Either the place leaves the line, or its pass ends; never both.
 pub async fn a_place_that_leaves_while_it_is_admitted_does_one_of_both<F: Fixture>() {
     let scene = Scene::open::<F>().await.with_capacity(1_000);
     let places = scene.queue_up(1..33).await;
@@ -115,20 +114,20 @@ pub async fn a_place_that_leaves_while_it_is_admitted_does_one_of_both<F: Fixtur
         match outcome {
             LeaveOutcome::EndedPass => ended.push(number),
             LeaveOutcome::LeftTheLine => assert!(!admitted.contains(&number), "{number} left, but was admitted"),
-            LeaveOutcome::NotThere => panic!("{number} was nowhere"),
+            LeaveOutcome::NotThere => panic!("{number} was not found"),
         }
     }
     ended.sort_unstable();
-    assert_each_once(admitted, ended.into_iter(), "who was admitted ended a pass");
+    assert_each_once(admitted, ended.into_iter(), "each admitted place ended its pass");
     let counts = scene.counts().await;
     assert_eq!((counts.waiting, counts.active), (0, 0));
 }
 
-/// 1, 5, 7, L1, L2, L3, L4: a crowd joins, is admitted by four schedulers, stays a while and leaves, all at once. Nobody
-/// is lost, nobody is admitted twice, and at no instant are more inside than fit.
+/// 1, 5, 7, L1, L2, L3, L4: a crowd joins, is admitted by four schedulers, stays a while and leaves, all at once. Each
+/// place is admitted exactly once, and the places inside never exceed the capacity.
 pub async fn a_crowd_goes_through_and_nobody_is_lost_or_one_too_many<F: Fixture>() {
     let crowd = crowd(Scene::open::<F>().await.with_capacity(10));
-    tokio::time::timeout(RACE_MAX, crowd).await.expect("everybody gets in and out: nobody is lost, no room leaks");
+    tokio::time::timeout(RACE_MAX, crowd).await.expect("all places pass: none is lost, and no room leaks");
 }
 
 async fn crowd(scene: Scene) {
@@ -174,13 +173,13 @@ async fn crowd(scene: Scene) {
 
     let mut admitted = by_joining.concat();
     admitted.extend(schedulers.join_all().await.into_iter().flatten());
-    assert_each_once(admitted, 1..=total, "everybody is admitted, once");
+    assert_each_once(admitted, 1..=total, "each place is admitted once");
     let counts = scene.counts().await;
     assert_eq!((counts.waiting, counts.away, counts.active, counts.admitted_total), (0, 0, 0, total));
 }
 
-/// Waits to be admitted, stays for some steps, and leaves. Who counts themselves as inside is inside, so that the count
-/// is never too high.
+/// Waits to be admitted, stays for some steps, and leaves. Counts itself as inside only while it has its pass, so
+/// `n_inside` is never too high.
 async fn go_through(scene: &Scene, place: Place, n_inside: &AtomicUsize) {
     let capacity = usize::try_from(scene.terms.capacity).expect("a small number");
     loop {

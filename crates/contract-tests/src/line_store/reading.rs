@@ -1,11 +1,11 @@
-//! What a line tells: of a place, of itself, and of what changed.
+//! Reads: places, counts, and changes since a cursor.
 
 use usher_queue::LineView;
 use usher_queue::view::Limit;
 
 use super::*;
 
-/// Waiting, inside, done, expired, and numbers that nobody was given.
+/// Waiting, inside, done, expired, and a number that was never given out.
 pub async fn resolve_tells_where_places_stand<F: Fixture>() {
     let mut scene = Scene::open::<F>().await;
     let places = scene.queue_up(1..7).await;
@@ -29,7 +29,8 @@ pub async fn resolve_tells_where_places_stand<F: Fixture>() {
     assert_eq!(scene.resolve_one(scene.place(7, 7)).await, Resolution::Unknown);
 }
 
-/// An account that came back to the line: the old token tells the end of the old place, and does not touch the new one.
+/// After an account left and joined again, its old token resolves to the end of the old place, and does not touch the
+/// new one.
 pub async fn resolve_answers_an_old_token_with_what_became_of_it<F: Fixture>() {
     let scene = Scene::open::<F>().await;
     let old = scene.queue_up(1..2).await[0];
@@ -41,7 +42,7 @@ pub async fn resolve_answers_an_old_token_with_what_became_of_it<F: Fixture>() {
     assert_eq!(scene.resolve(&[old, new]).await, [Resolution::Done, Resolution::Admitted(granted[0])]);
 }
 
-/// Each count as it is defined.
+/// Each count, as [`LineCounts`] defines it.
 pub async fn counts_tell_the_numbers_of_the_line<F: Fixture>() {
     let mut scene = Scene::open::<F>().await.with_capacity(2);
     let places = scene.queue_up(1..8).await;
@@ -64,14 +65,14 @@ pub async fn counts_tell_the_numbers_of_the_line<F: Fixture>() {
     assert_eq!(scene.counts().await, expected);
 }
 
-/// 9: G gets who leaves above `serving`, and nobody else.
+/// 9: G gets the numbers above `serving` whose places leave, and no others.
 pub async fn serving_only_rises_and_whoever_leaves_above_it_is_gone<F: Fixture>() {
     let mut scene = Scene::open::<F>().await;
     let places = scene.queue_up(1..10).await;
     scene.watch(WINDOW + BUCKET, &[2, 3, 4, 5, 6, 7, 8, 9]).await;
     assert_eq!(scene.with_capacity(1).admit_numbers().await, [2]);
 
-    // Away, called; inside; waiting behind; back in front.
+    // 1 is away, 2 is inside, 6 and 8 wait above `serving`.
     assert_eq!(scene.leave(places[0]).await, LeaveOutcome::LeftTheLine);
     assert_eq!(scene.leave(places[1]).await, LeaveOutcome::EndedPass);
     assert_eq!(scene.leave(places[5]).await, LeaveOutcome::LeftTheLine);
@@ -85,7 +86,7 @@ pub async fn serving_only_rises_and_whoever_leaves_above_it_is_gone<F: Fixture>(
     assert_eq!(later.counts.serving.get(), 9);
 }
 
-/// 9: a view reads on where it stopped, and misses nothing.
+/// 9: a view continues from its cursor, and misses nothing.
 pub async fn refresh_tells_what_changed_since_the_cursor<F: Fixture>() {
     let scene = Scene::open::<F>().await;
     let places = scene.queue_up(1..6).await;
@@ -102,7 +103,7 @@ pub async fn refresh_tells_what_changed_since_the_cursor<F: Fixture>() {
     assert_eq!(second.gone, GoneChanges::Since(vec![PlaceNumber::new(5), PlaceNumber::new(3)]));
     assert!(second.cursor > first.cursor);
 
-    // All lines in one round trip, in the order asked; one that is not open is told apart.
+    // All lines in one round trip, in the order of the request. A line that is not open is `Lost`.
     let unknown = random_performance();
     let lines = [(unknown, Cursor::default()), (scene.at.performance, second.cursor)];
     let answers = scene.store.refresh(scene.at.epoch, scene.at.now, &lines).await.expect("the store works");
@@ -110,7 +111,7 @@ pub async fn refresh_tells_what_changed_since_the_cursor<F: Fixture>() {
     assert_eq!(answers, [InEpoch::Lost, InEpoch::Current(expected)]);
 }
 
-/// 9: a view that was too long away, or comes from an earlier epoch, misses nothing either.
+/// 9: a view misses nothing, even if its cursor is too old or from an earlier epoch.
 pub async fn an_old_cursor_is_told_everything<F: Fixture>() {
     let first = Scene::open::<F>().await;
     let places = first.queue_up(1..9_001).await;
@@ -134,8 +135,7 @@ pub async fn an_old_cursor_is_told_everything<F: Fixture>() {
     assert_eq!(learned(second.changes(before.cursor).await.gone), (8_001..=20_005).collect());
 }
 
-/// 9, L16: what a view makes of the answers never puts anybody back, whoever leaves, is skipped, or returns, and not
-/// when the line is lost either.
+/// 9, L16: no position in a view rises: not when places leave, are skipped, or return, and not when the line is lost.
 pub async fn positions_never_rise<F: Fixture>() {
     let mut scene = Scene::open::<F>().await;
     let places = scene.queue_up(1..21).await;
@@ -165,7 +165,7 @@ pub async fn positions_never_rise<F: Fixture>() {
     assert_eq!(scene.resolve_one(places[0]).await, waiting(1, 0));
     look(&scene, &[Some(12), Some(13), Some(13)]).await;
 
-    // The line is lost; what the view knows is the backup. Places come back in the order of their polls.
+    // The line is lost, and opens again from the view. Places come back in the order of their polls.
     let view = look(&scene, &[]).await;
     let mut gone = view.gone().clone();
     gone.insert_range(21..=100);

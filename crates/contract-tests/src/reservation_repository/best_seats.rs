@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// 12, and what [`usher_reservation::best`] shows of the choice itself.
+/// 12: the seats are those that [`usher_reservation::best`] chooses.
 pub async fn the_best_seats_are_side_by_side_in_front_and_in_the_middle<F: Fixture>() {
     let hall = [rows_of("C", 1, 6, "S", 90), rows_of("A", 2, 6, "VIP", 150), rows_of("B", 1, 6, "R", 120)];
     let stage = Stage::<F>::with_hall(&hall).await;
@@ -21,7 +21,7 @@ pub async fn the_best_seats_are_side_by_side_in_front_and_in_the_middle<F: Fixtu
     stage.close().await;
 }
 
-/// 12, and 1.
+/// 1 and 12.
 pub async fn the_best_seats_are_chosen_among_what_earlier_commands_left<F: Fixture>() {
     let stage = Stage::<F>::with_seats(8).await;
     let commands = [
@@ -47,7 +47,7 @@ pub async fn the_best_seats_are_chosen_among_what_earlier_commands_left<F: Fixtu
     stage.close().await;
 }
 
-/// 12, and 1: the same names in two performances are different seats.
+/// 1 and 12: the same names in two performances are different seats.
 pub async fn a_batch_chooses_seats_of_one_performance_and_takes_named_ones_of_another<F: Fixture>() {
     let stage = Stage::<F>::with_seats(4).await;
     let (before, after) = (PerformanceId::from_bytes(id(0)), PerformanceId::from_bytes(id(2)));
@@ -76,7 +76,7 @@ pub async fn a_batch_chooses_seats_of_one_performance_and_takes_named_ones_of_an
     stage.close().await;
 }
 
-/// 12: a group sits apart rather than not at all.
+/// 12: a group that finds no block gets separate seats.
 pub async fn a_group_that_finds_no_block_gets_pieces_and_is_refused_by_nothing_but_a_lack_of_seats<F: Fixture>() {
     let hall = [rows_of("A", 1, 5, "VIP", 150), rows_of("B", 1, 3, "R", 120)];
     let stage = Stage::<F>::with_hall(&hall).await;
@@ -97,7 +97,7 @@ pub async fn a_group_that_finds_no_block_gets_pieces_and_is_refused_by_nothing_b
     stage.close().await;
 }
 
-/// 12, and 3.
+/// 3 and 12.
 pub async fn best_seats_of_lapsed_holds_are_taken_over_and_those_of_live_ones_are_not<F: Fixture>() {
     let stage = Stage::<F>::with_seats(4).await;
     let lapse = NOW.plus(HOLD_TTL);
@@ -117,7 +117,7 @@ pub async fn best_seats_of_lapsed_holds_are_taken_over_and_those_of_live_ones_ar
     stage.close().await;
 }
 
-/// 12, and 4.
+/// 4 and 12.
 pub async fn a_refused_wish_for_best_seats_changes_nothing_and_keeps_no_claim<F: Fixture>() {
     let stage = Stage::<F>::with_seats(3).await;
     stage.held(&stage.wish(1, &["A-1-1", "A-1-2"])).await;
@@ -149,7 +149,7 @@ pub async fn a_refused_wish_for_best_seats_changes_nothing_and_keeps_no_claim<F:
     stage.close().await;
 }
 
-/// 12, and 5.
+/// 5 and 12.
 pub async fn a_repeated_wish_for_best_seats_is_answered_with_the_same_seats<F: Fixture>() {
     let stage = Stage::<F>::with_seats(6).await;
     let wish = stage.best(1, 2, None);
@@ -170,7 +170,7 @@ pub async fn a_repeated_wish_for_best_seats_is_answered_with_the_same_seats<F: F
     stage.close().await;
 }
 
-/// 12, and 5, as a race.
+/// 5 and 12, as a race.
 pub async fn of_many_twins_that_want_the_best_seats_one_gets_them<F: Fixture>() {
     let stage = Stage::<F>::with_seats(10).await;
     let wish = stage.best(1, 2, None);
@@ -185,13 +185,13 @@ pub async fn of_many_twins_that_want_the_best_seats_one_gets_them<F: Fixture>() 
     stage.close().await;
 }
 
-/// How many rush for the best seats at a time.
+/// Buyers who want the best seats at the same time.
 pub(super) const RUSH: u32 = 160;
 
-/// How many of them share a call: as if there were sixteen servers.
+/// Buyers who share a call, as if there were sixteen servers.
 const TOGETHER: usize = 10;
 
-/// How many seats somebody wants.
+/// The number of seats that a command asks for.
 fn wanted(command: &HoldCommand) -> u32 {
     match &command.seats {
         SeatWish::Named(names) => u32::try_from(names.len()).unwrap(),
@@ -199,8 +199,8 @@ fn wanted(command: &HoldCommand) -> u32 {
     }
 }
 
-/// Of those who rushed, each got a block of their own, or was refused when so many seats were not free any more. Answers
-/// how many are left of the `n_free`.
+/// Checks that each buyer got as many seats as they wanted, or was refused because fewer were free. Returns how many of
+/// the `n_free` seats are left.
 pub(super) fn nobody_is_refused_while_seats_are_free(outcomes: &[(u32, HoldOutcome)], n_free: u32) -> u32 {
     let n_wanted: u32 = outcomes.iter().map(|(count, _)| count).sum();
     let mut n_left = n_free;
@@ -216,12 +216,12 @@ pub(super) fn nobody_is_refused_while_seats_are_free(outcomes: &[(u32, HoldOutco
         }
     }
     assert!(n_wanted > n_free || refused.is_empty(), "{} are refused while seats are free", refused.len());
-    // Seats only went away meanwhile.
+    // No seat became free meanwhile, so each refused buyer wanted more seats than are left.
     assert!(refused.iter().all(|count| *count > n_left), "{refused:?} are refused, and {n_left} seats are left");
     n_left
 }
 
-/// 12, as a race: everybody wants the same seats, and none of them stays behind.
+/// 12, as a race: all buyers want the best seats, and no seat is left over.
 pub async fn a_rush_for_the_best_seats_sells_every_one_of_them<F: Fixture>() {
     let stage = Stage::<F>::with_hall(&[rows_of("A", 40, 30, "VIP", 150), rows_of("B", 20, 20, "R", 120)]).await;
     let mut n_left = 1_600;
@@ -258,7 +258,7 @@ fn are_side_by_side(reservation: &Reservation) -> bool {
     places.windows(2).all(|pair| pair[0].0 == pair[1].0 && pair[0].1 + 1 == pair[1].1)
 }
 
-/// 12, as a race, with seats that are named, chosen, and given back at once, in batches.
+/// 12, as a race of batches: buyers name seats, let the server choose, and release seats at once.
 pub async fn who_names_seats_and_who_wants_the_best_are_not_in_each_others_way<F: Fixture>() {
     let stage = Stage::<F>::with_hall(&[rows_of("A", 20, 20, "VIP", 150)]).await;
     let given_back: Vec<_> = (1..=20).map(|n| stage.wish(2_000 + n, &[&format!("A-{n}-10")])).collect();

@@ -1,4 +1,4 @@
-//! The negative controls: stores that look first and act later. The suite must reject them.
+//! The negative controls: stores with a gap between check and act. The suite must reject them.
 
 use std::sync::Mutex;
 
@@ -7,7 +7,7 @@ use super::races::one_gets_the_seat;
 use super::*;
 use crate::race::Gap;
 
-/// Looks whether the seat is free, and then takes it: what everybody writes first.
+/// Checks that the seat is free, and takes it after other callers could check too.
 #[derive(Default)]
 struct CheckThenAct {
     owner: Mutex<Option<ReservationId>>,
@@ -17,7 +17,7 @@ struct CheckThenAct {
 impl CheckThenAct {
     async fn hold(&self, command: HoldCommand) -> HoldOutcome {
         let is_free = self.owner.lock().unwrap().is_none();
-        // The gap that an answer of a database leaves.
+        // As long as a database takes to answer the check.
         self.gap.wait_for_others().await;
         if !is_free {
             return HoldOutcome::Taken(vec![seat("A-1-1")]);
@@ -73,7 +73,7 @@ async fn holding_by_what_was_seen_is_rejected() {
     one_gets_the_seat(&outcomes, "A-1-1");
 }
 
-/// Looks for the first free block, and then takes it: what is picked above the lock, everybody picks.
+/// Chooses the first free block before it takes the lock, so that concurrent callers choose the same block.
 #[derive(Default)]
 struct ChooseThenTake {
     n_taken: Mutex<u32>,

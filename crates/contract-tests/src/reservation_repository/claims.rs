@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// 5, with holds, one after the other.
+/// 5, with sequential holds.
 pub async fn a_repeated_hold_is_replayed_and_another_request_is_a_mismatch<F: Fixture>() {
     let stage = Stage::<F>::with_seats(4).await;
     let wish = stage.wish(1, &["A-1-1"]);
@@ -26,7 +26,7 @@ pub async fn a_repeated_hold_is_replayed_and_another_request_is_a_mismatch<F: Fi
     assert!(is_held(&stage.hold(&other_case).await));
     assert!(is_held(&stage.hold(&stage.wish(2, &["A-1-3"])).await));
 
-    // As it is now, not as it was.
+    // A replay has the reservation as it is now.
     assert!(matches!(stage.release(1, NOW).await, ReleaseOutcome::Released(_)));
     match stage.hold(&again).await {
         HoldOutcome::Replayed(reservation) => assert_eq!(reservation.state, State::Released),
@@ -46,12 +46,12 @@ pub async fn of_many_twins_one_holds_and_the_others_are_told<F: Fixture>() {
     let (made, others): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(is_held);
     assert_eq!(made.len(), 1, "one holds");
     let made = held(made[0].clone());
-    assert!(others.iter().all(|outcome| *outcome == HoldOutcome::Replayed(made.clone())), "the others are told");
+    assert!(others.iter().all(|outcome| *outcome == HoldOutcome::Replayed(made.clone())), "the others get a replay");
     assert_eq!(stage.history().await.reservations.len(), 1);
     stage.close().await;
 }
 
-/// 5, with the boundary.
+/// 5, until the deadline and at it.
 pub async fn a_claim_is_kept_for_a_day<F: Fixture>() {
     let stage = Stage::<F>::with_seats(2).await;
     let wish = stage.wish(1, &["A-1-1"]);
@@ -68,7 +68,7 @@ pub async fn a_claim_is_kept_for_a_day<F: Fixture>() {
     stage.close().await;
 }
 
-/// 5, with payments, one after the other.
+/// 5, with sequential payments.
 pub async fn a_repeated_payment_is_in_flight_and_then_replayed<F: Fixture>() {
     let stage = Stage::<F>::with_seats(2).await;
     stage.held(&stage.wish(1, &["A-1-1"])).await;
@@ -96,7 +96,7 @@ pub async fn a_repeated_payment_is_in_flight_and_then_replayed<F: Fixture>() {
     stage.close().await;
 }
 
-/// 5, as a race; and another race without a common claim: a reservation is paid for by one attempt at a time.
+/// 5, as a race; and a race of payments for one reservation under different claims, of which one begins.
 pub async fn of_many_payments_under_one_claim_one_begins<F: Fixture>() {
     let stage = Stage::<F>::with_seats(2).await;
     stage.held(&stage.wish(1, &["A-1-1"])).await;

@@ -6,7 +6,7 @@ use super::*;
 pub async fn confirm_and_expiry_at_the_same_instant_never_both_happen<F: Fixture>() {
     const ROUNDS: u32 = 1_000;
     let stage = Stage::<F>::with_seats(u16::try_from(ROUNDS).unwrap()).await;
-    // Each lapses a minute and a bit after the one before, so that a round touches one hold only.
+    // Each hold lapses two minutes after the one before, so that a round touches one hold only.
     let round = 2 * MINUTE;
     let lapse = |n: u32| NOW.plus(round * n);
     let holds: Vec<_> =
@@ -21,12 +21,12 @@ pub async fn confirm_and_expiry_at_the_same_instant_never_both_happen<F: Fixture
             match stage.begin_at(last_instant, &stage.payment(n)).await {
                 PayOutcome::Begun(_) => stage.settle(n, &captured(n, 1), now).await,
                 PayOutcome::Refused(TransitionError::HoldExpired) => None,
-                other => panic!("nothing else may come of it: {other:?}"),
+                other => panic!("unexpected outcome of a late payment: {other:?}"),
             }
         };
         let expire = async || stage.repository.expire_lapsed(now, 1).await.unwrap();
         let take_over = async || stage.hold_at(now, &stage.wish(n + 10_000, &[&name])).await;
-        // Each of them is the first for a while; else all at once.
+        // In three of five rounds one of the calls goes first; in the others all run at once.
         let (paid, n_expired, taken) = match n % 5 {
             0 => {
                 let paid = pay().await;
@@ -57,7 +57,7 @@ pub async fn confirm_and_expiry_at_the_same_instant_never_both_happen<F: Fixture
             }
             other => panic!("round {n}: {other:?}"),
         }
-        // So that the next round's sweeper finds the next round's hold first.
+        // Leaves nothing that the next round's sweeper would expire before that round's hold.
         while stage.repository.expire_lapsed(now, 1_000).await.unwrap() > 0 {}
         if is_taken {
             let rival = stage.repository.release(ReservationId::from_bytes(id(n + 10_000)), account(n + 10_000), now);
@@ -82,12 +82,13 @@ pub async fn a_late_call_changes_nothing_of_the_next_owner<F: Fixture>() {
     let of_next = [stage.seat("A-1-1", lapse).await, stage.seat("A-1-3", lapse).await];
     assert_eq!(of_next, [(SeatStatus::Held, 3), (SeatStatus::Held, 3)]);
 
-    // The release, and a release by a clock that is behind, before anybody wrote the end down.
+    // Releases before the expiry is stored: at the deadline, and by a clock that is behind.
     assert_eq!(stage.release(1, lapse).await, ReleaseOutcome::Refused(TransitionError::HoldExpired));
     let behind = lapse.minus(MS);
     assert!(matches!(stage.release(1, behind).await, ReleaseOutcome::Released(_)));
     assert_eq!(stage.seat("A-1-2", behind).await, (SeatStatus::Available, 3), "its own seat is free");
-    // The sweeper finds nothing of the third's; the late declines and gives up nothing of it.
+    // The sweeper expires nothing: 1 is released, 2 is being paid, 3 is live. After a late decline 2 expires, and 3
+    // keeps the seat that it took over from 2.
     assert_eq!(stage.repository.expire_lapsed(lapse, 1_000).await.unwrap(), 0);
     assert!(matches!(stage.settle(2, &Verdict::Declined, lapse).await, Some(Settled::Declined { .. })));
     assert_eq!(stage.repository.expire_lapsed(lapse, 1_000).await.unwrap(), 1);

@@ -5,7 +5,7 @@ use usher_reservation::{BoardEvent, EventFollower, SeatBoard};
 
 use super::*;
 
-/// A server that follows the seats: what it does in a step, and the board that it has.
+/// A server that follows the seats, and keeps a board.
 struct Server {
     events: Arc<dyn SeatEvents>,
     follower: EventFollower,
@@ -13,14 +13,14 @@ struct Server {
 }
 
 impl Server {
-    /// Begins to follow: the event below which nothing is open, then the seats.
+    /// Begins to follow: reads the settled event, then the board.
     async fn begin(events: Arc<dyn SeatEvents>, performance: PerformanceId) -> Self {
         let follower = EventFollower::after(events.settled_event().await.unwrap());
         let board = SeatBoard::new(&events.board(performance, EVENTS_MAX).await.unwrap().unwrap());
         Self { events, follower, board }
     }
 
-    /// Reads what is new, a little at a time.
+    /// Reads the new events, a few at a time.
     async fn step(&mut self, now: Timestamp) {
         const LIMIT: u32 = 10;
         loop {
@@ -86,7 +86,7 @@ pub async fn every_change_and_every_new_map_leaves_an_event_that_can_be_followed
     stage.close().await;
 }
 
-/// 15.
+/// Events 3.
 pub async fn a_board_is_as_its_events_left_it<F: Fixture>() {
     let stage = Stage::<F>::with_seats(4).await;
     let before = stage.events.board(stage.performance, EVENTS_MAX).await.unwrap().unwrap();
@@ -111,7 +111,7 @@ pub async fn a_board_is_as_its_events_left_it<F: Fixture>() {
     stage.close().await;
 }
 
-/// Events 2 and 4, as a race: a server that begins in the middle of it misses nothing, and sees nothing twice as news.
+/// Events 2 and 4, as a race: a server that begins to follow in the middle of it misses no event.
 pub async fn whoever_follows_the_events_sees_all_that_racing_buyers_do<F: Fixture>() {
     let stage = Stage::<F>::with_seats(8).await;
     let buyers = (1..=RACERS).map(|n| {
@@ -163,7 +163,7 @@ pub async fn whoever_follows_the_events_sees_all_that_racing_buyers_do<F: Fixtur
     stage.close().await;
 }
 
-/// Events 1 and 4: as it was seen on MariaDB, where whoever followed by id alone never saw the change that committed late.
+/// Events 1 and 4: on MariaDB, a follower that read by id alone was seen to miss a change that committed late.
 pub async fn a_change_that_stays_open_among_others_is_in_nobodys_way_and_is_not_missed<F: SideBySide>() {
     use SeatStatus::{Available, Held};
     let stage = Stage::<F>::with_seats(3).await;
@@ -177,8 +177,8 @@ pub async fn a_change_that_stays_open_among_others_is_in_nobodys_way_and_is_not_
     stage.held(&stage.wish(2, &["A-1-2"])).await;
     for server in &mut servers {
         server.step(NOW).await;
-        assert_eq!(server.statuses(), [Available, Held, Available], "the others' are seen");
-        assert!(server.board.sequence() <= before, "and what is open is not passed over");
+        assert_eq!(server.statuses(), [Available, Held, Available], "the committed changes are seen");
+        assert!(server.board.sequence() <= before, "the sequence stays below the open event");
     }
     stage.held(&stage.wish(3, &["A-1-3"])).await;
     stage.fixture.commit(open).await;
@@ -190,11 +190,11 @@ pub async fn a_change_that_stays_open_among_others_is_in_nobodys_way_and_is_not_
         assert_eq!(server.statuses(), [Held; 3]);
         assert_eq!(server.board.sequence(), server.board.highest());
     }
-    // The owner of the seat is made up, so the audit would rightly complain.
+    // No reservation has the held seat, so an audit would find a contradiction.
     drop(stage);
 }
 
-/// Events 1: its id is never used, and holds nobody up for ever.
+/// Events 1: a follower waits for the missing id, and gives it up after [`EventFollower::OPEN_MAX`].
 pub async fn an_event_that_was_rolled_back_is_waited_for_and_given_up<F: SideBySide>() {
     use SeatStatus::{Available, Held};
     let stage = Stage::<F>::with_seats(2).await;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// 1 and 4: nothing is held of a group that cannot be held whole.
+/// 1 and 4: no seat of a group is held if one of them is taken.
 pub async fn a_group_is_held_whole_or_not_at_all_and_every_conflict_is_named<F: Fixture>() {
     let stage = Stage::<F>::with_seats(5).await;
     stage.held(&stage.wish(1, &["A-1-2", "A-1-4"])).await;
@@ -20,7 +20,7 @@ pub async fn a_group_is_held_whole_or_not_at_all_and_every_conflict_is_named<F: 
     stage.close().await;
 }
 
-/// 1, 5, 6 and 7, inside of one call.
+/// 1, 5, 6 and 7, within one call.
 pub async fn commands_of_one_call_are_judged_one_after_the_other<F: Fixture>() {
     let stage = Stage::<F>::with_seats(6).await;
     let first = stage.wish(1, &["A-1-1"]);
@@ -59,7 +59,7 @@ pub async fn commands_of_one_call_are_judged_one_after_the_other<F: Fixture>() {
     stage.close().await;
 }
 
-/// 1: a batch may be of several performances, with seats of the same names.
+/// 1: a batch may hold seats of several performances, even if the seats have the same names.
 pub async fn a_batch_spans_performances<F: Fixture>() {
     let stage = Stage::<F>::with_seats(2).await;
     let other = PerformanceId::from_bytes(id(2));
@@ -113,7 +113,7 @@ pub async fn every_change_of_a_seat_raises_its_version_and_leaves_one_event<F: F
     stage.close().await;
 }
 
-/// 3, with the boundary: a hold is live until just before its time.
+/// 3: a hold is live until just before its deadline.
 pub async fn a_lapsed_hold_reads_as_expired_and_keeps_nobody_from_its_seats<F: Fixture>() {
     let stage = Stage::<F>::with_seats(2).await;
     stage.held(&stage.wish(1, &["A-1-1", "A-1-2"])).await;

@@ -1,8 +1,8 @@
-//! The seat limit of a buyer, and what a pass carries.
+//! The seat limit of a buyer, and the reservations of a pass.
 
 use super::*;
 
-/// 6, as a race: with different seats, passes and keys, so that nothing but the limit is in the way.
+/// 6, as a race: with different seats, passes and keys, so that only the limit can refuse.
 pub async fn a_buyer_never_has_more_seats_than_the_limit<F: Fixture>() {
     let stage = Stage::<F>::with_seats(50).await;
     let wishes = (1..=50).map(|n| HoldCommand {
@@ -19,7 +19,7 @@ pub async fn a_buyer_never_has_more_seats_than_the_limit<F: Fixture>() {
     stage.close().await;
 }
 
-/// 6: what counts is what is owned, being paid, or held and live.
+/// 6: seats count that are sold, being paid, or in a live hold.
 pub async fn seats_given_back_or_lapsed_do_not_count_against_the_limit<F: Fixture>() {
     let stage = Stage::<F>::with_seats(8).await;
     let wish = |n: u32, seats: &[&str]| HoldCommand {
@@ -42,7 +42,7 @@ pub async fn seats_given_back_or_lapsed_do_not_count_against_the_limit<F: Fixtur
     stage.held(&wish(4, &["A-1-4"])).await;
     assert_eq!(stage.hold(&wish(5, &["A-1-5"])).await, HoldOutcome::LimitReached);
 
-    // The fourth lapses; nobody has to write that down first. What is being paid counts on.
+    // The lapsed fourth hold does not count, though its expiry is not stored. The payment goes on counting.
     let lapse = NOW.plus(HOLD_TTL);
     stage.held_at(lapse, &wish(5, &["A-1-5"])).await;
     assert_eq!(stage.hold_at(lapse, &wish(6, &["A-1-6"])).await, HoldOutcome::LimitReached);
@@ -63,11 +63,11 @@ pub async fn a_pass_carries_one_live_reservation<F: Fixture>() {
     assert_eq!(stage.hold(&second(2)).await, HoldOutcome::PassBusy);
     assert!(matches!(stage.release(1, NOW).await, ReleaseOutcome::Released(_)));
     stage.held(&second(2)).await;
-    // It lapses, and the pass is free again, whether or not anybody wrote that down.
+    // When the hold lapses, the pass is free again, though the expiry is not stored.
     let lapse = NOW.plus(HOLD_TTL);
     assert_eq!(stage.hold_at(lapse.minus(MS), &second(3)).await, HoldOutcome::PassBusy);
     stage.held_at(lapse, &second(3)).await;
-    // What is being paid is live, whatever the time.
+    // A reservation that is being paid is live at any time.
     let pay = PayCommand { account: account(1), claim: claim(1, "pay", 3), ..stage.payment(3) };
     stage.begun_at(lapse, &pay).await;
     let much_later = lapse.plus(2 * HOLD_TTL);
@@ -94,7 +94,7 @@ pub async fn of_many_holds_under_one_pass_one_is_held<F: Fixture>() {
     stage.close().await;
 }
 
-/// 7: used up by a confirmation, or left.
+/// 7: ended by a confirmation, or because the owner left.
 pub async fn a_pass_that_ended_carries_none<F: Fixture>() {
     let stage = Stage::<F>::with_seats(4).await;
     stage.sold(1, &["A-1-1"]).await;
@@ -110,7 +110,7 @@ pub async fn a_pass_that_ended_carries_none<F: Fixture>() {
     assert_eq!(stage.hold(&stage.wish(2, &["A-1-2"])).await, HoldOutcome::PassUsed);
     let new_pass = HoldCommand { pass: PassNumber(5), ..used_up };
     assert!(is_held(&stage.hold(&new_pass).await), "a new pass carries a new reservation");
-    // Who leaves in the middle of a purchase can still pay.
+    // A buyer who leaves after the hold can still pay.
     stage.held(&stage.wish(4, &["A-1-3"])).await;
     stage.fixture.leave(stage.performance, PassNumber(4), NOW).await;
     stage.begun(&stage.payment(4)).await;

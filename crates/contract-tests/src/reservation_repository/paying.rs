@@ -4,7 +4,7 @@ use usher_reservation::ports::{RefundDue, ReleaseCommand, SettleCommand, Unsettl
 
 use super::*;
 
-/// 1, 5, 9 and 10, inside of one call each: what becomes of one reservation is no other's business.
+/// 1, 5, 9 and 10, in one call of each method: no command affects another reservation.
 pub async fn payments_of_one_call_are_judged_one_after_the_other<F: Fixture>() {
     let stage = Stage::<F>::with_seats(7).await;
     let repository = &stage.repository;
@@ -76,7 +76,7 @@ pub async fn a_payment_begins_only_on_a_live_hold_whose_seats_are_its_own<F: Fix
     let expected =
         usher_reservation::Payment { attempt: AttemptId::from_bytes(id(2)), resolve_at: lapse.minus(MS).plus(MINUTE) };
     assert_eq!(paying.state, State::Paying(expected));
-    // A clock of another server is behind: the seat of the third has been taken over already.
+    // A server whose clock is behind begins the third payment after the seat was taken over.
     stage.held_at(lapse, &stage.wish(5, &["A-1-3"])).await;
 
     let other_key = PayCommand { claim: claim(2, "other", 9), ..stage.payment(2) };
@@ -102,7 +102,7 @@ pub async fn a_payment_begins_only_on_a_live_hold_whose_seats_are_its_own<F: Fix
     stage.close().await;
 }
 
-/// 3, 8 and 9: a payment begun late extends the hold once, of its seats as well.
+/// 3, 8 and 9: a payment begun late extends the hold, and that of its seats.
 pub async fn a_payment_begun_late_keeps_its_seats_for_a_minute<F: Fixture>() {
     let stage = Stage::<F>::with_seats(1).await;
     stage.held(&stage.wish(1, &["A-1-1"])).await;
@@ -116,14 +116,14 @@ pub async fn a_payment_begun_late_keeps_its_seats_for_a_minute<F: Fixture>() {
     assert_eq!(stage.hold_at(extended.minus(MS), &rival).await, HoldOutcome::Taken(vec![seat("A-1-1")]));
     assert_eq!(stage.repository.expire_lapsed(extended, 1_000).await.unwrap(), 0, "a payment does not expire");
 
-    // Declined: back to the original time, which is over, so the seat is free at once.
+    // A decline restores the original deadline, which has passed, so the seat is free at once.
     assert!(matches!(stage.settle(1, &Verdict::Declined, begun_at.plus(MS)).await, Some(Settled::Declined { .. })));
     assert_eq!(stage.state(1, begun_at.plus(MS)).await, State::Expired);
     stage.held_at(begun_at.plus(MS), &stage.wish(3, &["A-1-1"])).await;
     stage.close().await;
 }
 
-/// 9, as a race: however many settle, with whatever tickets, it is settled once, and all are told the same.
+/// 9, as a race: callers settle an attempt with different tickets. It ends once, and all get the same answer.
 pub async fn a_captured_payment_sells_the_seats_once<F: Fixture>() {
     let stage = Stage::<F>::with_seats(3).await;
     stage.held(&stage.wish(1, &["A-1-3", "A-1-1"])).await;
@@ -136,7 +136,7 @@ pub async fn a_captured_payment_sells_the_seats_once<F: Fixture>() {
     let outcomes = race_all(settlers).await;
 
     let Settled::Confirmed(confirmed) = &outcomes[0] else { panic!("it is confirmed: {:?}", outcomes[0]) };
-    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "all are told the same");
+    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "all get the same outcome");
     let State::Confirmed { attempt, at, tickets } = &confirmed.state else { panic!("{confirmed:?}") };
     assert_eq!((*attempt, *at), (AttemptId::from_bytes(id(1)), NOW));
     let seats: Vec<_> = tickets.iter().map(|ticket| ticket.seat.as_str()).collect();
@@ -146,14 +146,14 @@ pub async fn a_captured_payment_sells_the_seats_once<F: Fixture>() {
     assert_eq!(found.as_ref(), Some(confirmed));
     assert_eq!(stage.counts(NOW.plus(HOLD_TTL)).await, SeatCounts { total: 3, available: 1, held: 0, sold: 2 });
     assert_eq!(stage.repository.refunds_due(10).await.unwrap(), []);
-    // It was sold for good: no later verdict and no rival changes that.
+    // Neither a later verdict nor another buyer changes a sale.
     assert_eq!(stage.settle(1, &Verdict::Unheard, NOW).await.as_ref(), outcomes.first());
     let rival = stage.wish(2, &["A-1-1"]);
     assert_eq!(stage.hold_at(NOW.plus(10 * HOLD_TTL), &rival).await, HoldOutcome::Taken(vec![seat("A-1-1")]));
     stage.close().await;
 }
 
-/// 9: three times, then never again.
+/// 9: after three declines no payment begins.
 pub async fn a_declined_payment_goes_back_to_the_hold_and_its_time<F: Fixture>() {
     let stage = Stage::<F>::with_seats(1).await;
     let first = stage.held(&stage.wish(1, &["A-1-1"])).await;
@@ -198,13 +198,13 @@ pub async fn an_unheard_payment_goes_back_to_the_hold_and_frees_its_claim<F: Fix
     stage.close().await;
 }
 
-/// 9: the gateway was slow, the seats lapsed meanwhile, but nobody has them now.
+/// 9: the gateway is slow, and the hold lapses meanwhile, but no other buyer has the seats now.
 pub async fn a_capture_whose_seats_are_free_again_sells_them<F: Fixture>() {
     let stage = Stage::<F>::with_seats(4).await;
     let lapse = NOW.plus(HOLD_TTL);
     stage.held(&stage.wish(1, &["A-1-1", "A-1-2", "A-1-3", "A-1-4"])).await;
     stage.begun(&stage.payment(1)).await;
-    // One is its own still; one was taken and given back; of one the next hold has lapsed in turn.
+    // A-1-1 and A-1-4 are still its own; A-1-2 was taken over and released; A-1-3 was taken over, and that hold lapses.
     stage.held_at(lapse, &stage.wish(2, &["A-1-2"])).await;
     assert!(matches!(stage.release(2, lapse).await, ReleaseOutcome::Released(_)));
     stage.held_at(lapse, &stage.wish(3, &["A-1-3"])).await;
@@ -214,7 +214,7 @@ pub async fn a_capture_whose_seats_are_free_again_sells_them<F: Fixture>() {
 
     let Some(Settled::Confirmed(confirmed)) = settled else { panic!("the seats are sold: {settled:?}") };
     assert_eq!(stage.counts(much_later).await, SeatCounts { total: 4, sold: 4, ..SeatCounts::default() });
-    // Whose hold lapsed finds nothing left to pay for, or to expire.
+    // The other lapsed hold cannot be paid; it expires, and takes no seat back.
     assert_eq!(stage.begin_at(much_later, &stage.payment(3)).await, PayOutcome::Refused(TransitionError::HoldExpired));
     assert_eq!(stage.repository.expire_lapsed(much_later, 1_000).await.unwrap(), 1);
     assert_eq!(stage.state(1, much_later).await, confirmed.state);
@@ -239,7 +239,7 @@ pub async fn a_capture_whose_seats_are_gone_is_refunded_once<F: Fixture>() {
     let due = RefundDue { attempt: AttemptId::from_bytes(id(1)), amount: first.total };
     assert_eq!(stage.repository.refunds_due(10).await.unwrap(), [due]);
     assert_eq!(stage.state(1, lapse).await, State::Expired);
-    // The next owner is not disturbed, and the seat that nobody took is free.
+    // The next owner keeps the seat, and the other seat is free.
     assert_eq!(stage.counts(lapse).await, SeatCounts { total: 2, available: 1, held: 1, sold: 0 });
     assert_eq!(stage.begin_at(lapse, &stage.payment(1)).await, PayOutcome::Replayed(Settled::Refunded));
     stage.begun_at(lapse, &stage.payment(2)).await;
@@ -253,7 +253,7 @@ pub async fn a_capture_whose_seats_are_gone_is_refunded_once<F: Fixture>() {
     stage.close().await;
 }
 
-/// 9: the gateway had not heard of it, or declined, and takes the money after all.
+/// 9: the gateway takes the money after the attempt ended as unheard or declined.
 pub async fn a_capture_that_comes_after_the_end_is_refunded_once<F: Fixture>() {
     let stage = Stage::<F>::with_seats(2).await;
     for (n, verdict) in [(1, Verdict::Unheard), (2, Verdict::Declined)] {
@@ -288,7 +288,7 @@ pub async fn payments_that_nobody_ended_are_found_when_their_time_comes<F: Fixtu
     assert_eq!(stage.repository.unsettled(resolve_at, 1).await.unwrap().len(), 1);
     stage.repository.resolve_early(AttemptId::from_bytes(id(1)), NOW.plus(MS)).await.unwrap();
     assert_eq!(stage.repository.unsettled(NOW.plus(MS), 10).await.unwrap(), [due(1, 2)]);
-    // It is never made later, and what has ended is not asked about again.
+    // `resolve_early` never sets a later time, and an attempt that ended is not listed.
     stage.repository.resolve_early(AttemptId::from_bytes(id(1)), resolve_at).await.unwrap();
     assert_eq!(stage.repository.unsettled(NOW.plus(MS), 10).await.unwrap(), [due(1, 2)]);
     assert!(stage.settle(1, &Verdict::Declined, NOW.plus(MS)).await.is_some());

@@ -2,11 +2,11 @@
 
 use super::*;
 
-/// One has the seat; all others are told that it is taken, and nothing else.
+/// Checks that one command holds the seat, and all others get `Taken`.
 pub(super) fn one_gets_the_seat(outcomes: &[HoldOutcome], name: &str) {
     assert_eq!(outcomes.iter().filter(|outcome| is_held(outcome)).count(), 1, "one gets the seat");
     let n_taken = outcomes.iter().filter(|outcome| **outcome == HoldOutcome::Taken(vec![seat(name)])).count();
-    assert_eq!(n_taken, outcomes.len() - 1, "and the others are told that it is taken");
+    assert_eq!(n_taken, outcomes.len() - 1, "and the others get `Taken`");
 }
 
 /// 1, as a race.
@@ -21,7 +21,7 @@ pub async fn of_a_thousand_buyers_of_one_seat_exactly_one_gets_it<F: Fixture>() 
     stage.close().await;
 }
 
-/// 1, as a race: buyers of different seats are not in each other's way.
+/// 1, as a race: no buyer of another seat is refused.
 pub async fn a_thousand_buyers_of_a_thousand_seats_all_get_theirs<F: Fixture>() {
     let stage = Stage::<F>::with_seats(1_000).await;
     let commands = (1..=1_000).map(|n| stage.wish(n, &[&format!("A-1-{n}")])).collect();
@@ -33,14 +33,14 @@ pub async fn a_thousand_buyers_of_a_thousand_seats_all_get_theirs<F: Fixture>() 
     stage.close().await;
 }
 
-/// 1, as a race: each wants two neighbours in a ring, in batches.
+/// 1, as a race of batches: each command wants two neighbouring seats of a ring.
 pub async fn racing_groups_that_overlap_are_held_whole_or_not_at_all<F: Fixture>() {
     let stage = Stage::<F>::with_seats(u16::try_from(RACERS).unwrap()).await;
     let pair = |n: u32| [format!("A-1-{}", n + 1), format!("A-1-{}", (n + 1) % RACERS + 1)];
     let batches = (0..RACERS).map(|n| {
         let repository = Arc::clone(&stage.repository);
         let [one, other] = pair(n);
-        // In both orders, so that locks taken in the order asked for would meet crosswise.
+        // In both orders: locks in the order of the requests would deadlock.
         let batch = [stage.wish(n + 1, &[&one, &other]), stage.wish(n + 1_001, &[&other, &one])];
         async move { repository.hold(&batch, NOW).await.unwrap() }
     });
@@ -51,7 +51,7 @@ pub async fn racing_groups_that_overlap_are_held_whole_or_not_at_all<F: Fixture>
     let n_taken = outcomes.iter().filter(|outcome| matches!(outcome, HoldOutcome::Taken(_))).count();
     assert_eq!(n_held + n_taken, outcomes.len());
     assert_eq!(stage.counts(NOW).await.held, 2 * n_held as u64);
-    // Of three neighbouring pairs one is held at least.
+    // Of three neighbouring pairs at least one is held.
     assert!(n_held >= RACERS as usize / 3, "{n_held} pairs are held");
     stage.close().await;
 }

@@ -19,7 +19,7 @@ pub async fn what_belongs_to_another_account_is_not_found<F: Fixture>() {
     stage.close().await;
 }
 
-/// Pages of an account's reservations, as they read.
+/// Pages of an account's reservations, as they read at `now`.
 pub async fn reservations_come_in_pages_in_the_order_of_ids<F: Fixture>() {
     let stage = Stage::<F>::with_seats(5).await;
     for n in [4, 2, 5, 1, 3] {
@@ -45,7 +45,7 @@ pub async fn reservations_come_in_pages_in_the_order_of_ids<F: Fixture>() {
     stage.close().await;
 }
 
-/// 3: lists and counts as they read, the map as written down.
+/// 3: lists and counts as they read at `now`, the board as it is stored.
 pub async fn seats_are_listed_counted_and_drawn_as_they_are<F: Fixture>() {
     let fixture = F::fresh().await;
     let performance = PerformanceId::from_bytes(id(1));

@@ -1,4 +1,4 @@
-//! What queries select by time or status, held against the functions of the domain.
+//! Queries that select by time or status, compared with the functions of the domain.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use usher_reservation::judge::hold::Owned;
 
 use super::*;
 
-/// How many reservations of each kind lapse, one a millisecond.
+/// Reservations of each kind; their deadlines are a millisecond apart.
 const STEPS: u32 = 5;
 
-/// One buyer's seats in every state: held and being paid with deadlines a millisecond apart, sold, given back, and free.
+/// One buyer's seats in every state: held and being paid, with deadlines a millisecond apart, sold, released, and free.
 async fn stocked<F: Fixture>() -> Stage<F> {
     let stage = Stage::<F>::with_seats(16).await;
     let held = |n: u32| HoldCommand {
@@ -55,7 +55,7 @@ impl<F: Fixture> Stage<F> {
     }
 }
 
-/// 13: what lists, counts, the limit and the sweeper select, at every instant around every deadline.
+/// 13: lists, counts, overdue payments, the limit and the free seats, at every instant around every deadline.
 pub async fn queries_select_what_the_rules_say_of_the_stored_values<F: Fixture>() {
     let stage = stocked::<F>().await;
     let (holdings, stored) = (stage.holdings().await, stage.stored().await);
