@@ -25,9 +25,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::source::say;
 
-/// How long the engine and the registry have to say whether an image can be had.
+/// How long the engine and the registry may take to find out whether an image is available.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// Where a container finds the pipe that is its script's input.
+/// The path, in the container, of the pipe that is its script's input.
 const PIPE: &str = "/usher-test-server";
 /// The label that names the process to which a container belongs.
 const OWNER: &str = "usher-test-server.owner";
@@ -39,11 +39,11 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    /// Runs a script with the network, the process numbers and a folder of this machine, and sends on the lines of its
-    /// log. Answers the pipe that is the script's input: it ends with this process, however that ends.
+    /// Runs a script with the network, the process ids and a folder of this machine, and sends the lines of its log to
+    /// `lines`. Returns the pipe that is the script's input: it closes when this process ends, even by a kill.
     ///
     /// # Panics
-    /// If the engine does not start it.
+    /// If the engine does not start the container.
     pub(crate) fn run(
         image: &str,
         script: &str,
@@ -55,7 +55,7 @@ impl Container {
         SWEPT.get_or_init(|| block_on(sweep()));
         let pipe = tempfile::Builder::new().prefix("usher-test-server-").make(|path| {
             mkfifoat(CWD, path, Mode::from_raw_mode(0o644))?;
-            // Opened for reading as well, because opening it for writing would wait for the container.
+            // Opened for reading as well: opening a pipe only for writing waits for its reader, the container.
             OpenOptions::new().read(true).write(true).open(path)
         });
         let pipe = pipe.expect("a pipe can be made");
@@ -68,7 +68,7 @@ impl Container {
             .with_user(format!("{}:{}", getuid().as_raw(), getgid().as_raw()))
             .with_label(OWNER, owner())
             .with_mount(mount)
-            // Tests look at the files of servers, and the script removes its own.
+            // Tests read the servers' files, and the script removes them.
             .with_mount(Mount::bind_mount(folder, folder))
             .with_host_config_modifier(|host| {
                 host.auto_remove = Some(true);
@@ -83,29 +83,29 @@ impl Container {
         let started = block_on(async move {
             let container = request.start().await?;
             let id = container.id().to_owned();
-            // Its removal is the engine's: a destructor would not run in a process that is killed.
+            // The engine removes the container: a destructor would not run in a process that is killed.
             std::mem::forget(container);
             Ok::<_, TestcontainersError>(id)
         });
         let id = started.unwrap_or_else(|error| panic!("cannot start a container of {image}: {error}"));
-        // The container has the pipe open by another name.
+        // The container has its own mount of the pipe, so the name is not needed any more.
         let (input, _path) = pipe.into_parts();
         (input, Self { id })
     }
 
-    /// Waits until the engine has removed it, and its ports are free.
+    /// Waits until the engine has removed the container, and its ports are free.
     pub(crate) fn wait_until_removed(&self) {
         let id = self.id.clone();
         block_on(async move {
-            let docker = docker_client_instance().await.expect("the engine was there");
+            let docker = docker_client_instance().await.expect("the Docker engine still answers");
             let removed = WaitContainerOptionsBuilder::new().condition("removed").build();
-            // An error says that there is no such container any more.
+            // An error means that the container is gone already.
             let _status = docker.wait_container(&id, Some(removed)).next().await;
         });
     }
 }
 
-/// Says whether the engine of this machine has an image; no registry is asked.
+/// Whether the engine of this machine has an image. Asks no registry.
 pub fn has_image(image: &str) -> bool {
     let image = image.to_owned();
     let has = async move {
@@ -117,8 +117,8 @@ pub fn has_image(image: &str) -> bool {
     block_on(timeout(ANSWER_MAX, has)).unwrap_or(false)
 }
 
-/// Finds out within 10 s which of these images the engine has or can pull, and pulls them. Answers with the engine's
-/// version and the images that are there; or with the reason why there is no engine.
+/// Finds out within 10 s which of these images the engine has or can pull, and pulls the missing ones. Returns the
+/// engine's version and the images that it has then, or the reason why there is no engine.
 pub(crate) async fn provide(images: Vec<&'static str>) -> Result<(String, Vec<&'static str>), &'static str> {
     let deadline = Instant::now() + ANSWER_MAX;
     let engine = timeout_at(deadline, Engine::find()).await.unwrap_or(Err("the Docker engine does not answer"))?;
@@ -147,11 +147,14 @@ struct Engine {
 }
 
 impl Engine {
-    /// Finds it, or says why there is none.
+    /// Finds the engine.
+    ///
+    /// # Errors
+    /// The reason why there is none.
     async fn find() -> Result<Self, &'static str> {
         let Ok(docker) = docker_client_instance().await else { return Err("no Docker engine") };
         let Ok(info) = docker.info().await else { return Err("no Docker engine") };
-        // Containers share the network and the process numbers with the tests.
+        // Containers share the network and the process ids with the tests.
         if info.name.as_deref() != uname().nodename().to_str().ok() {
             return Err("the Docker engine is on another machine");
         }
@@ -167,7 +170,7 @@ impl Engine {
     }
 }
 
-/// Blocks on a call of the engine. It runs on a runtime of its own, because callers may be inside of theirs.
+/// Blocks on a call to the engine. The call runs on a runtime of its own, because the caller may be inside of another.
 pub(crate) fn block_on<T: Send + 'static>(call: impl Future<Output = T> + Send + 'static) -> T {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
     let (sender, answer) = mpsc::channel();
@@ -180,7 +183,7 @@ fn generic(image: &str) -> GenericImage {
     GenericImage::new(name, tag)
 }
 
-/// This process, by its number and by what the number counts in.
+/// This process: its namespace and its process id.
 fn owner() -> String {
     format!("{}/{}", process_namespace(), getpid().as_raw_nonzero())
 }
@@ -199,7 +202,7 @@ async fn sweep() {
         let Some(owner) = container.labels.as_ref().and_then(|labels| labels.get(OWNER)) else { continue };
         if has_ended(owner) {
             let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-            // Another process may be faster.
+            // If this fails, another process has removed it.
             let _removed = docker.remove_container(&container.id.unwrap_or_default(), Some(options)).await;
         }
     }
@@ -219,7 +222,7 @@ mod tests {
     use super::*;
     use crate::redis_server;
 
-    /// More than the highest number that Linux gives a process.
+    /// Above the highest process id of Linux.
     const NO_PROCESS: u32 = 1 << 23;
 
     #[test]
@@ -230,7 +233,7 @@ mod tests {
         assert!(!has_ended("nonsense"));
     }
 
-    /// A process that was killed between creating a container and starting it; and one that is about to start its own.
+    /// One owner was killed between creating and starting a container; another owner is about to start its container.
     #[tokio::test]
     async fn containers_that_were_never_started_are_removed_when_their_owner_has_ended() {
         let Ok(engine) = Engine::find().await else {

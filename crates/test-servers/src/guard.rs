@@ -1,4 +1,4 @@
-//! A server's shell script, run by a process of this machine or by a container, until its guard is dropped.
+//! Runs a server's shell script in a process of this machine or in a container, until its guard is dropped.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -17,21 +17,21 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::container::Container;
 use crate::source::{Kind, Source};
 
-/// How often another port is tried, if some other process took the one that was free.
+/// Most ports to try: another process may take a free port before the server does.
 const PORTS_MAX: u32 = 20;
 /// The highest port of a server: a Redis cluster listens 10,000 above as well.
 const PORT_MAX: u16 = u16::MAX - 10_000;
-/// How long a server may be silent while it makes its data, or starts.
+/// How long a server may log nothing while it creates its data or starts.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// What a script says before the number of the server's process.
+/// The script logs this before the server's process id.
 const PROCESS_ID: &str = "process id ";
-/// What a script says when it has killed the server, and keeps its data.
+/// The script logs this after it killed the server and kept its data.
 const KILLED: &str = "killed";
 
-/// A running script. Its standard input ends with this process, however that ends, and the script ends with its input.
+/// A running script. It ends when its standard input closes: when this process ends, even by a kill.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    /// A line kills the server, or starts it again.
+    /// The script's input. A line kills the server, and the next line starts it again.
     input: Option<File>,
     log: Mutex<Receiver<String>>,
     pid: Option<Pid>,
@@ -45,7 +45,7 @@ enum Place {
 }
 
 impl Guard {
-    /// Starts a server on a free port, with its data below a folder. Answers with the port.
+    /// Starts a server on a free port, with its data below `folder`. Returns the port.
     ///
     /// # Panics
     /// If the server does not start.
@@ -64,7 +64,10 @@ impl Guard {
         panic!("no server to test on: {}\n{log}", kind.advice())
     }
 
-    /// Starts a server on this port. Answers with its log instead, if it gives up.
+    /// Starts a server on this port.
+    ///
+    /// # Errors
+    /// The server's log, if it does not start.
     pub(crate) fn start(
         kind: &Kind,
         source: &Source,
@@ -88,30 +91,32 @@ impl Guard {
                 let mut child = Command::new("sh")
                     .args(["-c", script, "sh", folder])
                     .args(options)
-                    // Ctrl-C is not for it: it has to clean up.
+                    // In a group of its own, the shell gets no Ctrl-C, and cleans up.
                     .process_group(0)
                     .stdin(Stdio::piped())
                     .stdout(Stdio::piped())
                     .spawn()
                     .expect("there is a shell");
-                let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-                // Read to the end: a server that cannot write its log stops.
+                let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+                // Read to the end: a server stops when nothing reads its log.
                 thread::spawn(move || {
                     for line in stdout.lines().map_while(Result::ok) {
                         let _nobody_waits_for_it = lines.send(line);
                     }
                 });
-                let input = child.stdin.take().expect("it is piped");
+                let input = child.stdin.take().expect("stdin is piped");
                 (File::from(OwnedFd::from(input)), Place::Process(child))
             }
         };
         Self { input: Some(input), log: Mutex::new(log), pid: None, place }
     }
 
-    /// Reads on in the log until a line has this text. Answers with what it said instead, if the server gives up or
-    /// falls silent.
+    /// Reads the log until a line contains `text`.
+    ///
+    /// # Errors
+    /// The lines read, if the server gives up, ends, or logs nothing for [`SILENCE_MAX`].
     fn wait_for(&mut self, text: &str) -> Result<(), String> {
-        let log = self.log.get_mut().expect("nobody panics with it");
+        let log = self.log.get_mut().expect("no thread panics with the lock");
         let mut said = String::new();
         loop {
             let Ok(line) = log.recv_timeout(SILENCE_MAX) else { return Err(said) };
@@ -128,31 +133,31 @@ impl Guard {
         }
     }
 
-    /// The server's process; nothing while it is killed.
+    /// The server's process; `None` while it is killed.
     pub(crate) const fn pid(&self) -> Option<Pid> {
         self.pid
     }
 
     /// Sends a signal to the server's process.
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(self.pid.expect("it told its process id"), signal).expect("it runs");
+        kill_process(self.pid.expect("the server runs"), signal).expect("the process exists");
     }
 
-    /// Ends the server, as a crash would (`kill -9`). Its data stays.
+    /// Kills the server (`kill -9`). Its data stays.
     pub(crate) fn kill(&mut self) {
         self.next_turn();
-        self.wait_for(KILLED).expect("it is killed");
+        self.wait_for(KILLED).expect("the script kills the server");
         self.pid = None;
     }
 
-    /// Starts it again after [`Self::kill`], on the same data and port.
+    /// Restarts the server after [`Self::kill`], on the same data and port.
     pub(crate) fn start_again(&mut self, kind: &Kind) {
         self.next_turn();
-        self.wait_for(kind.ready).expect("it starts");
+        self.wait_for(kind.ready).expect("the server starts");
     }
 
     fn next_turn(&mut self) {
-        self.input.as_mut().expect("it is open").write_all(b"\n").expect("the script reads");
+        self.input.as_mut().expect("the input is open").write_all(b"\n").expect("the script reads");
     }
 }
 
@@ -168,7 +173,7 @@ impl Drop for Guard {
     }
 }
 
-/// Whether a server's last line says that it does not start: all of them say that they are aborting.
+/// Whether a line says that the server gives up: every kind of server ends such a line with "aborting".
 fn has_given_up(line: &str) -> bool {
     line.trim_end().trim_end_matches('.').to_lowercase().ends_with("aborting")
 }
@@ -176,7 +181,7 @@ fn has_given_up(line: &str) -> bool {
 fn free_port() -> u16 {
     loop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-        let port = listener.local_addr().expect("it is bound").port();
+        let port = listener.local_addr().expect("the listener is bound").port();
         if port <= PORT_MAX {
             return port;
         }

@@ -1,6 +1,7 @@
-//! Servers to test on: Redis, Valkey, MySQL and MariaDB, each ended with the test that started it. For tests and load drivers only; knows nothing of Usher.
+//! Servers to test on: Redis, Valkey, MySQL and MariaDB, each ended with the test that started it. For tests and load
+//! drivers only; knows nothing of Usher.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test where it is")]
 
 pub mod container;
 mod guard;

@@ -44,15 +44,15 @@ rm -rf "$dir"
     ready: "ready for connections",
     chosen: OnceLock::new(),
 };
-/// A file system in memory, where there is one, and how much of it has to be free: a server takes up to 0.3 GiB, and
-/// there may be some at once.
+/// A file system in memory, if the machine has one.
 const MEMORY: &str = "/dev/shm";
+/// Free bytes that [`MEMORY`] must have: a server takes up to 0.3 GiB, and several may run at once.
 const ROOM_MIN: u64 = 4 << 30;
 
-/// The URL of the server that all tests of this process share; it keeps nothing over a power cut.
+/// The URL of the server that all tests of this process share. It is not durable ([`Durability::None`]).
 ///
 /// # Panics
-/// If there is none, and none to start.
+/// If no server is given, and none can be started.
 pub fn shared_url() -> &'static str {
     static SHARED: OnceLock<(String, Option<Server>)> = OnceLock::new();
     let (url, _server) = SHARED.get_or_init(given_or_started);
@@ -69,17 +69,17 @@ pub(crate) fn given_or_started() -> (String, Option<Server>) {
     }
 }
 
-/// What a server does about losing power.
+/// What a server does so that a power cut loses no commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// What it acknowledged is on the disk, as in production; MySQL writes its binary log, too.
+    /// Writes each acknowledged commit to the disk, as in production. MySQL also writes its binary log.
     Full,
     /// Nothing: for tests that do not crash it.
     None,
 }
 
 impl Durability {
-    /// Where the data is: in memory, if it needs no disk and there is enough.
+    /// The folder of the data: in memory, if the data need not be durable and there is room.
     fn folder(self) -> &'static str {
         let room = rustix::fs::statvfs(MEMORY).map_or(0, |memory| memory.f_bavail * memory.f_frsize);
         if self == Self::None && room > ROOM_MIN { MEMORY } else { "/tmp" }
@@ -98,7 +98,7 @@ impl Durability {
     }
 }
 
-/// A server of a test's own, with data of its own, that ends when this is dropped.
+/// A server of one test, with data of its own. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     port: u16,
@@ -106,18 +106,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts one on a free port. Its user `root` has no password.
+    /// Starts a server on a free port. Its user `root` has no password.
     ///
     /// # Panics
-    /// If there is none to start.
+    /// If no server can be started.
     pub fn start(durability: Durability, options: &[&str]) -> Self {
         Self::start_on(KIND.source(), durability, options)
     }
 
-    /// Starts one from an image, or from the programs of this machine.
+    /// Starts a server from an image, or from the programs of this machine.
     ///
     /// # Panics
-    /// If there is none to start.
+    /// If no server can be started.
     pub fn start_from(image: Option<&str>, durability: Durability, options: &[&str]) -> Self {
         let source = image.map_or(Source::Installed, |image| Source::Image(image.to_owned()));
         Self::start_on(&source, durability, options)
@@ -129,55 +129,55 @@ impl Server {
         Self { port, guard }
     }
 
-    /// Where it is: `mysql://root@127.0.0.1:port`.
+    /// The server's URL: `mysql://root@127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("mysql://root@127.0.0.1:{}", self.port)
     }
 
-    /// Its port.
+    /// The server's port.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its process id; nothing while it is killed.
+    /// The server's process id; `None` while it is killed.
     pub fn pid(&self) -> Option<u32> {
         self.guard.pid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs())
     }
 
-    /// Stops it where it is, until [`Self::resume`]: connections stand, and nobody is answered.
+    /// Pauses the server (SIGSTOP) until [`Self::resume`]: connections stay open, and no request is answered.
     ///
     /// # Panics
-    /// If it is gone.
+    /// If the server is gone.
     pub fn pause(&self) {
         self.guard.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Resumes the server (SIGCONT).
     ///
     /// # Panics
-    /// If it is gone.
+    /// If the server is gone.
     pub fn resume(&self) {
         self.guard.signal(Signal::CONT);
     }
 
-    /// Ends it, as a crash would (`kill -9`). Its data stays.
+    /// Kills the server (`kill -9`). Its data stays.
     ///
     /// # Panics
-    /// If it is gone.
+    /// If the server is gone.
     pub fn kill(&mut self) {
         self.guard.kill();
     }
 
-    /// Starts it again after [`Self::kill`], on the same data and port.
+    /// Restarts the server after [`Self::kill`], on the same data and port.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the server does not start.
     pub fn start_again(&mut self) {
         self.guard.start_again(&KIND);
     }
 }
 
-/// An empty database on the shared server, that is gone with the test.
+/// An empty database on the shared server, dropped with this value.
 #[derive(Debug)]
 pub struct ScratchDatabase {
     name: String,
@@ -185,25 +185,25 @@ pub struct ScratchDatabase {
 }
 
 impl ScratchDatabase {
-    /// Makes one.
+    /// Creates a database.
     ///
     /// # Panics
-    /// If the server does not let us.
+    /// If the server refuses.
     pub async fn fresh() -> Self {
         let name = format!("usher_test_{:016x}", rand::random::<u64>());
         let url = create_database(shared_url(), &name).await;
         Self { name, url }
     }
 
-    /// Where it is.
+    /// The database's URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Changes something in it.
+    /// Runs a statement in the database.
     ///
     /// # Panics
-    /// If the server does not.
+    /// If the statement fails.
     pub async fn execute(&self, statement: &str) {
         execute(&self.url, statement.to_owned()).await;
     }
@@ -215,10 +215,10 @@ impl Drop for ScratchDatabase {
     }
 }
 
-/// Makes an empty database on a server, and answers where it is.
+/// Creates an empty database on a server, and returns its URL.
 ///
 /// # Panics
-/// If the server does not let us.
+/// If the server refuses.
 pub async fn create_database(server_url: &str, name: &str) -> String {
     execute(server_url, format!("CREATE DATABASE {name}")).await;
     let (server, options) = server_url.split_once('?').map_or((server_url, ""), |(server, options)| (server, options));
@@ -227,7 +227,7 @@ pub async fn create_database(server_url: &str, name: &str) -> String {
 }
 
 async fn execute(url: &str, statement: String) {
-    let mut connection = MySqlConnection::connect(url).await.expect("the server is there");
-    connection.execute(AssertSqlSafe(statement)).await.expect("the server does it");
-    connection.close().await.expect("it says good-bye");
+    let mut connection = MySqlConnection::connect(url).await.expect("the server accepts the connection");
+    connection.execute(AssertSqlSafe(statement)).await.expect("the statement succeeds");
+    connection.close().await.expect("the connection closes");
 }

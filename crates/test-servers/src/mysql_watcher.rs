@@ -1,22 +1,22 @@
-//! What a MariaDB or MySQL server tells of itself: what is open, who waits, and how often two stood in each other's way.
+//! Statistics of a MariaDB or MySQL server: open transactions, connections that wait for a table, and deadlocks.
 
 use std::time::Duration;
 
 use sqlx::mysql::MySqlRow;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, MySqlConnection, Row as _};
 
-/// InnoDB tells of its transactions what it told before, unless nobody asked for 0.1 s (`CACHE_MIN_IDLE_TIME` in its
-/// `trx0i_s`): who asks more often sees the first answer for ever.
+/// Pause before each read of InnoDB's transactions. InnoDB refreshes its answer only after 0.1 s without reads
+/// (`CACHE_MIN_IDLE_TIME` in its `trx0i_s`), so more frequent reads get the first answer for ever.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(120);
 
-/// How often a server is asked that fails to say.
+/// Most tries of a read that fails.
 const TRIES_MAX: u32 = 20;
 
-/// A connection of a test's own, to look at what others do in the same database. A lock that it holds ends with it.
+/// A connection of one test, to watch the other connections to a database. Its table lock ends with it.
 #[derive(Debug)]
 pub struct Watcher(MySqlConnection);
 
-/// What a connection does.
+/// A connection to the server, and its state.
 struct Process {
     id: i64,
     state: String,
@@ -26,54 +26,55 @@ impl Watcher {
     /// Connects to a database.
     ///
     /// # Panics
-    /// If it is not there.
+    /// If the connection fails.
     pub async fn of(url: &str) -> Self {
-        Self(MySqlConnection::connect(url).await.expect("the database is there"))
+        Self(MySqlConnection::connect(url).await.expect("the database accepts the connection"))
     }
 
-    /// The number that a query answers.
+    /// Runs a query whose result is one number.
     ///
     /// # Panics
-    /// If the server does not answer with one.
+    /// If the query fails, or its result is no number.
     pub async fn number(&mut self, query: impl Into<String>) -> i64 {
-        sqlx::query_scalar(AssertSqlSafe(query.into())).fetch_one(&mut self.0).await.expect("it answers with a number")
+        sqlx::query_scalar(AssertSqlSafe(query.into())).fetch_one(&mut self.0).await.expect("the query has a number")
     }
 
-    /// How many transactions others have open in this database, some 0.1 s later.
+    /// How many transactions other connections have open in this database, after a pause of some 0.1 s.
     ///
     /// # Panics
-    /// If the server does not say.
+    /// If the read fails.
     pub async fn n_open(&mut self) -> usize {
         let mut tries = 1;
         let open: Vec<i64> = loop {
-            #[expect(clippy::disallowed_methods, reason = "the server has to be left alone for so long")]
+            #[expect(clippy::disallowed_methods, reason = "InnoDB refreshes its answer after this pause")]
             tokio::time::sleep(LOOK_AGAIN_AFTER).await;
             let open = "SELECT CAST(trx_mysql_thread_id AS SIGNED) FROM information_schema.innodb_trx";
             match sqlx::query_scalar(open).fetch_all(&mut self.0).await {
                 Ok(open) => break open,
-                // MySQL's table fails, too, while a statement with binary values runs.
+                // In MySQL this read fails while another connection runs a statement with binary values.
                 Err(_) if tries < TRIES_MAX => tries += 1,
-                Err(error) => panic!("it does not say what is open: {error}"),
+                Err(error) => panic!("the open transactions cannot be read: {error}"),
             }
         };
         let others = self.others().await;
         others.iter().filter(|other| open.contains(&other.id)).count()
     }
 
-    /// How many connections to this database wait for a table that somebody locked.
+    /// How many connections to this database wait for a locked table.
     ///
     /// # Panics
-    /// If the server does not say.
+    /// If the read fails.
     pub async fn n_waiting_for_tables(&mut self) -> usize {
         let others = self.others().await;
         others.iter().filter(|other| other.state == "Waiting for table metadata lock").count()
     }
 
-    /// The other connections to this database. By this statement: MySQL's tables fail at statements with binary values.
+    /// The other connections to this database. `SHOW PROCESSLIST`, because reads of MySQL's tables fail while another
+    /// connection runs a statement with binary values.
     async fn others(&mut self) -> Vec<Process> {
         let own = sqlx::query_as("SELECT DATABASE(), CAST(CONNECTION_ID() AS SIGNED)");
-        let (database, id): (String, i64) = own.fetch_one(&mut self.0).await.expect("it is in a database");
-        let all = sqlx::raw_sql("SHOW PROCESSLIST").fetch_all(&mut self.0).await.expect("it says who is there");
+        let (database, id): (String, i64) = own.fetch_one(&mut self.0).await.expect("the connection has a database");
+        let all = sqlx::raw_sql("SHOW PROCESSLIST").fetch_all(&mut self.0).await.expect("it lists connections");
         let in_database = all.iter().filter(|row| {
             row.try_get_unchecked::<Option<String>, _>("db").is_ok_and(|db| db.as_deref() == Some(&database))
         });
@@ -87,23 +88,23 @@ impl Watcher {
     /// How many deadlocks the server resolved since it started.
     ///
     /// # Panics
-    /// If the server does not say.
+    /// If the read fails.
     pub async fn n_deadlocks(&mut self) -> i64 {
         self.number("SELECT count FROM information_schema.innodb_metrics WHERE name = 'lock_deadlocks'").await
     }
 
-    /// Keeps everybody else from a table, until [`Self::unlock`].
+    /// Locks a table against all other connections, until [`Self::unlock`].
     ///
     /// # Panics
-    /// If the server does not.
+    /// If the lock fails.
     pub async fn lock(&mut self, table: &str) {
         self.0.execute(AssertSqlSafe(format!("LOCK TABLES {table} WRITE"))).await.expect("the table is locked");
     }
 
-    /// Lets everybody go on.
+    /// Unlocks the table.
     ///
     /// # Panics
-    /// If the server does not.
+    /// If the unlock fails.
     pub async fn unlock(&mut self) {
         self.0.execute("UNLOCK TABLES").await.expect("the table is free");
     }
@@ -151,7 +152,7 @@ mod tests {
         run(if first.is_ok() { &mut one } else { &mut other }, "COMMIT").await.unwrap();
 
         assert_eq!(watcher.n_open().await, 0);
-        // Others may have theirs on the same server.
+        // Other tests may cause deadlocks on the same server.
         assert!(watcher.n_deadlocks().await > n_deadlocks);
     }
 

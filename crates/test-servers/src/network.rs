@@ -1,4 +1,4 @@
-//! What is between a server and its database: it may be slow, and it may lose connections without telling anybody.
+//! A proxy between a server and its database. It adds latency, and can drop connections without closing them.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
@@ -7,16 +7,16 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// A way to a database. It ends with the process.
+/// A proxy to a database. It runs until the process ends.
 #[derive(Debug)]
 pub struct Network {
     port: u16,
-    /// Whether the connections made since the last silence are lost.
+    /// Whether the connections made since the last [`Self::lose_connections`] are lost.
     are_lost: Mutex<Arc<AtomicBool>>,
 }
 
 impl Network {
-    /// A way to the database at this URL that takes `delay` in each direction, and the URL of its beginning.
+    /// A proxy to the database at `url` that adds `delay` in each direction, and the URL of the database through it.
     ///
     /// # Panics
     /// If the URL names no user, or no database.
@@ -44,10 +44,10 @@ impl Network {
         (network, begin)
     }
 
-    /// Loses all connections that stand: nothing goes through any more, and neither end is told. New ones are fine.
+    /// Drops all open connections: no byte passes any more, and neither end is notified. New connections work.
     ///
     /// # Panics
-    /// If somebody panicked with it.
+    /// If the accepting thread panicked.
     pub fn lose_connections(&self) {
         let lost = std::mem::take(&mut *self.are_lost.lock().unwrap());
         lost.store(true, Ordering::SeqCst);
@@ -58,7 +58,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration, is_lost: &Atom
     let mut buffer = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
         if !delay.is_zero() {
-            #[expect(clippy::disallowed_methods, reason = "it is a slow network")]
+            #[expect(clippy::disallowed_methods, reason = "the delay is what the proxy adds")]
             thread::sleep(delay);
         }
         while is_lost.load(Ordering::SeqCst) {

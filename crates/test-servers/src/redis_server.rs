@@ -32,7 +32,7 @@ rm -rf "$dir"
     ready: "eady to accept connections",
     chosen: OnceLock::new(),
 };
-/// Where a server makes the folder for its files; it writes none.
+/// Where a server creates its data folder, which stays empty.
 const FOLDER: &str = "/tmp";
 
 /// The URL of the server that all tests of this process share.
@@ -52,26 +52,26 @@ pub(crate) fn given_or_started() -> (String, Option<Server>) {
     }
 }
 
-/// A server of a test's own, without persistence, that ends when this is dropped.
+/// A server of one test, without persistence. It ends when this is dropped.
 pub struct Server {
     port: u16,
     guard: Guard,
 }
 
 impl Server {
-    /// Starts one on a free port.
+    /// Starts a server on a free port.
     ///
     /// # Panics
-    /// If there is none to start.
+    /// If no server can be started.
     pub fn start(options: &[&str]) -> Self {
         let (port, guard) = Guard::start_on_free_port(&KIND, KIND.source(), FOLDER, options);
         Self { port, guard }
     }
 
-    /// Ends it, as a crash would, and starts another one on the same port.
+    /// Kills the server (`kill -9`), and starts an empty one on the same port.
     ///
     /// # Panics
-    /// If it does not start.
+    /// If the new server does not start.
     pub fn restart(self, options: &[&str]) -> Self {
         let port = self.port;
         drop(self);
@@ -79,47 +79,47 @@ impl Server {
         Self { port, guard }
     }
 
-    /// Stops it where it is, until [`Self::resume`]: connections stand, and nobody is answered.
+    /// Pauses the server (SIGSTOP) until [`Self::resume`]: connections stay open, and no request is answered.
     ///
     /// # Panics
-    /// If it is gone.
+    /// If the server is gone.
     pub fn pause(&self) {
         self.guard.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Resumes the server (SIGCONT).
     ///
     /// # Panics
-    /// If it is gone.
+    /// If the server is gone.
     pub fn resume(&self) {
         self.guard.signal(Signal::CONT);
     }
 
-    /// Makes it a copy of another server, which lags behind it by what is on the way.
+    /// Makes the server a replica of `primary`. Replication is asynchronous.
     ///
     /// # Panics
-    /// If it does not answer.
+    /// If the server does not answer.
     pub fn follow(&self, primary: &Self) {
         assert_eq!(self.command(&format!("REPLICAOF 127.0.0.1 {}", primary.port)), "+OK");
     }
 
-    /// Whether it has copied everything and follows now.
+    /// Whether the replica has copied all data, and follows its primary.
     pub fn is_following(&self) -> bool {
         self.command("INFO replication").contains("master_link_status:up")
     }
 
-    /// Makes it a server of its own, with the data that it has copied so far.
+    /// Ends the replication. The server keeps the data that it has copied.
     ///
     /// # Panics
-    /// If it does not answer.
+    /// If the server does not answer.
     pub fn stop_following(&self) {
         assert_eq!(self.command("REPLICAOF NO ONE"), "+OK");
     }
 
-    /// Ends another server, as a crash would, and takes over its address.
+    /// Kills the server `failed`, and takes over its address.
     ///
     /// # Panics
-    /// If it cannot listen there.
+    /// If the port is not free.
     pub fn take_over(mut self, failed: Self) -> Self {
         let port = failed.port;
         drop(failed);
@@ -128,35 +128,35 @@ impl Server {
         self
     }
 
-    /// Where it is.
+    /// The server's URL.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Its port.
+    /// The server's port.
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// Sends a command, and answers with the text that came back.
+    /// Sends a command, and returns the server's answer as text.
     ///
     /// # Panics
     /// If the server does not answer.
     pub fn command(&self, command: &str) -> String {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("the server is up");
-        stream.write_all(format!("{command}\r\n").as_bytes()).expect("it reads");
+        stream.write_all(format!("{command}\r\n").as_bytes()).expect("the server reads");
         let mut reader = BufReader::new(stream);
         let mut head = String::new();
-        reader.read_line(&mut head).expect("it answers");
+        reader.read_line(&mut head).expect("the server answers");
         let head = head.trim_end().to_owned();
         let Some(length) = head.strip_prefix('$') else { return head };
         let mut text = vec![0; length.parse().expect("a length")];
-        reader.read_exact(&mut text).expect("as much as it said");
+        reader.read_exact(&mut text).expect("the whole answer");
         String::from_utf8(text).expect("text")
     }
 }
 
-/// A cluster of three, of a test's own.
+/// A cluster of three nodes, of one test.
 pub struct Cluster {
     nodes: Vec<Server>,
 }
@@ -164,10 +164,10 @@ pub struct Cluster {
 impl Cluster {
     const NODES: u32 = 3;
     const SLOTS: u32 = 16_384;
-    /// How often each node is asked whether it knows the others; a try is some tenths of a millisecond.
+    /// Most tries per node until it knows the others; a try takes some tenths of a millisecond.
     const TRIES_MAX: u32 = 200_000;
 
-    /// Starts one that covers all slots.
+    /// Starts a cluster that covers all slots.
     ///
     /// # Panics
     /// If the nodes do not find each other.
@@ -191,7 +191,7 @@ impl Cluster {
         Self { nodes }
     }
 
-    /// Where it is.
+    /// The URL, with all nodes.
     pub fn url(&self) -> String {
         let [first, others @ ..] = self.nodes.as_slice() else { unreachable!("it has three nodes") };
         let others: Vec<_> = others.iter().map(|node| format!("node=127.0.0.1:{}", node.port)).collect();

@@ -1,4 +1,4 @@
-//! One server of each kind for all tests of a run, and what the tests start others from, decided once.
+//! One server of each kind for all tests of a run, and one choice of the source of further servers.
 
 use std::io;
 use std::process::{Command, ExitStatus};
@@ -7,16 +7,16 @@ use crate::container;
 use crate::source::{Kind, Source, say};
 use crate::{mysql_server, redis_server};
 
-/// Installs a program that is missing, or says that it is.
+/// The script that installs a missing program, or reports that it is missing.
 const NEED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.ci/need");
 
-/// Runs a command whose tests all share servers, and ends the servers with it. Says what they are.
+/// Runs a command whose tests share servers, and ends the servers after it. Reports the sources of the servers.
 ///
 /// # Errors
 /// If the command cannot be started.
 ///
 /// # Panics
-/// If there is no server, and none to start.
+/// If no server is given, and none can be started.
 pub fn run(command: &mut Command) -> io::Result<ExitStatus> {
     let kinds = [&redis_server::KIND, &mysql_server::KIND];
     choose(&kinds);
@@ -34,7 +34,7 @@ pub fn run(command: &mut Command) -> io::Result<ExitStatus> {
     command.env(redis_server::KIND.url_variable, redis).env(mysql_server::KIND.url_variable, mysql).status()
 }
 
-/// Chooses a source for the kinds for which none is given: a container if its image can be had.
+/// Chooses a source for each kind for which none is given: a container, if the engine has or can pull its image.
 fn choose(kinds: &[&'static Kind]) {
     let open: Vec<_> = kinds.iter().filter(|kind| kind.given_source().is_none()).collect();
     let images: Vec<_> = open.iter().map(|kind| kind.default_image).collect();

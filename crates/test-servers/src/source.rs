@@ -1,4 +1,4 @@
-//! What servers are started from: container images, or the programs of this machine.
+//! Sources of servers: container images, or the programs of this machine.
 
 use std::env;
 use std::io::{self, Write as _};
@@ -8,10 +8,10 @@ use std::sync::OnceLock;
 
 use crate::container;
 
-/// The value of an image's variable that asks for the programs of this machine.
+/// The value of an image variable that selects the programs of this machine.
 const NO_IMAGE: &str = "none";
 
-/// What servers are started from.
+/// A source of servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     /// A container image.
@@ -21,7 +21,7 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// As an image's variable has it.
+    /// The value of an image variable for this source.
     pub(crate) fn variable(&self) -> &str {
         match self {
             Self::Image(image) => image,
@@ -30,7 +30,7 @@ impl Source {
     }
 }
 
-/// A kind of servers: Redis and Valkey, or MySQL and MariaDB.
+/// A kind of server: Redis or Valkey, or MySQL or MariaDB.
 #[derive(Debug)]
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
@@ -38,32 +38,32 @@ pub(crate) struct Kind {
     pub(crate) url_variable: &'static str,
     /// The variable with the image to start servers from.
     pub(crate) image_variable: &'static str,
-    /// The image to start servers from, where no other is named.
+    /// The image to start servers from by default.
     pub(crate) default_image: &'static str,
-    /// The programs that serve, separated by `|`.
+    /// The names of the server programs, separated by `|`.
     pub(crate) programs: &'static str,
-    /// The Debian packages that bring one of them.
+    /// The Debian packages of one of these programs.
     pub(crate) packages: &'static [&'static str],
     /// Runs a server with its data below the folder `$1` and the options behind it, until its input ends. It ignores
     /// SIGPIPE: the shell logs that it killed the server, and must go on to remove the data when nobody reads the log.
     pub(crate) script: &'static str,
-    /// What a server says when it is ready.
+    /// A server that is ready logs this.
     pub(crate) ready: &'static str,
     pub(crate) chosen: OnceLock<Source>,
 }
 
 impl Kind {
-    /// Where a running server is, if that is given.
+    /// The URL of a running server, if one is given.
     pub(crate) fn given_url(&self) -> Option<String> {
         given(self.url_variable)
     }
 
-    /// What to start servers from, if that is given.
+    /// The source of servers, if one is given.
     pub(crate) fn given_source(&self) -> Option<Source> {
         given(self.image_variable).map(|image| if image == NO_IMAGE { Source::Installed } else { Source::Image(image) })
     }
 
-    /// What this process starts servers from. Says what it chose, once.
+    /// The source of this process' servers. Reports its choice, once.
     pub(crate) fn source(&self) -> &Source {
         self.chosen.get_or_init(|| {
             self.given_source().unwrap_or_else(|| {
@@ -76,12 +76,12 @@ impl Kind {
         })
     }
 
-    /// Decides what this process starts servers from.
+    /// Sets the source of this process' servers.
     pub(crate) fn choose(&self, source: Source) {
-        self.chosen.set(source).expect("it is chosen once");
+        self.chosen.set(source).expect("the source is chosen once");
     }
 
-    /// A source, as users are told of it.
+    /// A source, as a text for users.
     pub(crate) fn describe(&self, source: &Source) -> String {
         match source {
             Source::Image(image) => format!("a container of {image}"),
@@ -89,12 +89,12 @@ impl Kind {
         }
     }
 
-    /// What to do where there is no server.
+    /// What a user without a server can do.
     pub(crate) fn advice(&self) -> String {
         format!("install {} (Debian: {}), or set {}", self.programs, self.packages.join(" "), self.image_variable)
     }
 
-    /// Whether one of the programs is on this machine.
+    /// Whether this machine has one of the programs.
     pub(crate) fn is_installed(&self) -> bool {
         self.program().is_some()
     }
@@ -106,7 +106,7 @@ impl Kind {
         candidates.into_iter().find(|file| file.is_file())
     }
 
-    /// As the program tells it, without the details.
+    /// The first words of the program's `--version`.
     fn version(&self) -> Option<String> {
         let output = Command::new(self.program()?).arg("--version").output().ok()?;
         let words: Vec<_> =
@@ -115,12 +115,12 @@ impl Kind {
     }
 }
 
-/// Tells the user.
+/// Prints a line on standard error.
 pub(crate) fn say(line: &str) {
     let _nobody_reads_it = writeln!(io::stderr(), "{line}");
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test has no configuration but its environment")]
+#[expect(clippy::disallowed_methods, reason = "tests are configured by their environment")]
 fn given(variable: &str) -> Option<String> {
     env::var(variable).ok().filter(|value| !value.is_empty())
 }

@@ -1,6 +1,6 @@
 //! A process that is killed leaves no server, no data and no container behind.
 
-#![expect(clippy::unwrap_used, reason = "a test fails where it is")]
+#![expect(clippy::unwrap_used, reason = "a panic fails the test where it is")]
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -18,14 +18,14 @@ use testcontainers::core::client::docker_client_instance;
 /// How long servers and containers may take to end.
 const ENDED_WITHIN: Duration = Duration::from_secs(30);
 
-/// Where the Redis behind this connection keeps its files.
+/// The data folder of the Redis behind this connection.
 fn folder_of_redis(mut connection: &TcpStream) -> String {
     connection.write_all(b"CONFIG GET dir\r\n").unwrap();
     let reply = BufReader::new(connection).lines().map(Result::unwrap).nth(4);
     reply.unwrap()
 }
 
-/// Where the MySQL at this URL keeps its data.
+/// The data folder of the MySQL at this URL.
 async fn folder_of_mysql(url: &str) -> String {
     let mut connection = MySqlConnection::connect(url).await.unwrap();
     let folder = sqlx::query_scalar("SELECT @@datadir").fetch_one(&mut connection).await.unwrap();
@@ -36,7 +36,7 @@ async fn folder_of_mysql(url: &str) -> String {
 async fn wait_until_gone(folder: &str) {
     let gone = async {
         while Path::new(folder).exists() {
-            #[expect(clippy::disallowed_methods, reason = "between two looks at a condition that is waited for")]
+            #[expect(clippy::disallowed_methods, reason = "the pause between two checks of a condition")]
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -63,7 +63,7 @@ async fn servers_containers_and_data_end_with_a_process_that_is_killed() {
         "-c",
         "echo $USHER_TEST_REDIS_URL; echo $USHER_TEST_MYSQL_URL; echo $USHER_TEST_REDIS_IMAGE; cat",
     ]);
-    // `make test` gives servers to all tests; these are to be the holder's own.
+    // `make test` gives servers to all tests, but this command must start its own.
     holder.env_remove("USHER_TEST_REDIS_URL").env_remove("USHER_TEST_MYSQL_URL");
     let mut holder = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(holder.stdout.take().unwrap()).lines().map(Result::unwrap);
@@ -85,7 +85,7 @@ async fn servers_containers_and_data_end_with_a_process_that_is_killed() {
     holder.wait().unwrap();
 
     for mut connection in connections {
-        // A reset says as well that the server is gone; silence does not.
+        // A reset, too, shows that the server is gone; a timeout does not.
         if let Err(error) = connection.read_to_end(&mut Vec::new()) {
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         }
@@ -96,7 +96,7 @@ async fn servers_containers_and_data_end_with_a_process_that_is_killed() {
     for id in containers {
         let docker = docker.as_ref().unwrap();
         let removed = WaitContainerOptionsBuilder::new().condition("removed").build();
-        // An error says that there is no such container any more.
+        // An error means that the container is gone already.
         let mut waiting = docker.wait_container(&id, Some(removed)).boxed();
         drop(tokio::time::timeout(ENDED_WITHIN, waiting.next()).await.unwrap());
     }

@@ -1,4 +1,4 @@
-//! Runs a command with one server of each kind for all of its tests, each of which would start its own otherwise:
+//! Runs a command with one server of each kind, which its tests share instead of starting their own:
 //! `with-servers cargo nextest run`.
 
 use std::env;
@@ -10,6 +10,6 @@ fn main() -> ExitCode {
     let mut arguments = env::args_os().skip(1);
     let program = arguments.next().expect("a command to run");
     let status = shared::run(Command::new(program).args(arguments)).expect("the command can be run");
-    // Ended by a signal, it has no code.
+    // A command that a signal ended has no code.
     status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
