@@ -23,7 +23,7 @@ pub struct MemoryAccountRepository {
 }
 
 impl MemoryAccountRepository {
-    /// The accounts of this database.
+    /// A repository of the accounts in this database.
     #[must_use]
     pub const fn new(database: Database) -> Self {
         Self { database }

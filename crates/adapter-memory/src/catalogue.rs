@@ -36,7 +36,7 @@ pub struct MemoryCatalogueRepository {
 }
 
 impl MemoryCatalogueRepository {
-    /// The catalogue of this database.
+    /// A repository of the catalogue in this database.
     #[must_use]
     pub const fn new(database: Database) -> Self {
         Self { database }
@@ -148,7 +148,7 @@ fn rows_after<Id: Ord, T>(rows: &BTreeMap<Id, T>, after: Option<Id>) -> impl Ite
     rows.range((start, Bound::Unbounded)).map(|(_, row)| row)
 }
 
-/// The rows of a page, and one more that tells whether another page follows.
+/// The number of rows to read: the page, and one more that tells whether another page follows.
 fn limit(asked: u64) -> usize {
     usize::try_from(asked.min(Page::<()>::LIMIT_MAX + 1)).unwrap_or(usize::MAX)
 }

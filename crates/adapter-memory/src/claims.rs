@@ -1,10 +1,10 @@
-//! What was created under which idempotency key.
+//! Claims in memory: idempotency keys, with the ids that were created under them.
 
 use std::collections::HashMap;
 
 use usher_kernel::{AccountId, Claim, IdempotencyKey, KeyUse, Operation, StoredClaim, Timestamp};
 
-/// The id of what a request created.
+/// The id of the concert, performance, reservation or attempt that a request created.
 pub(crate) type Subject = [u8; 16];
 
 /// Claims by account and key.
@@ -25,7 +25,7 @@ impl Claims {
         self.0.entry(claim.account).or_default().insert(claim.key.clone(), stored);
     }
 
-    /// Frees the key under which something was created.
+    /// Frees the key under which a subject was created.
     pub(crate) fn forget(&mut self, account: AccountId, operation: Operation, subject: Subject) {
         if let Some(claims) = self.0.get_mut(&account) {
             claims.retain(|_, stored| stored.operation != Some(operation) || stored.subject != subject);

@@ -14,15 +14,15 @@ use crate::policy::Policies;
 use crate::reservation::{Payments, Reservations};
 use crate::seats::{Events, Seats};
 
-/// State that the durable ports share. It lives as long as its clones, and is lost with the process.
+/// The state that the durable ports share. It lives as long as its clones, and is lost with the process.
 ///
-/// A standard mutex, not an async one: each method of a port takes it once and never waits for anything under it, so
-/// that the method is atomic, and a read across several ports' data is a snapshot. The longest holds are those of a
-/// whole hall (120,000 seats) and of a history, some milliseconds.
+/// A standard mutex, not an async one: each method of a port locks it once and never awaits under the lock. So each
+/// method is atomic, and a read of several ports' data is a snapshot. Reads of a whole hall (120,000 seats) and of a
+/// history hold the lock longest, for some milliseconds.
 #[derive(Clone, Debug, Default)]
 pub struct Database(Arc<Mutex<Tables>>);
 
-/// What the repositories keep.
+/// The data of all repositories.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
     pub(crate) accounts: Accounts,
@@ -39,32 +39,32 @@ pub(crate) struct Tables {
 }
 
 impl Database {
-    /// An empty one.
+    /// An empty database.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether the state can be used.
+    /// Checks that the state is usable.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] if a panic left it half changed.
+    /// [`StoreError::Corrupt`] if a panic left the state half changed.
     pub fn ping(&self) -> Result<(), StoreError> {
         self.lock("database.ping").map(drop)
     }
 
     pub(crate) fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, Tables>, StoreError> {
-        // State that a panic left half changed must not sell anything.
+        // No seat may be sold from state that a panic left half changed.
         self.0.lock().map_err(|_| corrupt(operation)(Contradiction("a panic left the state half changed")))
     }
 }
 
-/// State that cannot be: a bug.
+/// Stored state that breaks an invariant, which is a bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Contradiction(pub(crate) &'static str);
 
-/// What the caller of `operation` is told of a contradiction. Nothing was changed.
+/// Converts a contradiction to the error of `operation`, which changed nothing.
 pub(crate) fn corrupt<E: Error + Send + Sync + 'static>(operation: &'static str) -> impl Fn(E) -> StoreError {
     move |source| StoreError::Corrupt { operation, source: Box::new(source) }
 }

@@ -1,4 +1,4 @@
-//! The numbers that nobody waits at any more, as one set and as a list of what came last.
+//! The set of gone numbers (G): all of them, and the last additions one by one.
 
 use std::collections::VecDeque;
 
@@ -6,8 +6,8 @@ use roaring::RoaringTreemap;
 use usher_queue::ports::{Cursor, GoneChanges};
 use usher_queue::{Epoch, PlaceNumber};
 
-/// How many additions are kept one by one. A server reads every quarter second, so that one which is further behind
-/// than this was away for long, or met a mass exodus: then the whole set is the shorter answer.
+/// Most additions that are kept one by one. A server reads them every quarter second. It lags by more only after a long
+/// pause, or if very many places left at once; then the whole set is the shorter answer.
 const RECENT_MAX: usize = 4_096;
 
 /// G: a set that only grows, with a cursor over its growth.
@@ -15,13 +15,13 @@ const RECENT_MAX: usize = 4_096;
 pub(crate) struct Gone {
     all: RoaringTreemap,
     recent: VecDeque<PlaceNumber>,
-    /// The cursor that stands before the first of `recent`.
+    /// The cursor before the first of `recent`.
     recent_from: u64,
 }
 
 impl Gone {
-    /// The set at the beginning of an epoch. Cursors count on from the epoch, so that one of an earlier epoch is always
-    /// too old.
+    /// The set at the beginning of an epoch. Cursors start at epoch x 2^32, so that a cursor of an earlier epoch is
+    /// always too old.
     pub(crate) fn new(epoch: Epoch, all: RoaringTreemap) -> Self {
         Self { all, recent: VecDeque::new(), recent_from: epoch.get() << 32 }
     }
@@ -38,7 +38,7 @@ impl Gone {
         }
     }
 
-    /// Adds a set. Every reader is sent all of G next time, unless nothing was new.
+    /// Adds a set. Unless it adds nothing new, the next read of every server gets all of G.
     pub(crate) fn merge(&mut self, more: &RoaringTreemap) {
         if more.is_subset(&self.all) {
             return;
@@ -48,12 +48,12 @@ impl Gone {
         self.recent.clear();
     }
 
-    /// Where a reader who knows everything stands.
+    /// The cursor after the last addition.
     pub(crate) fn cursor(&self) -> Cursor {
         Cursor(self.recent_from + self.recent.len() as u64)
     }
 
-    /// What was added since a cursor. O(changes), or O(size of the bitmap) for an old cursor.
+    /// The additions since a cursor. O(changes), or O(size of the bitmap) for an old cursor.
     pub(crate) fn since(&self, cursor: Cursor) -> GoneChanges {
         let known = cursor.0.checked_sub(self.recent_from).and_then(|known| usize::try_from(known).ok());
         match known {

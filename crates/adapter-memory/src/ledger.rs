@@ -1,4 +1,4 @@
-//! The durable side of the lines in memory.
+//! The ledger of the lines in memory.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -17,24 +17,26 @@ pub(crate) struct Ledger {
     lines: HashMap<PerformanceId, Line>,
 }
 
-/// What must survive of a line.
+/// The part of a line that survives a loss of its store.
 #[derive(Debug, Default)]
 struct Line {
-    /// The epoch that it is open in.
+    /// The last epoch in which it was opened.
     epoch: Epoch,
-    /// The ceiling at its opening.
+    /// The ceiling before it was opened in that epoch.
     start: PlaceNumber,
     ceiling: PlaceNumber,
     mark: LineMark,
     grants: BTreeMap<PlaceNumber, Grant>,
 }
 
-/// Numbers of passes that were used up, or whose owner left, by performance. The seats read and write them too.
+/// Numbers of passes that were used up, or whose owner left, by performance. Shared with the reservations.
 pub(crate) type EndedPasses = HashMap<PerformanceId, HashSet<u64>>;
 
 impl Ledger {
-    /// Runs `act` on a line, unless the ledger is in another epoch than the caller's. A line that was not opened in the
-    /// caller's epoch is the caller's mistake: it has no numbers there that could be reserved or saved.
+    /// Runs `act` on a line, unless the ledger is in another epoch than the caller's (`mine`).
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if the line was not opened in the epoch: the caller has no numbers to reserve or save.
     fn in_epoch<T>(
         &mut self,
         operation: &'static str,
@@ -52,7 +54,7 @@ impl Ledger {
 }
 
 impl Line {
-    /// Opens the line in an epoch, or answers that it is open in it already.
+    /// Opens the line in an epoch. Returns whether this call is the first to do so.
     fn open(&mut self, epoch: Epoch, block: u64) -> bool {
         let is_first = self.epoch < epoch;
         if is_first {
@@ -74,14 +76,14 @@ const fn raised(ceiling: PlaceNumber, block: u64) -> PlaceNumber {
     PlaceNumber::new(ceiling.get() + block)
 }
 
-/// The durable side of the lines in memory.
+/// The ledger of the lines in memory.
 #[derive(Clone, Debug)]
 pub struct MemoryLineLedger {
     database: Database,
 }
 
 impl MemoryLineLedger {
-    /// The ledger of this database.
+    /// The ledger in this database.
     #[must_use]
     pub const fn new(database: Database) -> Self {
         Self { database }

@@ -1,4 +1,4 @@
-//! One line as plain data: who waits, who is away, who is inside, and who was. No lock, no clock, no I/O.
+//! One line as plain data: the places that wait, are away, are inside, or have ended. No lock, no clock, no I/O.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::gone::Gone;
 use crate::presence::Presence;
 use crate::rate::TokenBucket;
 
-/// Where an account stands: in one spot at a time.
+/// The state of an account in the line. It has one at a time.
 #[derive(Clone, Copy, Debug)]
 enum Spot {
     Waiting(PlaceNumber),
@@ -34,9 +34,9 @@ impl Spot {
 
 /// The line of one performance in one epoch.
 ///
-/// Each method takes the caller's time, never goes back in it, and first sees to the passes that ran out: O(log n)
-/// each, and each runs out once. Numbers of waiting people are a bitmap, so that the lowest, and the rank of any, cost
-/// O(number of its containers), one per 65,536 places.
+/// Each method takes the caller's time, but the line's own time never goes back. Each first ends the passes that have
+/// expired: O(log n) a pass. The numbers of waiting people are a bitmap: the lowest number, and the rank of any number,
+/// cost O(containers), one per 65,536 places.
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     epoch: Epoch,
@@ -45,36 +45,36 @@ pub(crate) struct Line {
     issued: PlaceNumber,
     /// Numbers up to this one were given out in earlier epochs.
     inherited: PlaceNumber,
-    /// The highest ceiling ever told.
+    /// The highest ceiling that any call named.
     ceiling: PlaceNumber,
     serving: PlaceNumber,
     spots: HashMap<AccountHash, Spot>,
-    /// Who has the number, for all numbers in `spots`.
+    /// The account of each number in `spots`.
     holders: HashMap<PlaceNumber, AccountHash>,
-    /// The numbers of those who wait in `spots`.
+    /// The numbers in `spots` that wait.
     waiting: RoaringTreemap,
-    /// How many are away in `spots`.
+    /// How many accounts in `spots` are away.
     n_away: u64,
-    /// When the passes in `spots` run out.
+    /// The deadlines of the passes in `spots`.
     expiries: BTreeSet<(Timestamp, PlaceNumber)>,
     /// Places that left, or whose pass was used up.
     done: RoaringTreemap,
-    /// Places whose pass ran out.
+    /// Places whose pass expired.
     expired: RoaringTreemap,
     gone: Gone,
     presence: Presence,
     bucket: TokenBucket,
-    /// How many were inside before a loss, as far as was saved, and until when.
+    /// How many places were inside before a loss, as last saved; they keep their room until `reserved_until`.
     reserved: u32,
     reserved_until: Option<Timestamp>,
-    /// How many passes of before a loss were shown again.
+    /// How many passes from before a loss were shown again.
     n_shown_again: u32,
     holds_until: Option<Timestamp>,
     admitted_total: u64,
 }
 
 impl Line {
-    /// The line as it begins in an epoch.
+    /// A new line in an epoch.
     pub(crate) fn open(epoch: Epoch, now: Timestamp, contribution: &Contribution) -> Self {
         let mut line = Self {
             epoch,
@@ -103,12 +103,12 @@ impl Line {
         line
     }
 
-    /// The epoch it was opened in.
+    /// The epoch in which the line was opened.
     pub(crate) const fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Adds to what is known of the time before the epoch.
+    /// Adds a server's knowledge from before the epoch.
     pub(crate) fn contribute(&mut self, now: Timestamp, contribution: &Contribution) {
         self.advance(now);
         self.inherited = self.inherited.max(contribution.start);
@@ -159,7 +159,7 @@ impl Line {
         }
     }
 
-    /// Finds out where places stand. O(log n) each.
+    /// Looks places up, and takes those that were away back into the line. O(log n) each.
     pub(crate) fn resolve(&mut self, now: Timestamp, places: &[Place]) -> Vec<Resolution> {
         self.advance(now);
         places.iter().map(|place| self.resolve_one(place)).collect()
@@ -179,17 +179,17 @@ impl Line {
                 self.wait_at(current, account);
                 Resolution::Waiting { number: current, ahead: self.waiting.rank(current.get()) - 1 }
             }
-            // A lower number from before a loss may win over the account's present one, but only the ledger can tell
+            // A lower number from before a loss may replace the account's present one, but only the ledger knows
             // whether its pass was used up.
             Some(Spot::Waiting(_) | Spot::Away(_)) | None if is_inherited || number > self.issued => {
                 Resolution::Unknown
             }
-            // It gave way to another place of the account, which is over too.
+            // This place gave way to another place of the account, and that one has ended, too.
             Some(Spot::Waiting(_) | Spot::Away(_)) | None => Resolution::Done,
         }
     }
 
-    /// Takes places from before a loss back. O(log n) each.
+    /// Puts places from before a loss back into the line. O(log n) each.
     pub(crate) fn re_enter(&mut self, now: Timestamp, entries: &[ReEntry]) {
         self.advance(now);
         entries.iter().for_each(|entry| self.re_enter_one(entry));
@@ -217,7 +217,7 @@ impl Line {
         }
     }
 
-    /// Takes a place out, wherever it stands. O(log n).
+    /// Removes a place, or ends its pass. O(log n).
     pub(crate) fn leave(&mut self, now: Timestamp, place: &Place) -> LeaveOutcome {
         self.advance(now);
         match self.spots.get(&place.account).copied() {
@@ -232,7 +232,7 @@ impl Line {
         }
     }
 
-    /// Ends the pass of a number, known or not. O(log n).
+    /// Ends the pass of a number, even if the line does not know it. O(log n).
     pub(crate) fn end_pass(&mut self, now: Timestamp, number: PlaceNumber) {
         self.advance(now);
         if number <= self.issued {
@@ -240,7 +240,7 @@ impl Line {
         }
     }
 
-    /// Notes whom a server saw. O(size of the bitmap).
+    /// Marks the places present that a server saw. O(size of the bitmap).
     pub(crate) fn mark_present(&mut self, now: Timestamp, presence_window: Duration, seen: &RoaringTreemap) {
         self.advance(now);
         self.presence.set_window(presence_window);
@@ -271,7 +271,7 @@ impl Line {
         admission
     }
 
-    /// What changed since a cursor. O(changes), or O(size of the bitmap) for an old cursor.
+    /// The changes since a cursor. O(changes), or O(size of the bitmap) for an old cursor.
     pub(crate) fn changes(&mut self, now: Timestamp, cursor: Cursor) -> LineChanges {
         self.advance(now);
         LineChanges { cursor: self.gone.cursor(), gone: self.gone.since(cursor), counts: self.counts() }
@@ -291,7 +291,7 @@ impl Line {
         }
     }
 
-    /// Moves the time on, and takes out whose pass ran out.
+    /// Advances the time to `now`, and ends the passes that have expired.
     fn advance(&mut self, now: Timestamp) {
         self.now = self.now.max(now);
         while let Some(&(expires_at, number)) = self.expiries.first()
@@ -305,7 +305,7 @@ impl Line {
         }
     }
 
-    /// How many may be admitted now.
+    /// How many places may be admitted now.
     fn room(&mut self, terms: &AdmitTerms) -> u32 {
         if terms.gate == Gate::Shut {
             self.bucket.pause(self.now);
@@ -315,7 +315,7 @@ impl Line {
         if self.holds_until.is_some_and(|until| self.now < until) {
             return 0;
         }
-        // Passes of before a loss that were not shown again yet may still be: their room stays taken.
+        // Passes from before a loss that were not shown again may still be: their room stays taken.
         let is_reserved = self.reserved_until.is_some_and(|until| self.now < until);
         let n_unseen = if is_reserved { self.reserved.saturating_sub(self.n_shown_again) } else { 0 };
         let n_active = u32::try_from(self.expiries.len()).unwrap_or(u32::MAX);
@@ -327,7 +327,7 @@ impl Line {
         self.holders.get(&number).map(|&account| (number, account))
     }
 
-    /// Lets an account in at its number, and pays for it.
+    /// Admits an account at its number, and takes a token of the rate.
     fn grant(&mut self, number: PlaceNumber, account: AccountHash, terms: &AdmitTerms) -> Grant {
         let grant = Grant { number, account, expires_at: self.now.plus(terms.pass_ttl) };
         self.put(account, Spot::Inside(grant));
@@ -337,7 +337,8 @@ impl Line {
         grant
     }
 
-    /// Whether a place from before a loss may come back: it did not end since, and its account is not inside.
+    /// Whether a place from before a loss may come back: it has not ended, no other account has its number, and its
+    /// account is not inside.
     fn may_return(&self, number: PlaceNumber, account: AccountHash) -> bool {
         let has_ended = self.done.contains(number.get()) || self.expired.contains(number.get());
         let is_taken = self.holders.get(&number).is_some_and(|&holder| holder != account);
@@ -345,10 +346,10 @@ impl Line {
         number <= self.inherited && !has_ended && !is_taken && !is_inside
     }
 
-    /// Takes a live pass of before a loss back in.
+    /// Puts a place with a live pass from before a loss back inside.
     fn show_again(&mut self, grant: Grant) {
         self.n_shown_again += 1;
-        // It was called once, so everybody before it was.
+        // This number was called, so all lower ones were.
         self.serving = self.serving.max(grant.number);
         if let Some(other) = self.put(grant.account, Spot::Inside(grant))
             && other.number() != grant.number
@@ -357,13 +358,13 @@ impl Line {
         }
     }
 
-    /// Puts an account into the line, or back into it, and notes that it is present.
+    /// Lets an account wait at a number, and marks it present.
     fn wait_at(&mut self, number: PlaceNumber, account: AccountHash) {
         self.presence.mark(self.now, number);
         self.put(account, Spot::Waiting(number));
     }
 
-    /// Ends a place for good.
+    /// Ends a place. It does not come back.
     fn finish(&mut self, number: PlaceNumber) {
         self.done.insert(number.get());
         self.vacate(number);
@@ -372,14 +373,14 @@ impl Line {
         }
     }
 
-    /// Notes that nobody will wait at a number any more.
+    /// Adds a number to G, if it is above `serving`: no place will wait at it again.
     fn vacate(&mut self, number: PlaceNumber) {
         if number > self.serving {
             self.gone.insert(number);
         }
     }
 
-    /// Puts an account into a spot, and out of the one where it was: there is never more than one.
+    /// Moves an account to a spot, and returns the spot that it had.
     fn put(&mut self, account: AccountHash, spot: Spot) -> Option<Spot> {
         let before = self.lift(account);
         match spot {
@@ -396,7 +397,7 @@ impl Line {
         before
     }
 
-    /// Takes an account out of wherever it stands.
+    /// Removes an account, and returns the spot that it had.
     fn lift(&mut self, account: AccountHash) -> Option<Spot> {
         let spot = self.spots.remove(&account)?;
         self.holders.remove(&spot.number());

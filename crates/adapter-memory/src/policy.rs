@@ -1,4 +1,4 @@
-//! Admission policies in memory: what operators changed, and nothing of what they left to the default.
+//! Admission policies in memory. Only the values that operators changed are stored.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use usher_queue::{AdmissionPolicy, PolicyPatch};
 
 use crate::Database;
 
-/// What was changed of each line's policy.
+/// The changed values of each line's policy.
 pub(crate) type Policies = HashMap<PerformanceId, PolicyPatch>;
 
 /// Admission policies in memory.
@@ -19,7 +19,7 @@ pub struct MemoryPolicyRepository {
 }
 
 impl MemoryPolicyRepository {
-    /// The policies of this database.
+    /// A repository of the policies in this database.
     #[must_use]
     pub const fn new(database: Database) -> Self {
         Self { database }

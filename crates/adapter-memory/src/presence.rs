@@ -1,4 +1,4 @@
-//! Who was seen lately. Knows numbers and times, nothing of lines.
+//! The numbers that were seen lately. Knows numbers and times, nothing of lines.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -8,20 +8,20 @@ use roaring::RoaringTreemap;
 use usher_kernel::Timestamp;
 use usher_queue::{PlaceNumber, pace};
 
-/// A bucket is a quarter of the window: presence is told a quarter too long at most, and never too short.
+/// A bucket spans a quarter of the window, so a number counts as present up to a quarter too long, never too short.
 const BUCKETS_PER_WINDOW: u32 = 4;
 
 /// The numbers seen, in buckets of a quarter window.
 ///
-/// Each bucket knows its own times, so that the window may change under it.
+/// Each bucket has its own times, so that the window may change.
 #[derive(Clone, Debug)]
 pub(crate) struct Presence {
-    /// The window last told.
+    /// The window of the last call.
     window: Duration,
     /// Oldest first.
     earlier: VecDeque<Bucket>,
     current: Bucket,
-    /// Whoever was seen from then on is in a bucket.
+    /// Every number seen since then is in a bucket.
     complete_since: Timestamp,
     merged_at: Timestamp,
 }
@@ -40,7 +40,7 @@ impl Bucket {
 }
 
 impl Presence {
-    /// Nobody was seen yet.
+    /// No number was seen yet.
     pub(crate) fn new(now: Timestamp) -> Self {
         Self {
             window: pace::PRESENCE_WINDOW_MIN,
@@ -51,27 +51,27 @@ impl Presence {
         }
     }
 
-    /// Notes how long people will be remembered.
+    /// Sets the presence window.
     pub(crate) fn set_window(&mut self, window: Duration) {
         self.window = window;
     }
 
-    /// Notes that one place was seen. O(log n).
+    /// Marks one number as seen. O(log n).
     pub(crate) fn mark(&mut self, now: Timestamp, number: PlaceNumber) {
         self.seen_at(now).insert(number.get());
     }
 
-    /// Adds what a server saw. O(size of the bitmaps).
+    /// Adds the numbers that a server saw. O(size of the bitmaps).
     pub(crate) fn merge(&mut self, now: Timestamp, seen: &RoaringTreemap) {
         if now.since(self.merged_at) > self.window / BUCKETS_PER_WINDOW {
-            // Who polled meanwhile was not noted: what is known begins anew.
+            // Polls since the last merge may be unknown.
             self.complete_since = now;
         }
         self.merged_at = now;
         *self.seen_at(now) |= seen;
     }
 
-    /// Whether someone who is in no bucket of the window was really not seen in it.
+    /// Whether a number that is in no bucket was certainly not seen within the window.
     pub(crate) fn is_trusted(&self, now: Timestamp, window: Duration) -> bool {
         let merges_go_on = now.since(self.merged_at) <= window / BUCKETS_PER_WINDOW;
         merges_go_on && self.complete_since <= now.minus(window)
@@ -84,7 +84,7 @@ impl Presence {
         buckets.into_iter().any(|bucket| from <= bucket.last_at && bucket.seen.contains(number.get()))
     }
 
-    /// The set to note people in now. Begins a bucket where the last is full, and drops those out of the window.
+    /// The set for numbers seen now. Begins a bucket if the current one is full, and drops buckets before the window.
     fn seen_at(&mut self, now: Timestamp) -> &mut RoaringTreemap {
         if now.since(self.current.began_at) >= self.window / BUCKETS_PER_WINDOW {
             self.earlier.push_back(mem::replace(&mut self.current, Bucket::new(now)));
@@ -111,7 +111,7 @@ mod tests {
         Timestamp::from_unix_ms(second * 1_000)
     }
 
-    /// A presence that heard of nobody, once a second, up to a time.
+    /// A presence with an empty merge each second, up to a time.
     fn merged_until(second: i64) -> Presence {
         let mut presence = Presence::new(at(0));
         presence.set_window(WINDOW);

@@ -1,18 +1,18 @@
-//! A token bucket: how many may be admitted now, so that over any time no more than the rate are.
+//! A token bucket that bounds the rate of admissions over any span.
 
 use std::time::Duration;
 
 use usher_kernel::Timestamp;
 use usher_queue::ports::AdmitTerms;
 
-/// What one admission costs. A rate per second times milliseconds is thousandths, without rounding.
+/// One token, the cost of an admission, in thousandths: a rate per second times milliseconds, without rounding.
 const TOKEN_MILLI: u64 = 1_000;
 
-/// Starts full, holds 1 + rate x tick, and fills at the rate. The one token beyond a tick's worth keeps the fraction that a
+/// Starts full, holds 1 + rate x tick, and fills at the rate. The one token above rate x tick keeps the fraction that a
 /// tick leaves over: without it, 3 a second at four ticks a second would be 2 (docs/adr/0008).
 #[derive(Clone, Debug)]
 pub(crate) struct TokenBucket {
-    /// `None` until first used: full, whatever its size will be.
+    /// `None` before the first use: a full bucket, of any size.
     level_milli: Option<u64>,
     filled_at: Timestamp,
 }
@@ -23,12 +23,12 @@ impl TokenBucket {
         Self { level_milli: None, filled_at: now }
     }
 
-    /// Lets the time since the last call go by without filling.
+    /// Skips the time since the last call: the bucket does not fill.
     pub(crate) fn pause(&mut self, now: Timestamp) {
         self.filled_at = now;
     }
 
-    /// Fills up to now, and tells how many may be admitted.
+    /// Fills the bucket up to `now`, and returns how many places may be admitted.
     pub(crate) fn fill(&mut self, now: Timestamp, terms: &AdmitTerms) -> u32 {
         let elapsed = now.since(self.filled_at);
         self.filled_at = now;
@@ -45,7 +45,7 @@ impl TokenBucket {
         u32::try_from(level_milli / TOKEN_MILLI).unwrap_or(u32::MAX)
     }
 
-    /// Pays for one admission.
+    /// Takes the token of one admission.
     pub(crate) fn take(&mut self) {
         self.level_milli = self.level_milli.map(|level| level.saturating_sub(TOKEN_MILLI));
     }

@@ -36,7 +36,7 @@ pub struct MemoryReservationRepository {
 }
 
 impl MemoryReservationRepository {
-    /// The seats and reservations of this database.
+    /// A repository of the seats and reservations in this database.
     #[must_use]
     pub const fn new(database: Database) -> Self {
         Self { database }
@@ -298,7 +298,7 @@ impl SeatEvents for MemoryReservationRepository {
         Ok(tables.events.read(&tables.seats, after, missing, at_most(limit, EVENTS_MAX)))
     }
 
-    /// The latest event: an event gets its id under the guard under which it is written, so none is ever open.
+    /// The latest event: ids are assigned and events written under one lock, so no event is ever open.
     async fn settled_event(&self) -> Result<u64, StoreError> {
         Ok(self.database.lock("reservation.settled_event")?.events.latest())
     }
@@ -349,7 +349,7 @@ fn charge_record(charge: &Charge) -> ChargeRecord {
     }
 }
 
-/// A limit that the caller gave, up to the port's maximum.
+/// The caller's limit, up to the port's maximum.
 fn at_most<N: Ord>(asked: N, max: N) -> usize
 where
     usize: TryFrom<N>,

@@ -1,4 +1,4 @@
-//! Seats of performances in memory, and the log of what happened to them.
+//! Seats of performances in memory, and the log of their changes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ pub(crate) struct Seats(HashMap<PerformanceId, SeatTable>);
 pub(crate) struct SeatTable {
     rows: Vec<SeatRow>,
     indices: HashMap<SeatId, usize>,
-    /// The places of the seats, for the choice of the best ones.
+    /// The positions of the seats, for the choice of the best ones.
     hall: Arc<Hall>,
 }
 
-/// A seat: where it is, what it costs, and who has it.
+/// A seat: its plan, its holding, and its version.
 #[derive(Debug)]
 struct SeatRow {
     plan: SeatPlan,
@@ -61,7 +61,7 @@ impl Seats {
         })
     }
 
-    /// Checks that each seat has the version that its change was judged by.
+    /// Checks that each seat has the version that the judge read.
     pub(crate) fn check(&self, changes: &[SeatChange]) -> Result<(), Contradiction> {
         let mut versions = HashMap::with_capacity(changes.len());
         for SeatChange { performance, seat, version, .. } in changes {
@@ -75,7 +75,7 @@ impl Seats {
         Ok(())
     }
 
-    /// Writes changes that were checked.
+    /// Writes changes, after [`Self::check`].
     pub(crate) fn write(&mut self, changes: &[SeatChange]) {
         for SeatChange { performance, seat, after, version, .. } in changes {
             let row = self.0.get_mut(performance).and_then(|seats| seats.row_mut(seat));
@@ -126,17 +126,17 @@ impl SeatTable {
         if is_untouched { SeatUse::Untouched } else { SeatUse::Held }
     }
 
-    /// The map.
+    /// The seat map.
     pub(crate) fn map(&self) -> SeatMap {
         SeatMap::from_stored(self.rows.iter().map(|row| row.plan.clone()).collect())
     }
 
-    /// Where the seats are.
+    /// The positions of the seats.
     pub(crate) fn hall(&self) -> Arc<Hall> {
         Arc::clone(&self.hall)
     }
 
-    /// The free seats that the judge wants to know.
+    /// The free seats that the judge asks for.
     pub(crate) fn free(&self, wanted: &FreeSeatsWanted, now: Timestamp) -> FreeSeatsFound {
         let rows = self.indexed().skip(wanted.first as usize);
         let is_free = |row: &SeatRow| row.holding.status_at(now) == SeatStatus::Available;
@@ -177,7 +177,7 @@ impl SeatTable {
         counts
     }
 
-    /// How the seats stand, in index order.
+    /// Stored status and version of each seat, in index order.
     pub(crate) fn standings(&self) -> Vec<SeatStanding> {
         let standing = |row: &SeatRow| SeatStanding { status: row.holding.status(), version: row.version };
         self.rows.iter().map(standing).collect()
@@ -222,12 +222,12 @@ enum What {
 }
 
 impl Events {
-    /// Writes down a new map.
+    /// Logs a new map.
     pub(crate) fn new_map(&mut self, performance: PerformanceId, map_version: u32, at: Timestamp) {
         self.push(Event { performance, at, what: What::Map { map_version } });
     }
 
-    /// Writes down changes of seats.
+    /// Logs changes of seats.
     pub(crate) fn changed(&mut self, changes: Vec<SeatChange>, at: Timestamp) {
         for change in changes {
             self.push(Event { performance: change.performance, at, what: What::Seat(change) });
@@ -245,7 +245,7 @@ impl Events {
         self.log.len() as u64
     }
 
-    /// The events with these ids that are there, then the first `limit` after `after`.
+    /// The events of `missing` that exist, then the first `limit` after `after`.
     pub(crate) fn read(&self, seats: &Seats, after: u64, missing: &[u64], limit: usize) -> Vec<BoardEvent> {
         let next = (after.saturating_add(1)..=self.latest()).take(limit);
         missing.iter().copied().chain(next).filter_map(|id| self.board_event(seats, id)).collect()
@@ -355,6 +355,6 @@ mod tests {
         assert_eq!(ids(events.read(&seats, 1, &[0, 1, 7], 10)), [1, 2, 3]);
         assert_eq!(ids(events.read(&seats, u64::MAX, &[], 10)), []);
         let history: Vec<_> = events.history(PERFORMANCE).into_iter().map(|event| (event.id, event.seat)).collect();
-        assert_eq!(history, [(3, seat(2))], "a new map is not of the audit's");
+        assert_eq!(history, [(3, seat(2))], "a new map is not in the history");
     }
 }

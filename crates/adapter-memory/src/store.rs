@@ -16,10 +16,10 @@ use usher_queue::{AccountHash, Epoch, Place, PlaceNumber};
 
 use crate::line::Line;
 
-/// Keeps the lines in this process. They are lost when it ends, like those of any [`LineStore`].
+/// Keeps the lines in this process. They are lost when it ends; a [`LineStore`] may lose its lines.
 ///
-/// A standard mutex, not an async one: each method takes it once and never waits for anything under it, so that the
-/// method is atomic. The longest hold is that of a full batch or of an admission, some hundred microseconds.
+/// A standard mutex, not an async one: each method locks it once and never awaits under the lock, so that the method is
+/// atomic. A full batch or an admission holds the lock longest, for some hundred microseconds.
 #[derive(Default)]
 pub struct MemoryLineStore {
     lines: Mutex<HashMap<PerformanceId, Line>>,
@@ -33,7 +33,7 @@ impl MemoryLineStore {
     }
 
     fn lock(&self, operation: &'static str) -> Result<MutexGuard<'_, HashMap<PerformanceId, Line>>, StoreError> {
-        // A line that a panic left half changed must not admit anybody.
+        // A line that a panic left half changed must not admit people.
         self.lines
             .lock()
             .map_err(|_| StoreError::Corrupt { operation, source: "a panic left a line half changed".into() })
@@ -74,7 +74,7 @@ impl LineStore for MemoryLineStore {
             Entry::Occupied(mut line) if line.get().epoch() == at.epoch => {
                 line.get_mut().contribute(at.now, contribution);
             }
-            // Another server went on to a newer epoch: this one will be told by its next call.
+            // Another server opened a newer epoch. The next call of this server is answered `Lost`.
             Entry::Occupied(_) => {}
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Random lives of a small line, losses included, beside a model of what must hold whatever happens.
+//! Random calls and losses of a small line, compared with a model of its promises.
 
 use std::collections::HashMap;
 
@@ -19,18 +19,18 @@ const WINDOW: Duration = Duration::from_secs(8);
 #[derive(Clone, Debug)]
 enum Step {
     Join(u8),
-    /// The owner of one of the tokens ever handed out polls, as a server does it.
+    /// The owner of one of the tokens given out polls, as [`poll`] does it.
     Poll(prop::sample::Index),
     Leave(prop::sample::Index),
     /// A reservation uses up a pass, or an operator ends it.
     EndPass(prop::sample::Index),
-    /// A server merges whom it saw: accounts by bit.
+    /// A server merges the accounts that it saw: one bit each.
     Merge(u8),
     Admit(u32),
     Wait(u64),
     Refresh,
     SetGate(Gate),
-    /// The line is lost. Of the live passes, these are known by bit; the others may be shown later.
+    /// The line is lost. `known` has a bit for each live pass that is known; the others may be shown later.
     Lose {
         known: u8,
         hold_ms: u64,
@@ -53,7 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What outlives the line: the passes granted, and the places that ended.
+/// The part that survives a loss: the passes granted, and the places that ended.
 #[derive(Default)]
 struct Ledger {
     granted: HashMap<PlaceNumber, Grant>,
@@ -75,9 +75,9 @@ struct World {
     now: Timestamp,
     terms: AdmitTerms,
     ceiling: u64,
-    /// The tokens handed out.
+    /// The tokens given out.
     places: Vec<Place>,
-    /// The place each account was last told.
+    /// The last number that each account was given.
     current: HashMap<AccountHash, PlaceNumber>,
     view: LineView,
 }
@@ -86,7 +86,7 @@ fn account(index: u8) -> AccountHash {
     AccountHash::from_bytes([index; 16])
 }
 
-/// What a server does with a place token.
+/// Resolves a place token as a server does, with a re-entry from the ledger if the line does not know it.
 fn poll(line: &mut Line, ledger: &Ledger, now: Timestamp, place: Place) -> Resolution {
     let resolve = |line: &mut Line| line.resolve(now, &[place])[0];
     match (resolve(line), ledger.ended.get(&place.number)) {
@@ -192,7 +192,7 @@ impl World {
                 }
             }
             JoinOutcome::Already(Standing::Waiting(number)) => assert_eq!(before, Some(&number)),
-            // Who joined anew after a loss may be told of the pass from before it.
+            // An account that joined anew after a loss may get its pass from before the loss.
             JoinOutcome::Already(Standing::Admitted(grant)) => {
                 assert!(self.has_granted(&grant));
                 self.current.insert(account, grant.number);
@@ -201,7 +201,7 @@ impl World {
         }
     }
 
-    /// Notes where an account was told that it stands.
+    /// Notes the number in an answer to an account.
     fn note(&mut self, account: AccountHash, answer: Resolution) {
         match answer {
             Resolution::Waiting { number, .. } | Resolution::Admitted(Grant { number, .. }) => {
@@ -271,7 +271,7 @@ impl World {
         self.view = after;
     }
 
-    /// What the view knows, however old, is all that the next epoch begins with.
+    /// Loses the line, and opens the next epoch from the view, however old it is.
     fn lose(&mut self, known: u8, hold: Duration) {
         let live = self.ledger.live(self.now);
         let mut gone = self.view.gone().clone();
@@ -298,7 +298,7 @@ impl World {
         for place in &self.places {
             let answer = poll(&mut self.line.clone(), &self.ledger, self.now, *place);
             if let Some(ended) = self.ledger.ended.get(&place.number) {
-                // A line of a later epoch does not know it, and may tell of the account's present place instead.
+                // A line of a later epoch does not know the place, and may answer with the account's present one.
                 let is_of_another = match answer {
                     Resolution::Waiting { number, .. } => number < place.number,
                     Resolution::Admitted(grant) => grant.number != place.number && self.has_granted(&grant),
@@ -318,7 +318,7 @@ impl World {
     }
 }
 
-/// Every account stands in one spot, and every index says the same.
+/// Checks that each account has one spot, and that all indices agree.
 fn assert_adds_up(line: &Line) {
     let mut line = line.clone();
     line.advance(line.now);
@@ -350,7 +350,7 @@ proptest! {
     }
 }
 
-/// Cannot be, as long as the ledger keeps its word; but it must not spread.
+/// The ledger rules this out; if it happens, the line must stay consistent.
 #[test]
 fn a_number_is_not_taken_from_the_account_that_has_it() {
     let now = Timestamp::from_unix_ms(1_000_000);

@@ -9,7 +9,7 @@ use usher_reservation::ports::RefundDue;
 
 use crate::database::Contradiction;
 
-/// The money: attempts to pay, what was sold for it, and what goes back.
+/// Attempts to pay, the sales that they paid for, and refunds.
 #[derive(Debug, Default)]
 pub(crate) struct Payments {
     attempts: HashMap<AttemptId, Attempt>,
@@ -39,7 +39,7 @@ impl Payments {
         self.attempts.insert(attempt.id, attempt);
     }
 
-    /// Checks that each attempt is as its end was judged by, and that nothing is sold or refunded twice.
+    /// Checks that each attempt has the state that the judge read, and that nothing is sold or refunded twice.
     pub(crate) fn check(&self, writes: &SettleWrites) -> Result<(), Contradiction> {
         let is_as_read = |id, before| self.attempt(id).is_some_and(|attempt| attempt.state == before);
         if !writes.attempts.iter().all(|end| is_as_read(end.attempt, end.before)) {
@@ -55,7 +55,7 @@ impl Payments {
         Ok(())
     }
 
-    /// Writes how attempts ended, after a check.
+    /// Writes the ends of attempts, after [`Self::check`].
     pub(crate) fn end(&mut self, writes: &SettleWrites, at: Timestamp) {
         for end in &writes.attempts {
             if let Some(attempt) = self.attempts.get_mut(&end.attempt) {
@@ -76,7 +76,7 @@ impl Payments {
         self.unsent.iter().filter_map(|(_, attempt)| self.refunds.get(attempt).map(|refund| refund.due))
     }
 
-    /// Writes down that the gateway confirmed a refund.
+    /// Marks a refund as confirmed by the gateway.
     pub(crate) fn refund_sent(&mut self, attempt: AttemptId) {
         if let Some(refund) = self.refunds.get_mut(&attempt) {
             refund.is_sent = true;

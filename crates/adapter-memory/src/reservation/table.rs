@@ -1,4 +1,4 @@
-//! Reservations in memory, found by account, by buyer, and by the time at which something is due.
+//! Reservations in memory, indexed by account, by buyer, and by deadline.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -14,7 +14,7 @@ use crate::database::Contradiction;
 pub(crate) struct Reservations {
     by_id: BTreeMap<ReservationId, Reservation>,
     of_account: HashMap<AccountId, BTreeSet<ReservationId>>,
-    /// Those that count against the seat limit or a pass, unless they have lapsed.
+    /// Reservations that count against the seat limit or a pass, unless they have lapsed.
     of_buyer: HashMap<Buyer, BTreeSet<ReservationId>>,
     /// Holds, by the time at which they lapse.
     held: BTreeSet<(Timestamp, ReservationId)>,
@@ -28,7 +28,7 @@ impl Reservations {
         self.by_id.get(&id)
     }
 
-    /// Those of an account, in the order of ids.
+    /// The reservations of an account, in the order of ids.
     pub(crate) fn of_account(
         &self,
         account: AccountId,
@@ -39,28 +39,28 @@ impl Reservations {
         ids.into_iter().flat_map(move |ids| ids.range((start, Bound::Unbounded))).filter_map(|id| self.get(*id))
     }
 
-    /// Those of a performance, in the order of ids.
+    /// The reservations of a performance, in the order of ids.
     pub(crate) fn of_performance(&self, performance: PerformanceId) -> impl Iterator<Item = &Reservation> {
         self.by_id.values().filter(move |reservation| reservation.performance == performance)
     }
 
-    /// What of a buyer's reservations may count.
+    /// A buyer's reservations that may count against the seat limit or a pass.
     pub(crate) fn owned_by(&self, buyer: Buyer) -> Vec<Owned> {
         let ids = self.of_buyer.get(&buyer).into_iter().flatten();
         ids.filter_map(|id| self.get(*id).and_then(Owned::of)).collect()
     }
 
-    /// The holds that have lapsed at `now`, the oldest first.
+    /// The holds that have lapsed at `now`, the earliest deadline first.
     pub(crate) fn lapsed(&self, now: Timestamp) -> impl Iterator<Item = &Reservation> {
         self.held.iter().take_while(move |(until, _)| *until <= now).filter_map(|(_, id)| self.get(*id))
     }
 
-    /// The payments whose status any server asks the gateway for at `now`, the oldest first.
+    /// The reservations whose payment is overdue at `now`, the earliest deadline first.
     pub(crate) fn overdue(&self, now: Timestamp) -> impl Iterator<Item = &Reservation> {
         self.paying.iter().take_while(move |(at, _)| *at <= now).filter_map(|(_, id)| self.get(*id))
     }
 
-    /// Checks that each reservation has the version that its change was judged by.
+    /// Checks that each reservation has the version that the judge read.
     pub(crate) fn check(&self, changed: &[(Reservation, u32)]) -> Result<(), Contradiction> {
         let is_as_read =
             |(changed, read): &(Reservation, u32)| self.get(changed.id).is_some_and(|stored| stored.version == *read);
@@ -71,7 +71,7 @@ impl Reservations {
         }
     }
 
-    /// Stores a reservation, in the place of what it was before.
+    /// Stores a reservation, and updates the indices.
     pub(crate) fn put(&mut self, reservation: Reservation) {
         let Reservation { id, performance, account, .. } = reservation;
         if let Some(before) = self.by_id.get(&id) {
@@ -97,7 +97,7 @@ impl Reservations {
     }
 }
 
-/// What is to be done for a reservation at a time.
+/// The deadline of a reservation.
 enum Due {
     Lapse(Timestamp),
     Resolve(Timestamp),

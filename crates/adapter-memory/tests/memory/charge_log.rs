@@ -1,4 +1,4 @@
-//! What the simulated gateway does on the log in memory.
+//! The contract of the simulated gateway, on the log in memory.
 
 use std::sync::Arc;
 

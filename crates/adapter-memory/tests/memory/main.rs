@@ -12,7 +12,7 @@ mod reservation;
 
 use usher_adapter_memory::Database;
 
-/// An empty database of its own for each test.
+/// A fixture with an empty database for each test.
 struct Memory(Database);
 
 impl Memory {
