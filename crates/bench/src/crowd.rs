@@ -9,8 +9,8 @@ use usher_loadtest::bench::Outcome;
 use usher_queue::ports::{AdmitTerms, At, Contribution, Gate, InEpoch, JoinOutcome, LineStore as _, Standing};
 use usher_queue::{AccountHash, Epoch, PlaceNumber};
 
-/// The ceiling for joins, above the numbers of any crowd. The ledger does not know of this crowd; with a ceiling as low as
-/// the ledger's, a server could take no join until it had raised that, block by block.
+/// The ceiling for joins, above the numbers of any crowd. The ledger does not know of this crowd; with a ceiling as low
+/// as the ledger's, a server could take no join until it had raised that, block by block.
 const CEILING: PlaceNumber = PlaceNumber::new(100_000_000);
 
 /// Joins in one call, as a batching server may send them.

@@ -1,4 +1,4 @@
-//! The line on Redis without a server: admission beside the ways that it replaces, and the calls on a line of a million.
+//! The line on Redis without a server: admission by loop, pipeline and script, and the calls on a line of a million.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ fn performance(n: u128) -> PerformanceId {
     PerformanceId::from_bytes(n.to_be_bytes())
 }
 
-/// Admits 10,000 people in three ways: one by one in a loop, as the system that Usher follows did; with the same commands in
-/// pipelines; and by the script. The loop is the control.
+/// Admits 10,000 people in three ways: one by one in a loop, as the system that Usher follows did; with the same
+/// commands in pipelines; and by the script. The loop is the control.
 ///
 /// # Errors
 /// If Redis fails, or a person is not admitted.
@@ -193,7 +193,7 @@ impl Took {
         Ok(answer)
     }
 
-    /// The median in Redis, and the 99th percentiles in Redis and at the client; the control is the median on the short line.
+    /// The median in Redis, and the 99th percentiles in Redis and at the client. Control: the median on the short line.
     fn figures(&self, name: &str, control: Option<&Self>, goal_ms: f64) -> [Figure; 3] {
         let p50 = median(&self.redis_ms);
         let median_figure = format!("{name}, in Redis, p50");
@@ -217,8 +217,8 @@ impl Calls<'_> {
     const ADMIT_GOAL_MS: f64 = 15.0;
     /// Every fifth person stays present: 200,000 of a million.
     const PRESENT_EVERY: u64 = 5;
-    /// The clock's step between merges. The store skips absent people only after it saw a whole presence window, in steps below
-    /// a quarter of it.
+    /// The clock's step between merges. The store skips absent people only after it saw a whole presence window, in
+    /// steps below a quarter of it.
     const MERGE_STEP: Duration = Duration::from_secs(1);
     const MERGES: u32 = 200;
     /// One admission for so many people: two rounds of 200 calls take less than half of a million.

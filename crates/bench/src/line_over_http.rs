@@ -1,5 +1,5 @@
-//! Servers whose lines on Redis hold large crowds: commands to Redis, polls and memory. The crowds are put into the lines
-//! through the port, and polled over HTTP.
+//! Servers whose lines on Redis hold large crowds: commands to Redis, polls and memory. The crowds are put into the
+//! lines through the port, and polled over HTTP.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use crate::crowd::{Crowd, account};
 
 /// People waiting while commands to Redis are counted.
 const N_WAITING: [u64; 2] = [10_000, 100_000];
-/// Pause of each connection between polls meanwhile: 10,000 places are polled some 20,000 times a second.
+/// Pause of each connection between polls while commands are counted: some 20,000 polls a second of 10,000 places.
 const PAUSE: Duration = Duration::from_millis(3);
 /// Most memory that a server may need for a million waiting people.
 const MORE_MEMORY_MB: f64 = 64.0;
 /// Most commands to Redis per second under polls, for any crowd: four ticks a second with their reads and merges.
 const COMMANDS_PER_S: f64 = 100.0;
 
-/// What benchmarks of the line on Redis over HTTP need.
+/// The context of the benchmarks of the line on Redis over HTTP.
 pub(crate) struct Bench<'a> {
     /// The driver.
     pub(crate) over_http: &'a OverHttp<'a>,
@@ -71,7 +71,7 @@ impl Filled {
 }
 
 impl Bench<'_> {
-    /// Runs all of them.
+    /// Runs all these benchmarks.
     ///
     /// # Errors
     /// If a server fails, or an answer is wrong.

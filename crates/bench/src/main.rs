@@ -1,5 +1,5 @@
-//! The benchmarks: ports and Redis scripts measured in this process, servers measured over HTTP. Links app and adapters, so
-//! that the driver need not; never part of a server.
+//! The benchmarks: ports and Redis scripts measured in this process, servers measured over HTTP. Links app and
+//! adapters, so that the driver need not; never part of a server.
 //!
 //! Prints a table, and writes `target/bench.json`.
 
@@ -60,7 +60,7 @@ async fn main() -> ExitCode {
     match result.and(publish(&cli.json, &head, &figures)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // If standard error is closed, nobody reads the message.
+            // If standard error is closed, the message is lost.
             drop(writeln!(io::stderr(), "bench: {error}"));
             ExitCode::FAILURE
         }

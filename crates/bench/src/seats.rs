@@ -1,5 +1,5 @@
-//! The seats at their port, on each database: holds and purchases per second, and the latency of refusals of one seat that
-//! all buyers want. Shared transactions are measured; the control is one transaction for each call. Knows no HTTP.
+//! The seats at their port, on each database: holds and purchases per second, and the latency of refusals of one seat
+//! that all buyers want. Shared transactions are measured; the control is one transaction for each call. Knows no HTTP.
 
 use std::num::NonZero;
 use std::path::Path;

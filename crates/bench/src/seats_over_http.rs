@@ -1,4 +1,4 @@
-//! Holds and refusals over HTTP, in turn with the same at the port of the same database; and the CPU time of each side.
+//! Holds and refusals over HTTP, in turn with those at the port of the same database; and the CPU time of each side.
 
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ fn hold_figures(name: &str, http: &Holds, control: &Holds) -> Vec<Figure> {
     for (percent, values) in [50, 99].into_iter().zip(&http.percentiles_ms) {
         figures.push(Figure::alone(format!("{name}: hold over HTTP, p{percent}"), median(values), "ms"));
     }
-    let text = format!("{name}: CPU of the server for a hold (control: of who holds at the port)");
+    let text = format!("{name}: CPU of the server for a hold (control: of the holds at the port)");
     figures.push(Figure::duration(text, median(&http.server_us), "us", median(&control.server_us)));
     if !http.database_us.is_empty() {
         let text = format!("{name}: CPU of the database for a hold (control: at the port)");
