@@ -1,7 +1,7 @@
 // The opening of a sale: a growing crowd joins one line, each person once.
 //
-// 10 s up to 500 users, 30 s up to 1,000, 10 s down; each user joins, waits 0.1 s, and goes on as the next person. The ramp
-// is that of the published measurement of the system that Usher follows, but joins need an access token here.
+// 10 s up to 500 users, 30 s up to 1,000, 10 s down; each user joins, waits 0.1 s, and goes on as the next person. The
+// ramp is that of the published measurement of the system that Usher follows, but joins need an access token here.
 //
 // Environment:
 //   TOKENS       file of access tokens, one on each line, from `usher token mint --count N`

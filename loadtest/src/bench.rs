@@ -1,5 +1,5 @@
-//! Benchmarks over HTTP. Each figure is measured beside a control in the same run, so that the machine cancels out; a run
-//! fails if one answer is wrong.
+//! Benchmarks over HTTP. Each figure is measured beside a control in the same run, so that the speed of the machine
+//! cancels out. A run fails if one answer is wrong.
 
 pub mod cpu;
 pub mod holds;
@@ -44,7 +44,7 @@ impl Scale {
 /// The control: a route with an empty handler behind the same middleware as all others.
 pub const CONTROL: &str = "/healthz";
 
-/// What every benchmark over HTTP needs.
+/// The context of every benchmark over HTTP.
 pub struct OverHttp<'a> {
     /// The folder for its files.
     pub folder: &'a Path,
@@ -100,6 +100,6 @@ pub const RUNS: usize = 3;
 
 /// Reports the current step on standard error.
 pub fn progress(text: &str) {
-    // If standard error is closed, nobody reads the report.
+    // If standard error is closed, the report is lost.
     drop(writeln!(io::stderr(), "  {text} ..."));
 }

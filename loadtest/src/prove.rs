@@ -1,5 +1,5 @@
-//! Proofs: the promises of the line under crowds while its servers and its Redis fail, audited against the recorded history;
-//! and the promises of the seats while their database fails.
+//! Proofs: the promises of the line under crowds while its servers and its Redis fail, audited against the recorded
+//! history; and the promises of the seats while their database fails.
 
 mod line;
 mod seats;
@@ -72,7 +72,7 @@ impl Context {
 
     /// Reports progress on standard error.
     fn say(&self, what: impl fmt::Display) {
-        // If standard error is closed, nobody reads the report.
+        // If standard error is closed, the report is lost.
         writeln!(io::stderr(), "{}: {what}", self.name).unwrap_or_default();
     }
 }
@@ -138,7 +138,7 @@ pub const PROOFS: &[Proof] = &[
     },
     Proof {
         name: "redis-stopped",
-        about: "while Redis is paused, polls are answered and joins are refused at once; then the line goes on by itself",
+        about: "while Redis is paused, polls are answered and joins refused at once; then the line resumes by itself",
         run: |context| Box::pin(line::redis_stopped(context)),
     },
     Proof {
@@ -153,7 +153,7 @@ pub const PROOFS: &[Proof] = &[
     },
     Proof {
         name: "seat-rush",
-        about: "two servers on one database sell each seat once, and refuse nobody while seats are free",
+        about: "two servers on one database sell each seat once, and refuse no buyer while seats are free",
         run: |context| Box::pin(seats::seat_rush(context)),
     },
     Proof {

@@ -1,5 +1,5 @@
-//! Runs every proof once, in its quick size. The proofs start the `usher` that was built beside them: `cargo test --workspace`
-//! builds it, and so does `cargo build --package usher-app --bin usher`.
+//! Runs every proof once, in its quick size. The proofs start the `usher` that was built beside them.
+//! `cargo test --workspace` builds it, and so does `cargo build --package usher-app --bin usher`.
 
 #![expect(clippy::unwrap_used, reason = "a panic fails the test where it is")]
 

@@ -1,8 +1,9 @@
--- Sends requests whose headers and body come from a file, a line for each request, in turn. All requests are built before
--- the clock starts, so that every run costs the load generator the same.
+-- Sends requests whose headers and body come from a file, a line for each request, in turn. All requests are built
+-- before the clock starts, so that every run costs the load generator the same.
 --
--- Arguments: method, path, columns, file, number of lines to skip, number of lines to use, pause of each connection before
--- each request in ms. Columns are names of headers, or "(body)", separated by commas; in the file they are separated by tabs.
+-- Arguments: method, path, columns, file, number of lines to skip, number of lines to use, pause of each connection
+-- before each request in ms. Columns are names of headers, or "(body)", separated by commas; in the file they are
+-- separated by tabs.
 -- Prints a summary of the answers as one line of JSON.
 
 local requests, n_requests, current = {}, 0, 0

@@ -63,8 +63,8 @@ impl<'a> Shop<'a> {
         Ok(answered)
     }
 
-    /// Checks that every hold was answered 201, and that the server shows all these seats as held. It may show more: those
-    /// on their way at the ends of the runs.
+    /// Checks that every hold was answered 201, and that the server shows all these seats as held. It may show more:
+    /// those on their way at the ends of the runs.
     ///
     /// # Errors
     /// If a check fails.

@@ -11,8 +11,8 @@ use super::{CONTROL, Outcome, OverHttp, RUNS, Scale, progress};
 
 /// The header that names a place.
 pub const PLACE: &str = "Usher-Place";
-/// Places that are polled as fast as they are answered. Each may be polled ten times a second, and some share the counter
-/// of their rate limit.
+/// Places that are polled as fast as they are answered. Each may be polled ten times a second, and some share the
+/// counter of their rate limit.
 pub const N_POLLING: u64 = 60_000;
 const AUTHORIZATION: &str = "Authorization";
 /// Accounts for one run: more than can join in it.

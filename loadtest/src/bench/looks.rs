@@ -91,8 +91,8 @@ async fn own_seats(stage: &Stage, n_seats: usize, n_owners: usize) -> Outcome<()
     stream::iter(owning).buffer_unordered(OWNERS_AT_ONCE).try_for_each(async |()| Ok(())).await
 }
 
-/// Waits until the server shows `n_each` seats as held and as many as sold. Returns its answer, identity and compressed,
-/// each with its entity tag.
+/// Waits until the server shows `n_each` seats as held and as many as sold. Returns its answer, identity and
+/// compressed, each with its entity tag.
 async fn knows_owned(stage: &Stage, path: &str, n_each: usize) -> Outcome<[(Vec<u8>, String); 2]> {
     let (client, url) = (Client::new(), format!("{}{path}", stage.url()));
     let look = async |accepted: &str| {

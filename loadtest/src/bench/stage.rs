@@ -1,4 +1,4 @@
-//! One server with one sale, and the calls that benchmarks make beside the load: joins, polls, and the server's own counts.
+//! One server with one sale, and the calls that benchmarks make beside the load: joins, polls, the server's counts.
 
 use std::path::Path;
 use std::slice;
@@ -151,7 +151,7 @@ impl Stage {
         known.ok_or_else(|| format!("the server does not count {n_people} people waiting").into())
     }
 
-    /// The number of requests with this method, to routes with this ending, that the server answered with such a status.
+    /// How many requests with this method, to routes with this ending, were answered with a status that `with` accepts.
     ///
     /// # Errors
     /// If the server does not return its metrics.

@@ -1,5 +1,5 @@
-//! Proofs of the seats: servers that share a database sell each seat once, and every acknowledged purchase survives, whatever
-//! happens to the database and to the clients.
+//! Proofs of the seats: servers that share a database sell each seat once, and every acknowledged purchase survives,
+//! whatever happens to the database and to the clients.
 
 mod aborted;
 mod disturbed;

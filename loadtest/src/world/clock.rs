@@ -22,7 +22,7 @@ pub struct Stopwatch(Instant);
 impl Stopwatch {
     /// Starts measuring.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "measuring is what the driver is for")]
+    #[expect(clippy::disallowed_methods, reason = "the driver measures time")]
     pub fn start() -> Self {
         Self(Instant::now())
     }

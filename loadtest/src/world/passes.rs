@@ -1,5 +1,5 @@
-//! Place tokens and passes that the driver signs itself, with the secret of its servers: a benchmark of holds needs no line
-//! in front of it, and a benchmark of polls needs no million joins.
+//! Place tokens and passes that the driver signs itself, with the secret of its servers: a benchmark of holds needs no
+//! line in front of it, and a benchmark of polls needs no million joins.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! A crowd: people who join a line over HTTP, poll as often as the server asks them to, and use their pass, drop it, or let
-//! it expire. Keeps every answer; judges nothing.
+//! A crowd: people who join a line over HTTP, poll as often as the server asks them to, and use their pass, drop it, or
+//! let it expire. Keeps every answer; judges nothing.
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -96,10 +96,10 @@ pub struct Call {
     pub has_retry_after: bool,
 }
 
-/// What one person experienced.
+/// The visit of one person: the answers, the calls, and the end.
 #[derive(Clone, Debug)]
 pub struct Visit {
-    /// What the servers told them.
+    /// The person, with the servers' answers.
     pub person: Person,
     /// Their calls.
     pub calls: Vec<Call>,
@@ -194,7 +194,7 @@ impl Crowd {
         self.people.len()
     }
 
-    /// Stops everybody who is not done yet, and returns what each person experienced.
+    /// Stops the people who are not done, and returns the visit of each person.
     pub async fn disperse(self) -> Vec<Visit> {
         self.stop.cancel();
         let mut visits = Vec::with_capacity(self.people.len());

@@ -1,5 +1,5 @@
-//! A Redis server as its operator sees it: its statistics (INFO), the commands that it runs (MONITOR), and how long they take
-//! (SLOWLOG). Recognises the line's scripts by the commands that they run.
+//! A Redis server as its operator sees it: its statistics (INFO), the commands that it runs (MONITOR), and how long
+//! they take (SLOWLOG). Recognises the line's scripts by the commands that they run.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -51,8 +51,8 @@ pub fn used_memory(connection: &mut Connection) -> RedisResult<u64> {
     used.ok_or_else(|| untold("INFO memory has no used_memory"))
 }
 
-/// Microseconds that all scripts have run so far, as Redis measures it: with the commands that they call, without waiting.
-/// The difference of two reads is the time of the calls between them, if nothing else calls scripts.
+/// Microseconds that all scripts have run so far, as Redis measures it: with the commands that they call, without
+/// waiting. The difference of two reads is the time of the calls between them, if nothing else calls scripts.
 ///
 /// # Errors
 /// If Redis does not answer, or the field is missing.
@@ -173,8 +173,8 @@ pub async fn watch(url: &str, span: Duration) -> RedisResult<Watched> {
 }
 
 impl Watched {
-    /// Counts a line such as `1700000000.123456 [0 127.0.0.1:5000] "EVALSHA" "1f..." "18" ...`. The commands that a script
-    /// calls follow its own line, with `lua` in place of the address.
+    /// Counts a line such as `1700000000.123456 [0 127.0.0.1:5000] "EVALSHA" "1f..." "18" ...`. The commands that a
+    /// script calls follow its own line, with `lua` in place of the address.
     fn note(&mut self, line: &str, script: &mut Option<String>) {
         let Some((source, command)) = line.split_once(" [").and_then(|(_, rest)| rest.split_once("] ")) else { return };
         let words: Vec<&str> = command.split(' ').map(|word| word.trim_matches('"')).collect();

@@ -73,8 +73,8 @@ pub struct Sale {
 }
 
 impl Sale {
-    /// Opens a sale of a few seats with this admission policy (the body of the PATCH), and waits until every server sees it
-    /// open.
+    /// Opens a sale of a few seats with this admission policy (the body of the PATCH), and waits until every server
+    /// sees it open.
     ///
     /// # Errors
     /// See [`SaleError`].

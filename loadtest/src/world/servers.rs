@@ -1,5 +1,5 @@
-//! Server processes: `usher` with one database and one secret, which the driver starts, pauses and kills. Knows them by their
-//! command line, their environment and their log only.
+//! Server processes: `usher` with one database and one secret, which the driver starts, pauses and kills. Knows them by
+//! their command line, their environment and their log only.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Write as _};

@@ -1,4 +1,4 @@
-//! Proofs of the line in which servers are killed, and Redis is killed, emptied, replaced by a stale replica, or paused.
+//! Proofs of the line in which servers are killed, or Redis is killed, emptied, paused, or replaced by a stale replica.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::world::people::{Call, Habits, Wish};
 
 /// How long Redis is paused.
 const STOPPED_FOR: Duration = Duration::from_secs(5);
-/// Bound of the refusal of a join meanwhile.
+/// Longest time until a join is refused while Redis is paused.
 const REFUSED_WITHIN: Duration = Duration::from_millis(500);
 /// How far the stale replica lags behind.
 const LAG: Duration = Duration::from_secs(1);
@@ -104,7 +104,7 @@ async fn lossy(context: Context, disaster: Disaster, n_losses: u32) -> Result<Ve
         context.say(format_args!("loss {n} of {n_losses}"));
         stage.until_admission_goes_on(&crowd, before, context.sized(200, 5)).await;
     }
-    // What happens after the last loss is audited, too.
+    // The audit includes the time after the last loss.
     stage.watching(&crowd, pass(Duration::from_secs(context.sized(10, 2)))).await;
     Ok(stage.judge(vec![crowd], Done::Nobody).await?.0)
 }
@@ -112,7 +112,7 @@ async fn lossy(context: Context, disaster: Disaster, n_losses: u32) -> Result<Ve
 pub(in crate::prove) async fn redis_stopped(context: Context) -> Result<Verdict, ProofError> {
     let setup = Setup { capacity: context.sized(200, 30), ..rush(&context) };
     let mut stage = Stage::set(&context, setup).await?;
-    // Nobody goes away, so a person who is counted as away was forgotten.
+    // No person goes away, so a person who is counted as away was forgotten.
     let arrive_within = Duration::from_secs(context.sized(30, 12));
     let habits = Habits { arrive_within, absent_percent: 0, ..habits(&context) };
     let crowd = stage.gather(context.sized(6_000, 300), &habits)?;

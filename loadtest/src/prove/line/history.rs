@@ -1,5 +1,5 @@
-//! Reads the histories that servers record (`line.history`): one JSON line for each answer of the line's store, with times in
-//! Unix ms.
+//! Reads the histories that servers record (`line.history`): one JSON line for each answer of the line's store, with
+//! times in Unix ms.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};

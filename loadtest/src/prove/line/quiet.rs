@@ -10,8 +10,8 @@ use crate::world::redis;
 
 /// Most commands per second from one server.
 const PER_SERVER_MAX: f64 = 100.0;
-/// Commands per second from a server without polls: two in each of four ticks, and a merge. A server that a busy machine
-/// starves sends fewer.
+/// Commands per second from a server without polls: two in each of four ticks, and a merge. A server that a busy
+/// machine starves sends fewer.
 const AT_REST_PER_S: f64 = 9.0;
 /// Factor between two spans with the same number of ticks.
 const NOISE: f64 = 1.2;
@@ -71,7 +71,7 @@ async fn arrive(context: &Context, stage: &mut Stage, n_people: usize) -> Result
     let everybody = || (Progress::count(&crowd.progress.joined) == all).then_some(());
     let joined = eventually(AT_MOST, || async { everybody() });
     let joined = stage.watching(&crowd, joined).await;
-    joined.ok_or(ProofError::NotReached("everybody has a place", AT_MOST.as_secs()))?;
+    joined.ok_or(ProofError::NotReached("each person has a place", AT_MOST.as_secs()))?;
     // Until the merges and marks of the last joins are sent.
     stage.watching(&crowd, pass(Duration::from_secs(2))).await;
     Ok(crowd)

@@ -76,7 +76,7 @@ impl Stage {
             tick: TICK,
             pass_ttl,
             presence_window,
-            // The design's tick, and what a busy machine and a shared SQLite file add.
+            // A tick, and the delays of a busy machine and a shared SQLite file.
             saved_within: Duration::from_secs(2),
         };
         let parameters = BTreeMap::from([("servers", json!(n_servers)), ("admission", admission)]);
@@ -140,8 +140,8 @@ impl Stage {
         self.sale.stats().await.ok()?["admitted_total"].as_u64()
     }
 
-    /// Waits until a new epoch has admitted `n_more` people; the last one had admitted `before`. If that never happens, the
-    /// audit finds it.
+    /// Waits until a new epoch has admitted `n_more` people; the last one had admitted `before`. If that never happens,
+    /// the audit finds it.
     pub(super) async fn until_admission_goes_on(&self, crowd: &Crowd, before: u64, n_more: u64) {
         let is_new = AtomicBool::new(false);
         let goes_on = eventually(GOES_ON_WITHIN, || async {
@@ -244,13 +244,13 @@ impl Stage {
             let next = admitted.get(admitted.partition_point(|&at| at < loss.ended));
             match next {
                 Some(next) => longest = longest.max(next.since(loss.ended)),
-                None => verdict.findings.push(format!("nobody is admitted after loss {}", n + 1)),
+                None => verdict.findings.push(format!("no person is admitted after loss {}", n + 1)),
             }
         }
         verdict.figure("longest_poll_interval_s", longest_poll.as_secs_f64());
         verdict.figure("longest_without_admission_s", longest.as_secs_f64());
         if self.context.size == Size::Full && longest > BACK_WITHIN + longest_poll {
-            verdict.findings.push(format!("nobody is admitted for {longest:?} after a loss"));
+            verdict.findings.push(format!("no person is admitted for {longest:?} after a loss"));
         }
     }
 }

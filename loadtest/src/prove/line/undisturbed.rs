@@ -8,8 +8,8 @@ use crate::world::clock::pass;
 use crate::world::people::Habits;
 use crate::world::redis::{self, Script};
 
-/// The percentile that is judged. Redis measures by the wall clock, which goes on while it waits for a core that the other
-/// processes use; so the slowest call is reported and not judged.
+/// The percentile that is judged. Redis measures by the wall clock, which goes on while it waits for a core that the
+/// other processes use; so the slowest call is reported and not judged.
 const JUDGED_PERCENT: usize = 99;
 /// Bound of an admission, which examines hundreds of places in one script.
 const ADMIT_WITHIN: Duration = Duration::from_millis(15);

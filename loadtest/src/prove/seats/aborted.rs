@@ -1,5 +1,5 @@
-//! Clients that disconnect: their connections are reset at any moment of a request, while the database is slow to reach. No
-//! other client may lose anything by that.
+//! Clients that disconnect: their connections are reset at any moment of a request, while the database is slow to
+//! reach. No other client may be affected.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

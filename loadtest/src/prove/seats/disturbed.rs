@@ -14,8 +14,8 @@ use crate::world::hall::section;
 
 /// How long the database is paused.
 const FROZEN_FOR: Duration = Duration::from_secs(10);
-/// Longest wait for an answer meanwhile, with what a busy machine adds: some 7 s for a hold, and twice as long for a payment
-/// that was under way, whose state must be recorded before its buyer is answered.
+/// Longest wait for an answer while the database is paused, with a margin for a busy machine: some 7 s for a hold, and
+/// twice as long for a payment under way, whose state must be recorded before its buyer is answered.
 const HOLDS_ANSWERED_WITHIN: Duration = Duration::from_secs(9);
 const PAYMENTS_ANSWERED_WITHIN: Duration = Duration::from_secs(16);
 /// How soon after that all buyers are served again.
@@ -34,8 +34,8 @@ fn tell_of_shop(shop: &Shop, n_bought: usize, verdict: &mut Verdict) {
     verdict.count("asked_again", shop.stage.n_asked_again.load(Ordering::SeqCst));
 }
 
-/// Buyers hold and pay while the database is killed, and retry until they are answered. Every acknowledged purchase must
-/// survive.
+/// Buyers hold and pay while the database is killed, and retry until they are answered. Every acknowledged purchase
+/// must survive.
 pub(in crate::prove) async fn database_killed(context: Context) -> Result<Verdict, ProofError> {
     let (n_kills, n_at_once, n_seats) = context.sized((20, 32, 10_000), (1, 8, 2_000));
     let parameters = json!({"kills": n_kills, "at_once": n_at_once});
@@ -73,8 +73,8 @@ pub(in crate::prove) async fn database_killed(context: Context) -> Result<Verdic
     Ok(verdict)
 }
 
-/// Buyers hold and pay while the database is paused. They are refused meanwhile, and served soon after it resumes; no server
-/// loses a connection.
+/// Buyers hold and pay while the database is paused. They are refused meanwhile, and served soon after it resumes; no
+/// server loses a connection.
 pub(in crate::prove) async fn database_frozen(context: Context) -> Result<Verdict, ProofError> {
     let (n_freezes, n_at_once, n_seats) = context.sized((3, 32, 20_000), (1, 8, 4_000));
     let parameters = json!({"freezes": n_freezes, "at_once": n_at_once, "frozen_s": FROZEN_FOR.as_secs()});

@@ -1,5 +1,5 @@
-//! A rush: all buyers want one seat; then each buyer wants a seat of their own; then a crowd takes the best available seats
-//! until the hall is sold out.
+//! A rush: all buyers want one seat; then each buyer wants a seat of their own; then a crowd takes the best available
+//! seats until the hall is sold out.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -104,8 +104,8 @@ impl Shop {
         self.served.iter().all(|served| served.load(Ordering::SeqCst) >= since.unix_ms())
     }
 
-    /// Repeats the request of each acknowledged purchase, at the other server: the answer and the stored reservation must be
-    /// the same. Returns the number of purchases.
+    /// Repeats the request of each acknowledged purchase, at the other server: the answer and the stored reservation
+    /// must be the same. Returns the number of purchases.
     pub(super) async fn ask_for_all_again(&self) -> Result<usize, ProofError> {
         let all = std::mem::take(&mut *self.bought.lock().unwrap_or_else(PoisonError::into_inner));
         self.stage.context.say(format_args!("repeating the requests of {} purchases", all.len()));

@@ -1,5 +1,5 @@
-//! The setup of every proof of the seats: two servers on one database and one Redis, a sale, buyers with passes, and their
-//! requests.
+//! The setup of every proof of the seats: two servers on one database and one Redis, a sale, buyers with passes, and
+//! their requests.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,8 +34,8 @@ pub(super) const COME_AGAIN: Duration = Duration::from_millis(50);
 pub(super) const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 /// Most findings that are reported.
 const FINDINGS_MAX: usize = 20;
-/// How long reads may take to occupy all connections. Shorter than the 5 s after which a server gives up a read: such a read
-/// would go on waiting in the database, and hide a lost connection.
+/// How long reads may take to occupy all connections. Shorter than the 5 s after which a server gives up a read: such a
+/// read would go on waiting in the database, and hide a lost connection.
 const PILE_UP_WITHIN: Duration = Duration::from_secs(4);
 /// More readers than connections: some are refused, and retry.
 const N_READERS: usize = 2 * N_SERVERS * POOL;

@@ -1,5 +1,5 @@
-//! Contention of writers and sweepers: few seats and short holds, which owners pay, release, abandon, or touch as they lapse.
-//! The database may detect deadlocks; no client may see one.
+//! Contention of writers and sweepers: few seats and short holds, which owners pay, release, abandon, or touch as they
+//! lapse. The database may detect deadlocks; no client may see one.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -98,7 +98,7 @@ pub(in crate::prove) async fn sweepers(context: Context) -> Result<Verdict, Proo
     Ok(verdict)
 }
 
-/// Counts of what happened.
+/// Counts of the outcomes of holds.
 #[derive(Default)]
 struct Seen {
     held: AtomicUsize,
