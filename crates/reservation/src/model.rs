@@ -104,7 +104,7 @@ pub struct Reservation {
     pub held_until_original: Timestamp,
     /// How many payments were declined.
     pub declined: u32,
-    /// +1 with each change. A write is guarded by the version that it was decided on.
+    /// Raised by one with each change. A write is guarded by the version that its decision read.
     pub version: u32,
     /// Its state.
     pub state: State,
@@ -147,7 +147,7 @@ impl Reservation {
         Self { held_until: self.held_until_original, declined: 0, version: 1, state: State::Held, ..self }
     }
 
-    /// Whether it blocks its seats, and other holds under the same pass.
+    /// Whether the reservation blocks its seats, and other holds under its pass.
     #[must_use]
     pub fn is_live(&self, now: Timestamp) -> bool {
         match self.state {
@@ -318,7 +318,7 @@ pub struct Seat {
     pub price: Money,
     /// Its status.
     pub status: SeatStatus,
-    /// +1 with each change of status or owner.
+    /// Raised by one with each change of status or owner.
     pub version: u32,
 }
 

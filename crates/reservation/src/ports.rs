@@ -423,7 +423,7 @@ pub trait ReservationRepositoryExt: ReservationRepository {
 
 impl<R: ReservationRepository + ?Sized> ReservationRepositoryExt for R {}
 
-/// The only answer of a call that asked for one.
+/// The outcome of a batched call with one command.
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] if there is none.
@@ -524,7 +524,7 @@ impl std::fmt::Debug for PaymentToken {
 #[cfg_attr(test, mockall::automock)]
 #[async_trait]
 pub trait PaymentGateway: Send + Sync + 'static {
-    /// Whether this gateway gives out such tokens.
+    /// Whether the token has the form of this gateway's tokens.
     fn accepts(&self, token: &PaymentToken) -> bool;
 
     /// Takes the money.
