@@ -218,9 +218,10 @@ impl ReservationRepository for MemoryReservationRepository {
         let tables = &mut *self.database.lock(operation)?;
         let lapsed: Vec<_> = tables.reservations.lapsed(now).take(at_most(limit, LIST_MAX)).map(|it| it.id).collect();
         let (n_expired, writes) = lapse::expire_all(tables.holdings(lapsed), now);
+        let n_expired = u32::try_from(n_expired).map_err(corrupt(operation))?;
         tables.check(&writes).map_err(corrupt(operation))?;
         tables.write(writes, now);
-        u32::try_from(n_expired).map_err(corrupt(operation))
+        Ok(n_expired)
     }
 
     async fn unsettled(&self, now: Timestamp, limit: u32) -> Result<Vec<Unsettled>, StoreError> {

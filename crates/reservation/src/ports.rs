@@ -251,12 +251,14 @@ pub struct SeatFilter {
 ///    others get its outcome.
 /// 6. An account never owns and holds (live or paying) more than `seat_limit` seats, whatever the number of concurrent
 ///    calls.
-/// 7. A pass has at most one live reservation. It has none after it ended, by a confirmation or because its owner left.
+/// 7. A pass has at most one live reservation. After it ended, by a confirmation or because its owner left, it gets no
+///    new one.
 /// 8. `begin_payments` requires that the reservation is held and live, and has all its seats.
 /// 9. `settle_all` ends an attempt once; later calls get the same end. After a capture the seats are sold and the pass
 ///    ends, if the attempt is under way and each seat is still the reservation's or free again. Otherwise exactly one
 ///    refund is due, even if another buyer had the seats meanwhile. A declined or unheard attempt returns the
-///    reservation to its hold and the original deadline.
+///    reservation to its hold and the original deadline. `resolve_early` only moves the time from which servers
+///    resolve an attempt to an earlier one.
 /// 10. `release_all` and `expire_lapsed` change only seats that the reservation still has. A late call does not touch
 ///     the next owner's seats.
 /// 11. A reservation of another account is not found.

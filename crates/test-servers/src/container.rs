@@ -195,7 +195,8 @@ fn process_namespace() -> String {
 /// Removes containers of processes that were killed between creating and starting one.
 async fn sweep() {
     let Ok(docker) = docker_client_instance().await else { return };
-    let filters = HashMap::from([("label", vec![OWNER])]);
+    // A container that runs removes its own data, and ends with its owner.
+    let filters = HashMap::from([("label", vec![OWNER]), ("status", vec!["created"])]);
     let all = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     let containers = docker.list_containers(Some(all)).await.unwrap_or_default();
     for container in containers {

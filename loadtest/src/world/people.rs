@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -199,8 +200,9 @@ impl Crowd {
         self.stop.cancel();
         let mut visits = Vec::with_capacity(self.people.len());
         for person in self.people {
-            if let Ok(visit) = person.await {
-                visits.push(visit);
+            match person.await {
+                Ok(visit) => visits.push(visit),
+                Err(error) => resume_unwind(error.into_panic()),
             }
         }
         visits

@@ -1,15 +1,16 @@
-//! Server processes: `usher` with one database and one secret, which the driver starts, pauses and kills. Knows them by
+//! Server processes: `usher` with one database and one secret, which the driver starts and kills. Knows them by
 //! their command line, their environment and their log only.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use std::{env, fs};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Pid;
 
 use crate::world::clock::eventually;
 
@@ -18,8 +19,10 @@ const START_WITHIN: Duration = Duration::from_secs(60);
 /// The line that a server prints once it listens; its address follows.
 const READY: &str = "Usher is ready on http://";
 
-/// Prints the server's process id and runs the server until stdin closes: when the driver ends, however it ends.
+/// Prints the server's process id and runs the server until stdin closes: when the driver ends, however it ends. If the
+/// driver ends before it reads the id, the shell goes on to the kill.
 const UNTIL_STDIN_ENDS: &str = r#"
+trap "" PIPE
 log=$1; shift
 "$@" >>"$log" 2>&1 & server=$!
 echo "$server"
@@ -116,12 +119,6 @@ impl Site {
         &self.secret
     }
 
-    /// The folder of its files.
-    #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Runs a command of `usher` with `input` on standard input, and returns what it prints.
     ///
     /// # Errors
@@ -168,6 +165,8 @@ impl Site {
             .args([log.as_path(), self.program.as_path()])
             .arg("serve")
             .envs(&self.environment)
+            // In a group of its own, the shell gets no Ctrl-C, and kills the server.
+            .process_group(0)
             .env("USHER__HTTP__BIND", bind.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -265,22 +264,6 @@ impl Server {
         self.kill()?;
         *self = self.site.start_at(&self.name, self.address).await?;
         Ok(())
-    }
-
-    /// Pauses the process (SIGSTOP) until [`Self::resume`].
-    ///
-    /// # Errors
-    /// The process is gone.
-    pub fn pause(&self) -> Result<(), ServerError> {
-        kill_process(self.pid, Signal::STOP).map_err(|errno| failed("cannot pause a server")(errno.into()))
-    }
-
-    /// Resumes the process (SIGCONT).
-    ///
-    /// # Errors
-    /// The process is gone.
-    pub fn resume(&self) -> Result<(), ServerError> {
-        kill_process(self.pid, Signal::CONT).map_err(|errno| failed("cannot resume a server")(errno.into()))
     }
 
     /// The resident memory of the process (VmRSS), in bytes. Linux only.
