@@ -1,4 +1,4 @@
-//! Where the domains meet: each port that one domain owns and another answers.
+//! The ports between domains: each is owned by one domain and implemented with another.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -56,15 +56,15 @@ impl SaleCalendar for CatalogueCalendar {
 pub struct CatalogueDesk {
     catalogue: Arc<dyn CatalogueRepository>,
     line: usher_queue::Service,
-    /// A performance's terms never change, so each is read once.
+    /// A cache without expiry, because a performance's terms never change.
     known: RwLock<HashMap<PerformanceId, Performance>>,
 }
 
 impl CatalogueDesk {
-    /// How many performances are remembered; more begin anew.
+    /// The most performances in the cache. One more clears it.
     const KNOWN_MAX: usize = 10_000;
 
-    /// Puts the desk together.
+    /// Creates the desk with an empty cache.
     #[must_use]
     pub fn new(catalogue: Arc<dyn CatalogueRepository>, line: usher_queue::Service) -> Self {
         Self { catalogue, line, known: RwLock::default() }
@@ -93,7 +93,8 @@ impl SaleDesk for CatalogueDesk {
         let SaleTimes { opens_at, closes_at } = performance.sale;
         let phase = match self.line.sale_state(performance.id, opens_at, closes_at, now) {
             SaleState::Scheduled => SalePhase::NotOpen,
-            // Who is inside goes on buying: a pause stops admissions, and seats may come back after the last is gone.
+            // A pause stops admissions, but admitted buyers go on buying. After the last seat is sold, seats may come
+            // back.
             SaleState::Open | SaleState::Paused | SaleState::SoldOut => SalePhase::Open,
             SaleState::Closed => SalePhase::Closed,
         };
@@ -101,7 +102,7 @@ impl SaleDesk for CatalogueDesk {
     }
 }
 
-/// Tells the seats who is admitted, from the line's passes.
+/// Tells the seats which buyers are admitted, from the line's passes.
 pub struct LineGate(pub usher_queue::Service);
 
 #[async_trait]
@@ -117,7 +118,7 @@ impl AdmissionGate for LineGate {
 
     async fn pass_used(&self, performance: PerformanceId, pass: PassNumber) {
         if let Err(error) = self.0.pass_used(performance, PlaceNumber::new(pass.0)).await {
-            tracing::warn!(%performance, error = %error, "the room of a used pass comes free when it runs out");
+            tracing::warn!(%performance, error = %error, "a used pass keeps its room until it expires");
         }
     }
 }

@@ -40,7 +40,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves, until SIGTERM or Ctrl-C.
+    /// Runs the server until SIGTERM or Ctrl-C.
     Serve {
         /// Adds one concert with one open performance of 50 seats, and an operator account.
         #[arg(long)]
@@ -55,9 +55,9 @@ enum Command {
     /// Manages access tokens.
     #[command(subcommand)]
     Token(Token),
-    /// Replays what happened to the seats, and compares it with seats, sales and payments.
+    /// Replays the events of the seats, and compares them with seats, sales and payments.
     Verify {
-        /// Only of this performance; otherwise of all.
+        /// Verifies only this performance.
         #[arg(long, value_name = "ID")]
         performance: Option<PerformanceId>,
     },
@@ -69,7 +69,7 @@ enum Command {
 enum Migrate {
     /// Applies every migration that is not applied.
     Up,
-    /// Takes the latest migration back.
+    /// Reverts the latest migration.
     Down,
     /// Lists the migrations.
     Status,
@@ -77,7 +77,7 @@ enum Migrate {
 
 #[derive(Debug, Subcommand)]
 enum Operator {
-    /// Makes an operator account; the password is read from standard input.
+    /// Creates an operator account. Reads the password from standard input.
     Create {
         /// Its mail address.
         #[arg(long)]
@@ -87,9 +87,9 @@ enum Operator {
 
 #[derive(Clone, Copy, Debug, Subcommand)]
 enum Token {
-    /// Prints access tokens of made-up buyers, one a line.
+    /// Prints access tokens for random buyers, one per line.
     Mint {
-        /// How many.
+        /// The number of tokens.
         #[arg(long, default_value_t = 1)]
         count: u64,
     },
@@ -131,13 +131,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Says in one line what went wrong, with its causes.
+/// Prints an error with its causes, in one line.
 fn complain(error: &CommandError) {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    // A transparent error says the same as its cause.
+    // A transparent error has the text of its cause.
     let mut causes: Vec<String> = causes.map(ToString::to_string).collect();
     causes.dedup();
-    // With standard error gone there is nobody left to tell.
+    // If standard error is closed, the message is lost.
     drop(writeln!(io::stderr(), "usher: {}", causes.join(": ")));
 }
 
@@ -158,18 +158,18 @@ async fn run_with(command: Command, settings: &Settings) -> Result<ExitCode, Com
         Command::Operator(Operator::Create { email }) => create_operator(settings, &email).await?,
         Command::Token(Token::Mint { count }) => mint(settings, count)?,
         Command::Verify { performance } => return verify(settings, performance).await,
-        // Answered before any configuration was read.
+        // `run` has answered this command without a configuration.
         Command::Openapi => {}
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Lets the process have as many connections as the system allows it: each is a file, and the usual soft limit of 1,024
-/// is there for programs of the 1980s that count files in 10 bits.
+/// Raises the soft limit of open files to the hard limit, because each connection is a file. The usual soft limit of
+/// 1,024 exists for programs that call `select`.
 fn raise_file_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!(%error, ?current, "the limit of open files stays as it is");
+        tracing::warn!(%error, ?current, "cannot raise the limit of open files");
     }
 }
 
@@ -188,7 +188,7 @@ async fn serve(settings: &Settings, with_demo: bool) -> Result<(), CommandError>
     Ok(())
 }
 
-/// Says where to look. It goes to standard output, whatever is logged: with port 0, nobody knows the address otherwise.
+/// Prints the addresses to standard output, whatever is logged: with port 0, nothing else tells the port.
 fn welcome(application: &Application) -> io::Result<()> {
     let (mut out, address) = (io::stdout(), application.address());
     writeln!(out, "Usher is ready on http://{address}")?;
@@ -204,7 +204,7 @@ fn welcome(application: &Application) -> io::Result<()> {
     writeln!(out, "Ctrl-C stops it.")
 }
 
-/// Refuses a command on a store in memory: it is out of the reach of every process but the server that has it.
+/// Refuses a command if the store is in memory, where only the server's own process can reach it.
 fn refuse_memory(settings: &Settings, reason: &str) -> Result<(), CommandError> {
     if settings.store.is_memory() {
         return Err(CommandError::Refused(format!("store.url is memory://, {reason}")));
@@ -223,8 +223,8 @@ async fn migrate(settings: &Settings, direction: Migrate) -> Result<(), CommandE
             }
         }
         Migrate::Down => match schema::down(&database).await? {
-            Some(name) => writeln!(out, "took back {name}")?,
-            None => writeln!(out, "nothing to take back")?,
+            Some(name) => writeln!(out, "reverted {name}")?,
+            None => writeln!(out, "nothing to revert")?,
         },
         Migrate::Status => {
             for name in schema::applied(&database).await? {
@@ -281,7 +281,7 @@ fn mint(settings: &Settings, count: u64) -> Result<(), CommandError> {
     Ok(out.flush()?)
 }
 
-/// Prints what was checked, performance by performance, and every contradiction.
+/// Prints a summary of each performance, and every contradiction.
 async fn verify(settings: &Settings, performance: Option<PerformanceId>) -> Result<ExitCode, CommandError> {
     let reason = "which only the server itself can read: set it to the sqlite:// or mysql:// database to verify";
     refuse_memory(settings, reason)?;
@@ -314,7 +314,7 @@ async fn verify(settings: &Settings, performance: Option<PerformanceId>) -> Resu
         n_contradictions += contradictions.len();
     }
     for attempt in reservations.strays().await? {
-        writeln!(out, "attempt {attempt}: has a charge or a refund, and is of no performance")?;
+        writeln!(out, "attempt {attempt}: has a charge or a refund, but belongs to no performance")?;
         n_contradictions += 1;
     }
     writeln!(out, "checked {} performances: {n_contradictions} contradictions", performances.len())?;

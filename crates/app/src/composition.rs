@@ -1,4 +1,5 @@
-//! Puts the server together: reads top to bottom what there is and what depends on what.
+//! Constructs the server: adapters, decorators, services, background tasks and listeners, each after the parts that it
+//! needs.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,11 +41,11 @@ use crate::runtime::clock::SystemClock;
 use crate::runtime::ids::RandomIds;
 use crate::runtime::metrics::Metrics;
 
-/// How often lapsed holds are freed and unanswered payments looked after.
+/// How often the sweeper frees lapsed holds and resolves unanswered payments.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-/// How often a server learns of new sales, changed policies and the last seat.
+/// How often a server reads new sales, changed policies and sold-out sales.
 const CALENDAR_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a payment may take before anybody asks the gateway; longer than any gateway answers.
+/// How long a payment may take before the sweeper asks the gateway. Longer than a gateway takes to answer.
 const RESOLVE_PAYMENTS_AFTER: Duration = Duration::from_secs(10);
 
 /// Why the server does not start.
@@ -56,7 +57,7 @@ pub enum StartError {
     /// The line's Redis cannot be used.
     #[error("the line's store cannot be used")]
     Redis(#[from] usher_adapter_redis::ConnectError),
-    /// The configuration names a secret that cannot be had.
+    /// The secret cannot be read or created.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The password hasher cannot be set up.
@@ -77,9 +78,9 @@ pub enum StartError {
     #[error("the demo cannot be set up")]
     Demo(#[from] DemoError),
     /// Two metrics have one name.
-    #[error("the metrics contradict each other")]
+    #[error("the metrics cannot be registered")]
     Metrics(#[from] prometheus::Error),
-    /// The address is in use, or not ours.
+    /// The address is in use, or not one of this machine.
     #[error("cannot listen on {address}")]
     Bind {
         /// The address.
@@ -101,8 +102,8 @@ pub struct Application {
 }
 
 impl Application {
-    /// Builds the server: opens the store, brings its schema up to date where it is the embedded one, opens the lines,
-    /// and binds the sockets. When this returns, the first request finds everything ready.
+    /// Builds the server: opens the store, brings the schema of an embedded store up to date, opens the lines, and
+    /// binds the sockets. Everything is then ready for the first request.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -110,7 +111,7 @@ impl Application {
         Self::build_on(Durable::open(settings).await?, settings, with_demo).await
     }
 
-    /// Builds the server on a store that is open.
+    /// Builds the server on an open store.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -136,7 +137,7 @@ impl Application {
         let ledger: Arc<dyn LineLedger> = Arc::new(Observed::new(ledger, Arc::clone(&metrics)));
         let policies: Arc<dyn PolicyRepository> = Arc::new(Observed::new(policies, Arc::clone(&metrics)));
         let store: Arc<dyn LineStore> = Arc::new(Observed::new(store, Arc::clone(&metrics)));
-        // Nearest to the store, so that what is recorded is what was done, in the calls it was done in.
+        // Below the batches, so that the history has the calls that reach the store.
         let store: Arc<dyn LineStore> = match settings.history() {
             Some(path) => Arc::new(
                 Recorded::new(store, Arc::clone(&clock), &path)
@@ -145,13 +146,13 @@ impl Application {
             None => store,
         };
         let ledger: Arc<dyn LineLedger> = Arc::new(BatchedLineLedger::new(ledger, &background));
-        // Only what is a round trip away gains by sharing it.
+        // Batches save round trips, and the store in memory has none.
         let store: Arc<dyn LineStore> = match settings.line.backend {
             LineBackend::Memory => store,
             LineBackend::Redis => Arc::new(BatchedLineStore::new(store, &background)),
         };
         let seat_events: Arc<dyn SeatEvents> = Arc::new(Observed::new(seat_events, Arc::clone(&metrics)));
-        // Observed inside, so that a batch is timed as the one transaction that it is.
+        // Observed below the batches, so that each measurement is one transaction.
         let reservations: Arc<dyn ReservationRepository> = Arc::new(Observed::new(reservations, Arc::clone(&metrics)));
         let reservations: Arc<dyn ReservationRepository> = if settings.store.group_commit {
             Arc::new(GroupCommit::new(reservations, &background))
@@ -198,7 +199,7 @@ impl Application {
         };
         line.refresh_calendar().await?;
         match line.tick().await {
-            // Another server may be about to open a line; the next ticks will see.
+            // Another server may be opening the line. The next ticks try again.
             Ok(()) | Err(usher_queue::Error::LineUnavailable) => {}
             Err(error) => return Err(error.into()),
         }
@@ -229,7 +230,7 @@ impl Application {
         Ok(Self { server, metrics_server, address, demo, background, streams, shutdown_timeout })
     }
 
-    /// Where the server listens; with port 0 configured, the port that it was given.
+    /// The address that the server listens on. With port 0 configured, it has the port that the system chose.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -241,8 +242,8 @@ impl Application {
         self.demo.as_ref()
     }
 
-    /// Serves until `stop` completes, then answers what is under way, finishes the background steps, and ends: all
-    /// within the shutdown timeout and two seconds.
+    /// Serves until `stop` completes. Then answers the requests under way and finishes the background steps, within the
+    /// shutdown timeout and two seconds.
     ///
     /// # Errors
     /// If the server's sockets fail.
@@ -258,7 +259,7 @@ impl Application {
         };
         let stopping = async {
             stop.await;
-            tracing::info!("stopping: answering what is under way");
+            tracing::info!("stopping: answering the requests under way");
             streams.end();
             stop_gracefully(&handle, metrics_handle.as_ref()).await;
         };
@@ -316,7 +317,7 @@ fn start_background(
         let following = following.clone();
         async move { following.follow().await }
     });
-    // Apart from the steps, which a large map must not hold up.
+    // In its own task, so that reading a large map does not delay the events.
     let reading = boards.clone();
     background.every("boards anew", FOLLOW_INTERVAL, move || {
         let reading = reading.clone();
@@ -333,17 +334,17 @@ fn listen(services: Arc<Services>, settings: &Settings) -> Result<(Server, Socke
     let config::Http { bind, workers, max_connections, head_timeout_ms, send_timeout_ms, shutdown_timeout_s, .. } =
         settings.http;
     let mut server = HttpServer::new(move || http::app(&services, metrics))
-        // The command listens for signals, so that whoever embeds the server decides when it stops.
+        // `cli` handles signals, so that a test decides by itself when its server stops.
         .disable_signals()
         .client_request_timeout(Duration::from_millis(head_timeout_ms))
-        // Whoever hangs up is gone: else a stream would go on for a client that closed its tab.
+        // Treats a half-closed connection as closed. Otherwise a stream goes on after its client closed the tab.
         .h1_allow_half_closed(false)
         .on_connect(move |connection, _| edge::bound_sending(connection, send_timeout_ms))
         .shutdown_timeout(shutdown_timeout_s);
     if workers > 0 {
         server = server.workers(workers);
     }
-    // The framework counts connections by worker.
+    // The framework limits connections per worker.
     let n_workers = if workers > 0 { workers } else { n_cores() };
     let server = server.max_connections(max_connections.div_ceil(n_workers)).bind(bind);
     let server = server.map_err(|source| StartError::Bind { address: bind.to_string(), source })?;

@@ -16,12 +16,12 @@ pub const OPERATOR_EMAIL: &str = "operator@usher.example";
 const CONCERT: ConcertId = ConcertId::from_bytes([0, 0, 0, 0, 0, 0, 0x70, 0, 0x80, 0, 0, 0, 0, 0, 0, 1]);
 const SALE_LASTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// What there is to see.
+/// The parts of the demo that its operator needs to know.
 #[derive(Clone, Debug)]
 pub struct Demo {
     /// The performance whose sale is open.
     pub performance: PerformanceId,
-    /// The operator's password, if the account was made just now: it is shown once.
+    /// The operator's password, if the account is new. It is shown once.
     pub operator_password: Option<String>,
 }
 
@@ -39,7 +39,7 @@ pub enum DemoError {
     Data(String),
 }
 
-/// Adds what is missing of the demo. Started again, it goes on with the same concert.
+/// Adds the missing parts of the demo. Each start uses the same concert.
 ///
 /// # Errors
 /// See [`DemoError`].
@@ -84,7 +84,7 @@ async fn add_performance(
         map_version: 0,
     };
     require_added(&catalogue.add_performance(&performance, &claim(&format!("demo-performance-{id}")), now).await?)?;
-    // Seats are locked from the opening on, so the demo lays them out just before it.
+    // Seats cannot be replaced once the sale is open, so this uses a time just before.
     let before_opening = now.minus(Duration::from_millis(1));
     match catalogue.replace_seats(id, &seats()?, before_opening).await? {
         ReplaceSeatsOutcome::Replaced { .. } => Ok(id),
@@ -103,7 +103,7 @@ fn seats() -> Result<SeatMap, DemoError> {
     SeatMap::from_sections(&sections).map_err(|violations| DemoError::Data(format!("{violations:?}")))
 }
 
-/// Makes the operator, unless there is one. Answers the password of a new one.
+/// Creates the operator, unless it exists. Returns the password of a new one.
 async fn add_operator(
     accounts: &usher_account::Service,
     ids: &Arc<dyn IdGenerator>,
@@ -118,7 +118,7 @@ async fn add_operator(
     }
 }
 
-/// The demo's own account, which nobody can log in to.
+/// An idempotency claim in the name of account zero, which no buyer has.
 fn claim(key: &str) -> Claim {
     let key = key.parse().unwrap_or_else(|_| unreachable!("the demo's keys are visible ASCII"));
     Claim { account: AccountId::from_bytes([0; 16]), key, fingerprint: Fingerprint([0; 32]) }

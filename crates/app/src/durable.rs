@@ -26,7 +26,7 @@ pub enum OpenError {
     /// The database cannot be opened.
     #[error("the database cannot be opened")]
     Database(#[from] StoreError),
-    /// The schema is not as this binary needs it.
+    /// The schema is not the one that this binary needs.
     #[error(transparent)]
     Schema(#[from] SchemaError),
 }
@@ -43,7 +43,7 @@ pub struct Durable {
     pub(crate) store: Store,
 }
 
-/// The store itself, asked whether it can be used.
+/// The store behind the ports, for readiness checks.
 pub(crate) enum Store {
     Memory(memory::Database),
     Sql(sql::Database),

@@ -1,6 +1,7 @@
 //! The `usher` command.
 
-/// Answers are allocated on one thread and freed on another, which the C library's allocator is slow at.
+/// mimalloc, because answers are allocated on one thread and freed on another, which is slow in the C library's
+/// allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

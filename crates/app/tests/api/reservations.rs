@@ -489,7 +489,7 @@ async fn verify_names_what_was_changed_behind_its_back() {
         ("UPDATE simulated_charges SET refunded_at = charged_at", "was refunded although no refund is due"),
         (
             "UPDATE simulated_charges SET refunded_at = NULL, attempt_id = x'09090909090909090909090909090909'",
-            "is of no performance",
+            "belongs to no performance",
         ),
     ] {
         assert_eq!(tamper(app.folder(), statement).await, 1, "{statement}");
