@@ -8,21 +8,21 @@ use serde::Deserialize;
 use super::error::ConfigError;
 use super::secret::Secret;
 
-/// Identities.
+/// Access tokens and password hashing.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Auth {
-    /// What tokens are signed with, as configured; see [`super::Settings::secret`].
+    /// The secret that signs tokens, as configured; see [`super::Settings::secret`].
     pub secret: Secret,
     /// A file with this secret instead.
     pub secret_file: PathBuf,
-    /// The secret before it.
+    /// The previous secret, whose tokens stay valid.
     pub secret_previous: Secret,
     /// A file with the previous secret instead.
     pub secret_previous_file: PathBuf,
-    /// How long an access token is good.
+    /// How long an access token is valid.
     pub token_ttl_s: u64,
-    /// Passwords hashed at once.
+    /// Passwords hashed at once; 0 is half of the cores.
     pub hash_threads: usize,
     /// Passwords that may wait to be hashed.
     pub hash_queue: usize,

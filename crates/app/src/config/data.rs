@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-/// Files.
+/// The server's files.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Where they are kept.
+    /// The folder of the SQLite database and the secret.
     pub dir: PathBuf,
 }

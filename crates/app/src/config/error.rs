@@ -8,12 +8,12 @@ use std::fmt;
 pub struct ConfigError(String);
 
 impl ConfigError {
-    /// Says that the value of `key` is refused because of `reason`.
+    /// The value of `key` is refused because of `reason`.
     pub fn invalid(key: &str, reason: impl fmt::Display) -> Self {
         Self(format!("{key}: {reason}"))
     }
 
-    /// Refuses the value of `key` with its rule, unless it keeps the rule.
+    /// Refuses the value of `key` with `rule`, unless `is_kept`.
     pub(super) fn require(is_kept: bool, key: &str, rule: &str) -> Result<(), Self> {
         if is_kept { Ok(()) } else { Err(Self::invalid(key, rule)) }
     }

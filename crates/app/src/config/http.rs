@@ -17,7 +17,7 @@ pub struct Http {
     pub bind: SocketAddr,
     /// Threads that answer requests; 0 is one per core.
     pub workers: usize,
-    /// Proxies that are believed.
+    /// Proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted.
     pub trusted_proxies: Networks,
     /// Connections at once.
     pub max_connections: usize,
@@ -31,7 +31,7 @@ pub struct Http {
     pub head_timeout_ms: u64,
     /// How long a request's body may take to arrive.
     pub body_timeout_ms: u64,
-    /// How long a client may take nothing of what it is sent.
+    /// How long a client may accept no data, or be unreachable, before its connection is closed.
     pub send_timeout_ms: u32,
     /// How long requests may take to end after SIGTERM.
     pub shutdown_timeout_s: u64,
@@ -42,7 +42,7 @@ impl Http {
         let require = ConfigError::require;
         require(self.max_in_flight > 0, "http.max_in_flight", "must be at least 1")?;
         require(self.max_connections > 0, "http.max_connections", "must be at least 1")?;
-        let rule = "must be below http.max_connections: what is no stream needs connections too";
+        let rule = "must be below http.max_connections: other requests need connections too";
         require(self.streams_max < self.max_connections, "http.streams_max", rule)?;
         require(self.head_timeout_ms > 0, "http.head_timeout_ms", "must be at least 1")?;
         require(self.body_timeout_ms > 0, "http.body_timeout_ms", "must be at least 1")?;
@@ -50,7 +50,7 @@ impl Http {
     }
 }
 
-/// Some networks. Written as a list, or, for the environment, with commas.
+/// Networks, written as a list or, for the environment, as a text with commas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(pub Vec<IpNet>);
 
@@ -85,7 +85,7 @@ impl<'de> Deserialize<'de> for Networks {
 
         fn network<E: de::Error>(text: &str) -> Result<IpNet, E> {
             let parsed = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-            parsed.ok_or_else(|| E::custom(format!("{text:?} is no address and no network")))
+            parsed.ok_or_else(|| E::custom(format!("{text:?} is neither an address nor a network")))
         }
 
         deserializer.deserialize_any(ListOrText)

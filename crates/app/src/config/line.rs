@@ -9,8 +9,8 @@ use usher_queue::{AdmissionPolicy, LineState};
 use super::error::ConfigError;
 use super::secret::Secret;
 
-/// How long a server may take to put a line into a shared store once the ledger told it to: one command, which is given
-/// up after two seconds, but takes milliseconds. Who is slower than this costs the line a gap in its numbers.
+/// How long a server may take to open a line in a shared store after it did so in the ledger. This is one command,
+/// which takes milliseconds and times out after two seconds. A slower server causes a gap in the line's numbers.
 const OPENING_GRACE: Duration = Duration::from_secs(1);
 
 /// Where lines are kept.
@@ -35,17 +35,17 @@ pub struct Line {
     pub redis_url_file: PathBuf,
     /// How often people are admitted, in ms.
     pub tick_ms: u64,
-    /// Who was not seen for this long is away.
+    /// People who did not poll for this long are away.
     pub presence_window_s: u64,
     /// The most people inside.
     pub capacity: u32,
-    /// The most people admitted in a second.
+    /// The most people admitted in a second; 0 is no limit.
     pub rate_per_s: u32,
-    /// How long a pass is good.
+    /// How long a pass is valid.
     pub pass_ttl_s: u64,
     /// How long before the sale people can join.
     pub lobby_s: u64,
-    /// Where to record what the line's store answers, as configured; see [`super::Settings::history`].
+    /// The file that records the answers of the line's store, as configured; see [`super::Settings::history`].
     pub history: PathBuf,
 }
 
@@ -64,7 +64,7 @@ impl Line {
             .map_or(Ok(()), |first| Err(ConfigError::invalid(&format!("line.{}", first.field), &first.message)))
     }
 
-    /// How a line admits before its operator changes it.
+    /// The admission policy of lines that no operator changed.
     #[must_use]
     pub const fn admission_policy(&self) -> AdmissionPolicy {
         AdmissionPolicy {
@@ -76,7 +76,7 @@ impl Line {
         }
     }
 
-    /// Settings of the line's service.
+    /// The settings of the line's service.
     #[must_use]
     pub const fn service(&self) -> usher_queue::Settings {
         usher_queue::Settings {

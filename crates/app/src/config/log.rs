@@ -6,18 +6,18 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
-    /// For whom.
+    /// The format of the lines.
     pub format: LogFormat,
-    /// What is logged.
+    /// Which events are logged, in the syntax of `EnvFilter`.
     pub filter: String,
 }
 
-/// For whom the log is.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Pretty,
-    /// For machines.
+    /// JSON for machines.
     Json,
 }

@@ -9,7 +9,7 @@ use serde::de::{self, Deserializer};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Metrics {
-    /// Where /metrics is served; `None`: with everything else.
+    /// Where /metrics is served; `None`: on `http.bind`.
     #[serde(deserialize_with = "address_or_nothing")]
     pub bind: Option<SocketAddr>,
 }

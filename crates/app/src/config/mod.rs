@@ -42,25 +42,25 @@ pub struct Settings {
     pub http: Http,
     /// The metrics' own listener.
     pub metrics: Metrics,
-    /// Files.
+    /// The server's files.
     pub data: Data,
     /// The lines.
     pub line: Line,
-    /// The database.
+    /// The store of everything but the line.
     pub store: Store,
     /// Reservations.
     pub reservation: Reservation,
-    /// Identities.
+    /// Access tokens and password hashing.
     pub auth: Auth,
     /// The log.
     pub log: Log,
 }
 
 impl Settings {
-    /// The configuration of this process.
+    /// Loads the configuration of this process.
     ///
     /// # Errors
-    /// [`ConfigError`] for what cannot be read, is not known, or contradicts itself.
+    /// [`ConfigError`] for an unreadable value, an unknown key or a contradiction.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         Self::load_from(file, environment())
     }
@@ -100,14 +100,14 @@ impl Settings {
         ConfigError::require(self.is_embedded() || !self.auth.secret.is_empty(), "auth.secret", rule)
     }
 
-    /// Whether nothing is shared with another server.
+    /// Whether the server shares neither its line nor its store with another server.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
         let is_own_store = self.store.is_memory() || self.store.url.text().starts_with("sqlite:");
         self.line.backend == LineBackend::Memory && is_own_store
     }
 
-    /// The database, and how much of it to use.
+    /// The settings of the database.
     #[must_use]
     pub fn database(&self) -> usher_adapter_sql::Settings {
         usher_adapter_sql::Settings {
@@ -117,14 +117,14 @@ impl Settings {
         }
     }
 
-    /// Where to record what the line's store answers, if anywhere.
+    /// The file that records the answers of the line's store, if one is configured.
     #[must_use]
     pub fn history(&self) -> Option<PathBuf> {
         let path = &self.line.history;
         (!path.as_os_str().is_empty()).then(|| self.data.dir.join(path))
     }
 
-    /// The database's address, with a relative SQLite path taken from the data folder.
+    /// The URL of the database. A relative SQLite path starts at the data folder.
     #[must_use]
     pub fn store_url(&self) -> String {
         let url = self.store.url.text();
@@ -136,9 +136,8 @@ impl Settings {
         }
     }
 
-    /// The secret that tokens are signed with: the configured one, or the one kept in the data folder, which is made
-    /// there the first time. With a store in memory, each call makes a new one: what it signs is of no use after the
-    /// process.
+    /// The secret that signs tokens: the configured one, or the one in the data folder, which the first call makes.
+    /// With a store in memory, each call makes a new secret, because no token outlives the process.
     ///
     /// # Errors
     /// [`ConfigError`] if the folder cannot be read or written.
@@ -157,7 +156,7 @@ impl Settings {
         Ok(secret)
     }
 
-    /// The secret before, if there was one.
+    /// The previous secret, if one is configured.
     #[must_use]
     pub fn secret_previous(&self) -> Option<&Secret> {
         Some(&self.auth.secret_previous).filter(|secret| !secret.is_empty())

@@ -1,4 +1,4 @@
-//! Secrets: never printed, and one that a server makes for itself.
+//! Secrets, which are never printed, and the secret that a server makes for itself.
 
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -14,18 +14,18 @@ use super::error::ConfigError;
 
 pub(super) const SECRET_LEN_MIN: usize = 32;
 
-/// A secret. Printed nowhere.
+/// A secret. `Debug` does not print it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a secret.
+    /// Wraps a secret.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// Makes a secret that nobody can guess.
+    /// Makes a secret of 256 random bits.
     pub(super) fn random() -> Self {
         Self(URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; SECRET_LEN_MIN]>()))
     }
@@ -36,13 +36,13 @@ impl Secret {
         self.0.as_bytes()
     }
 
-    /// The secret as text, for a driver that wants a URL.
+    /// The secret as text, for a driver that needs a URL.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.0
     }
 
-    /// Whether none is configured.
+    /// Whether no secret is configured.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -62,8 +62,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Reads the secret kept at `path`, or makes one there that only its owner can read. Of two processes that start at
-/// once, one makes it, and both read it.
+/// Reads the secret at `path`, or makes one there that only the file's owner can read. If two processes start at once,
+/// one makes the secret and both read it.
 pub(super) fn kept_secret(path: &Path) -> io::Result<Secret> {
     match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -76,7 +76,7 @@ pub(super) fn kept_secret(path: &Path) -> io::Result<Secret> {
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
     file.write_all(Secret::random().expose())?;
     file.sync_all()?;
-    // A link is made whole, or not at all where the name is taken.
+    // A hard link appears with its whole content, and fails if the name exists.
     let linked = fs::hard_link(&draft, path);
     fs::remove_file(&draft)?;
     match linked {

@@ -14,20 +14,20 @@ const MEMORY: &str = "memory://";
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Store {
-    /// Where it is, as configured; see [`super::Settings::database`].
+    /// The URL, as configured; see [`super::Settings::database`].
     pub url: Secret,
     /// A file with this URL instead.
     pub url_file: PathBuf,
-    /// Connections to it.
+    /// The most connections to the database.
     pub max_connections: u32,
-    /// How long a call waits for one of them, in ms.
+    /// How long a call waits for a connection, in ms.
     pub acquire_timeout_ms: u64,
-    /// Whether holds that arrive together commit together.
+    /// Whether holds, payments and releases that arrive together share transactions.
     pub group_commit: bool,
 }
 
 impl Store {
-    /// Whether it is in the memory of the process, and lost with it.
+    /// Whether the store is in memory, and lost when the process ends.
     #[must_use]
     pub fn is_memory(&self) -> bool {
         self.url.text() == MEMORY
