@@ -1,8 +1,8 @@
-//! Joins, polls and re-entries that arrive together travel together: decorators of the line's ports, for stores that are
-//! a round trip away.
+//! Decorators of the line's ports, for stores that are a round trip away: calls that arrive together share a round
+//! trip.
 //!
-//! What one person asks for is answered within 400 ms, or given up: a store that is silent keeps nobody
-//! waiting. A command given up may still run, and repeating it does no harm.
+//! A call for one person fails after 400 ms if the store does not answer. Its command may still run, and repeating it
+//! does no harm.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use usher_queue::{AccountHash, Epoch, Grant, Place, PlaceNumber};
 use crate::decorators::batcher::{self, Batcher, Bounds};
 use crate::runtime::background::Background;
 
-/// Half of what a person takes for an answer at once, so that a refusal is one too, with its way to the client.
+/// Half of the time in which an answer seems immediate to a person: the other half is for the way to the client.
 const ANSWER_WITHIN: Duration = Duration::from_millis(400);
-/// As many as one script takes; and more people at once than a server lets in wait for nothing.
+/// A batch is as long as one script takes. The queue is longer than the default number of requests in flight.
 const BOUNDS: Bounds = Bounds { batch_max: 500, waiting_max: 16_384 };
 
 /// A call about some items of one line.
@@ -40,7 +40,7 @@ trait Answer: Sized + Send + 'static {
     fn split(self, n_items: Vec<usize>) -> Vec<Self>;
 }
 
-/// One element for each item.
+/// An answer with one element for each item.
 impl<O: Send + 'static> Answer for Vec<O> {
     fn split(self, n_items: Vec<usize>) -> Vec<Self> {
         let mut parts = self.into_iter();
@@ -71,7 +71,7 @@ impl<T: Clone + Send + 'static> Answer for Superseded<T> {
     }
 }
 
-/// Makes one call of all whose keys go together.
+/// Merges the calls whose keys go together into one call.
 fn together<K, I, A>(
     operation: &'static str,
     background: &Background,
@@ -101,11 +101,11 @@ where
     })
 }
 
-/// The items of calls that go together, and whose they are.
+/// Calls that go together, merged.
 struct Group<K, I> {
     key: K,
     items: Vec<I>,
-    /// The call's place in the batch, and how many of the items are its own.
+    /// For each call, its index in the batch and the number of its items.
     shares: Vec<(usize, usize)>,
 }
 
@@ -126,7 +126,7 @@ impl<K, I> Group<K, I> {
     }
 }
 
-/// Each call's own part of a group's answer.
+/// Splits a group's answer into one part for each call, with the call's index in the batch.
 fn split<A: Answer>(answer: Result<A, StoreError>, shares: Vec<(usize, usize)>) -> Vec<(usize, Result<A, StoreError>)> {
     let (calls, n_items): (Vec<_>, Vec<_>) = shares.into_iter().unzip();
     let parts = match answer {
@@ -136,7 +136,7 @@ fn split<A: Answer>(answer: Result<A, StoreError>, shares: Vec<(usize, usize)>) 
     calls.into_iter().zip(parts).collect()
 }
 
-/// Gives a call up that the store does not answer.
+/// Fails a call that the store does not answer within [`ANSWER_WITHIN`].
 async fn promptly<T>(
     operation: &'static str,
     call: impl Future<Output = Result<T, StoreError>>,
@@ -145,11 +145,11 @@ async fn promptly<T>(
     tokio::time::timeout(ANSWER_WITHIN, call).await.map_err(silent)?
 }
 
-/// The terms that a join is made under, with the ceiling.
+/// The line, terms and ceiling of a join.
 type JoinKey = (At, AdmitTerms, PlaceNumber);
 
 fn same_line(one: &At, other: &At) -> bool {
-    // Calls a batch apart in time are as good as simultaneous.
+    // The times may differ: the calls of one batch count as simultaneous.
     one.performance == other.performance && one.epoch == other.epoch
 }
 
@@ -162,7 +162,7 @@ pub struct BatchedLineStore {
 }
 
 impl BatchedLineStore {
-    /// Wraps a store. The tasks that feed it end with the background tasks.
+    /// Wraps a store. The tasks that send the batches end with the background tasks.
     #[must_use]
     pub fn new(inner: Arc<dyn LineStore>, background: &Background) -> Self {
         let store = Arc::clone(&inner);
@@ -246,11 +246,11 @@ impl LineStore for BatchedLineStore {
     }
 }
 
-/// Which ceiling of which line is to be raised by how much.
+/// A raise of a line's ceiling: the line, its epoch, the ceiling that the caller saw, and the raise.
 type ReserveKey = (PerformanceId, Epoch, PlaceNumber, u64);
 
-/// A ledger whose callers share the looking up of past grants, as after a loss everybody's is looked up at once; and the
-/// raising of a ceiling, which all reach together. Whoever gives a call up leaves no transaction half begun.
+/// A ledger whose callers share look-ups of past grants, which all clients need after a loss, and raises of a ceiling,
+/// which all joins reach together. The batches run in a task of their own, so a dropped call interrupts no transaction.
 pub struct BatchedLineLedger {
     inner: Arc<dyn LineLedger>,
     reserves: Together<ReserveKey, (), Superseded<PlaceNumber>>,
@@ -258,7 +258,7 @@ pub struct BatchedLineLedger {
 }
 
 impl BatchedLineLedger {
-    /// Wraps a ledger. The tasks that feed it end with the background tasks.
+    /// Wraps a ledger. The tasks that send the batches end with the background tasks.
     #[must_use]
     pub fn new(inner: Arc<dyn LineLedger>, background: &Background) -> Self {
         let ledger = Arc::clone(&inner);

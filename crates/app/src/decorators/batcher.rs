@@ -1,5 +1,5 @@
-//! Calls that arrive together travel together: while one batch is under way, the next gathers. A call that comes alone
-//! waits for nobody.
+//! Batches calls: while one batch is under way, the next one gathers. A call that arrives while none is under way is
+//! sent at once.
 
 use std::iter;
 
@@ -11,24 +11,24 @@ use crate::runtime::background::Background;
 
 type Waiting<C, O> = (C, oneshot::Sender<Result<O, StoreError>>);
 
-/// Takes single calls, and makes batches of them.
+/// Collects single calls into batches.
 pub struct Batcher<C, O> {
     operation: &'static str,
     waiting: mpsc::Sender<Waiting<C, O>>,
 }
 
-/// How much travels, and how much waits.
+/// The limits of a batcher.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// The most calls in one batch.
     pub batch_max: usize,
-    /// The most calls that wait for the next batch; more are told that the store is unavailable.
+    /// The most calls that wait for the next batch; more fail with [`StoreError::Unavailable`].
     pub waiting_max: usize,
 }
 
 impl<C: Send + 'static, O: Send + 'static> Batcher<C, O> {
-    /// Sends batches to `serve`, one after the other, which answers each call in the order given. The task that does so
-    /// ends with the background tasks, between two batches.
+    /// Starts a task that passes the batches to `serve`, one after the other. `serve` returns the answers in the order
+    /// of the calls. The task ends with the background tasks, between two batches.
     #[must_use]
     pub fn new<F>(
         operation: &'static str,
@@ -47,7 +47,7 @@ impl<C: Send + 'static, O: Send + 'static> Batcher<C, O> {
     /// Makes a call with the next batch.
     ///
     /// # Errors
-    /// What `serve` answered; [`StoreError::Unavailable`] if too many wait, or the server stops.
+    /// The error of `serve`; [`StoreError::Unavailable`] if too many calls wait, or the server stops.
     pub async fn call(&self, call: C) -> Result<O, StoreError> {
         let (answer, outcome) = oneshot::channel();
         self.waiting.try_send((call, answer)).map_err(|error| self.unavailable(error.to_string()))?;
@@ -69,26 +69,26 @@ async fn serve_batches<C, O, F>(
 {
     let mut batch = Vec::with_capacity(batch_max);
     while let Some(1..) = stopping.run_until_cancelled(queue.recv_many(&mut batch, batch_max)).await {
-        // Who gave up before the batch left wants nothing any more.
+        // Drops calls whose caller stopped waiting before the batch was sent.
         let (calls, answers): (Vec<_>, Vec<_>) = batch.drain(..).filter(|(_, answer)| !answer.is_closed()).unzip();
         if calls.is_empty() {
             continue;
         }
         for (answer, outcome) in answers.into_iter().zip(serve(calls).await) {
-            // Whoever asked may be gone; the outcome stands, and a repeated request finds it.
+            // The caller may have stopped waiting. The outcome is stored, and a repeated request finds it.
             drop(answer.send(outcome));
         }
     }
 }
 
-/// One failure for each of `count` calls that shared it.
+/// Copies a failure for each of the `count` calls that shared it.
 pub(crate) fn share<O>(error: &StoreError, count: usize) -> Vec<Result<O, StoreError>> {
     iter::repeat_with(|| copy(error)).take(count).map(Err).collect()
 }
 
-/// The same failure, for somebody else.
+/// Copies a failure. The copy has its causes as text, because errors cannot be cloned.
 pub(crate) fn copy(error: &StoreError) -> StoreError {
-    // The error itself names the operation, which the copy does as well.
+    // Skips the text of the error itself, because the copy has the same text.
     let causes = iter::successors(std::error::Error::source(error), |cause| cause.source());
     let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
     let (operation, source) = (error.operation(), text.into());
@@ -112,7 +112,7 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds { batch_max: 3, waiting_max: 4 };
 
-    /// Batches that each wait for a permit, and are noted.
+    /// A batcher that records its batches, and waits for a permit before it answers each.
     struct Scene {
         batcher: Arc<Batcher<u32, u32>>,
         batches: Arc<Mutex<Vec<Vec<u32>>>>,
@@ -141,7 +141,7 @@ mod tests {
             self.background.tasks().spawn(async move { batcher.call(call).await })
         }
 
-        /// Lets every task go on as far as it can.
+        /// Lets every task run until it waits.
         async fn settle(&self) {
             for _ in 0..10 {
                 tokio::task::yield_now().await;

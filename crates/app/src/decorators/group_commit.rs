@@ -1,7 +1,7 @@
-//! Holds that arrive together share a transaction, and so do payments and releases: a decorator of the reservation
-//! repository.
+//! Group commit, a decorator of the reservation repository: holds that arrive together share a transaction, and so do
+//! payments and releases.
 //!
-//! While one batch commits, the next gathers. A command that comes alone waits for nobody.
+//! While one batch commits, the next one gathers. A command that arrives while none commits runs at once.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use usher_reservation::{Reservation, Seat, SeatCounts};
 use crate::decorators::batcher::{self, Batcher, Bounds};
 use crate::runtime::background::Background;
 
-/// More commands in one transaction make it longer than the lock timeout of those who wait for its seats.
+/// A transaction of more commands may outlast the lock timeout of others that wait for its seats.
 const BOUNDS: Bounds = Bounds { batch_max: 256, waiting_max: 4_096 };
 
-/// A reservation repository whose holds, payments and releases travel together, each with its like.
+/// A reservation repository that commits holds, payments and releases in batches, one kind in each.
 pub struct GroupCommit {
     inner: Arc<dyn ReservationRepository>,
     holds: Batcher<Timed<HoldCommand>, HoldOutcome>,
@@ -30,7 +30,7 @@ pub struct GroupCommit {
 }
 
 impl GroupCommit {
-    /// Wraps a repository. The tasks that feed it end with the background tasks, between two batches.
+    /// Wraps a repository. The tasks that send the batches end with the background tasks, between two batches.
     #[must_use]
     pub fn new(inner: Arc<dyn ReservationRepository>, background: &Background) -> Self {
         Self {
@@ -54,12 +54,12 @@ impl GroupCommit {
 /// A command, and the time of its call.
 type Timed<C> = (C, Timestamp);
 
-/// A verb of the repository.
+/// A method of the repository that takes several commands.
 type Verb<C, O> =
     for<'a> fn(&'a dyn ReservationRepository, &'a [C], Timestamp) -> BoxFuture<'a, Result<Vec<O>, StoreError>>;
 
-/// Runs commands in one transaction. Where that fails for what may be the fault of one of them, they go one by one, so that
-/// it fails alone.
+/// Runs commands in one transaction. After a failure that one command may have caused, runs each command in its own
+/// transaction, so that only that one fails.
 fn together<C, O>(
     operation: &'static str,
     inner: &Arc<dyn ReservationRepository>,
@@ -75,7 +75,7 @@ where
         let repository = Arc::clone(&repository);
         async move {
             let (commands, times): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-            // The latest: time does not run back for a command that waited for its batch.
+            // The latest time, because time must not go back for the command that arrived last.
             let now = times.into_iter().max().unwrap_or(Timestamp::EPOCH);
             match verb(&*repository, &commands, now).await {
                 Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
@@ -93,7 +93,7 @@ where
     })
 }
 
-/// Makes several calls with the batches that come.
+/// Adds commands to the next batches, and waits for all their outcomes.
 async fn call_all<C, O>(batcher: &Batcher<Timed<C>, O>, commands: &[C], now: Timestamp) -> Result<Vec<O>, StoreError>
 where
     C: Clone + Send + Sync + 'static,

@@ -39,7 +39,7 @@ impl<Port: ?Sized> Observed<Port> {
     }
 }
 
-/// Counts what some answers say; most say nothing that is counted.
+/// Counts events in the answers of the methods that `observed!` marks with `{ count }`.
 trait Counted {
     fn count(&self, _metrics: &Metrics) {}
 }

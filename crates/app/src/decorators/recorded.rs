@@ -1,7 +1,8 @@
-//! Records what the line's store answers, in a file: a decorator that changes nothing else, so it passes the port's
-//! contract suite. Off unless `line.history` names the file. The load driver reads it, and `usher_queue::audit` judges it.
+//! Records the answers of the line's store in a file: a decorator that changes nothing else, so it passes the port's
+//! contract suite. Off unless `line.history` names the file. The load driver reads the file, and checks it with
+//! `usher_queue::audit`.
 //!
-//! Accounts are recorded as the line knows them, by their hashes. Tokens never come this far.
+//! The file has hashes of accounts, as the line's store gets them, and no tokens, which the store does not get.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -23,20 +24,20 @@ use usher_queue::{AccountHash, Epoch, Grant, Place, PlaceNumber};
 /// One line of a history: one JSON object, with times in Unix ms.
 #[derive(Debug, Serialize)]
 struct Line {
-    /// The process that asked.
+    /// The process id of the server.
     server: u32,
     performance: String,
     epoch: u64,
-    /// The time that the call gave the store.
+    /// The time that the caller passed to the store.
     now: i64,
-    /// When the call began, and when its answer was there.
+    /// When the call began and ended.
     began: i64,
     ended: i64,
     #[serde(flatten)]
     answer: AnswerText,
 }
 
-/// As [`Answer`], which see.
+/// An [`Answer`] in JSON.
 #[derive(Debug, Serialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 enum AnswerText {
@@ -73,7 +74,7 @@ impl From<Answer> for AnswerText {
     }
 }
 
-/// A line store whose answers are recorded before anybody hears them.
+/// A line store that records each answer before it returns it.
 pub struct Recorded {
     inner: Arc<dyn LineStore>,
     clock: Arc<dyn Clock>,
@@ -82,14 +83,14 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// Wraps a store, and records at the end of a file.
+    /// Wraps a store, and appends to the file at `path`.
     ///
     /// # Errors
     /// The file cannot be opened.
     pub fn new(inner: Arc<dyn LineStore>, clock: Arc<dyn Clock>, path: &Path) -> io::Result<Self> {
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
         if file.metadata()?.len() > 0 {
-            // The life before may have ended within a line.
+            // A killed server may have left half a line.
             let mut last = [0];
             file.seek(SeekFrom::End(-1))?;
             file.read_exact(&mut last)?;
@@ -100,8 +101,7 @@ impl Recorded {
         Ok(Self { inner, clock, file, server: std::process::id() })
     }
 
-    /// Writes down what a call was answered, all in one write, so that what was written is there whatever becomes of this
-    /// process.
+    /// Appends the answers of a call with one write, so that they survive a kill of this process.
     fn record(&self, at: At, began: Timestamp, answers: impl Iterator<Item = Answer>) {
         let ended = self.clock.now();
         let mut text = Vec::new();
@@ -115,7 +115,7 @@ impl Recorded {
                 ended: ended.unix_ms(),
                 answer: answer.into(),
             };
-            // Into memory, and of plain numbers and texts: that does not fail.
+            // Writing numbers and texts to memory does not fail.
             if serde_json::to_writer(&mut text, &line).is_ok() {
                 text.push(b'\n');
             }
@@ -128,7 +128,7 @@ impl Recorded {
         }
     }
 
-    /// Records what became of a call that may have changed who is inside or waits.
+    /// Records a call that may have changed the line: its answers, or that it failed.
     fn record_call<T>(
         &self,
         at: At,
@@ -297,7 +297,7 @@ mod tests {
         Recorded::new(Arc::new(MemoryLineStore::new()), Arc::<ManualClock>::clone(clock), path).unwrap()
     }
 
-    /// Each line of a history; `None` for one that is torn.
+    /// The lines of a history; `None` for a torn line.
     fn written(path: &Path) -> Vec<Option<Value>> {
         let history = std::fs::read_to_string(path).unwrap();
         history.lines().map(|line| serde_json::from_str(line).ok()).collect()
