@@ -1,5 +1,5 @@
-//! Access tokens: who someone is and what they may do, signed (JWT, RFC 7519, with HMAC-SHA-256). Whoever shares the
-//! secret may sign them, so accounts may live elsewhere.
+//! Access tokens: a signed account id and role (JWT, RFC 7519, with HMAC-SHA-256). Any service with the secret can sign
+//! them, so accounts may live elsewhere.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use usher_kernel::{AccountId, Timestamp};
 
 const ISSUER: &str = "usher";
 
-/// What a token says, once its signature and time were checked.
+/// The account and role of a verified token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bearer {
-    /// Whose token it is.
+    /// The account.
     pub account: AccountId,
-    /// What they may do.
+    /// The account's role.
     pub role: Role,
 }
 
 /// Signs access tokens, and checks them.
 pub struct AccessTokens {
     signing: EncodingKey,
-    /// The current secret first; then the previous one, whose tokens live on.
+    /// The keys of the current secret, and of the previous one, whose tokens stay valid.
     verifying: Vec<DecodingKey>,
     validation: Validation,
     token_ttl: Duration,
@@ -49,14 +49,14 @@ struct Claims {
 }
 
 impl AccessTokens {
-    /// Signs with `secret`; believes also what `previous` signed.
+    /// Signs with `secret`, and also accepts tokens signed with `previous`.
     #[must_use]
     pub fn new(secret: &[u8], previous: Option<&[u8]>, token_ttl: Duration) -> Self {
-        // The algorithm is ours to say, never the token's.
+        // The token must not choose the algorithm.
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&[ISSUER]);
         validation.set_required_spec_claims(&["iss", "sub", "exp"]);
-        // Time is the clock's to tell, not the library's.
+        // `verify` checks the expiry, with the caller's time instead of the library's.
         validation.validate_exp = false;
         validation.validate_aud = false;
         Self {
@@ -67,13 +67,13 @@ impl AccessTokens {
         }
     }
 
-    /// How long a token is good.
+    /// How long a token is valid.
     #[must_use]
     pub const fn token_ttl(&self) -> Duration {
         self.token_ttl
     }
 
-    /// A token for an account.
+    /// Signs a token for an account.
     ///
     /// # Errors
     /// [`SigningError`] if the cryptography fails.
@@ -88,7 +88,7 @@ impl AccessTokens {
         Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signing)?)
     }
 
-    /// Who a token was signed for, if it is good at `now`.
+    /// The account and role of a token, if it is valid at `now`.
     #[must_use]
     pub fn verify(&self, token: &str, now: Timestamp) -> Option<Bearer> {
         let decoded =

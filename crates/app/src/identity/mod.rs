@@ -1,4 +1,4 @@
-//! Who people are: passwords and access tokens. Knows nothing of requests.
+//! Authentication: passwords and access tokens. Knows nothing of requests.
 
 pub mod access_tokens;
 pub mod password;

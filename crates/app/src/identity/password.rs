@@ -1,5 +1,5 @@
-//! Password hashing with Argon2id, in a pool that is bounded twice: so many at once, and so many waiting. The rest is
-//! refused at once, so that a flood of log-ins leaves the line's latency alone.
+//! Password hashing with Argon2id, with a limit on running and on waiting calls. More calls are refused at once, so
+//! that a flood of log-ins does not slow down the line.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use usher_account::{HashingError, Password, PasswordHash, PasswordHasher};
 /// Hashes passwords with Argon2id (RFC 9106) under the parameters that OWASP recommends: 19 MiB, 2 passes, 1 lane.
 #[derive(Debug)]
 pub struct Argon2Hasher {
-    /// Hashing or waiting.
+    /// Permits of running and waiting calls.
     admitted: Arc<Semaphore>,
-    /// Hashing.
+    /// Permits of running calls.
     running: Arc<Semaphore>,
-    /// Checked where there is no account, so that the answer takes as long.
+    /// Verified if there is no account, so that the answer takes as long.
     dummy: PasswordHash,
 }
 
@@ -26,7 +26,7 @@ impl Argon2Hasher {
     /// A pool that hashes `threads` passwords at once and lets `queue` more wait.
     ///
     /// # Errors
-    /// [`HashingError::Corrupt`] if not even the first password can be hashed.
+    /// [`HashingError::Corrupt`] if the dummy password cannot be hashed.
     pub fn new(threads: usize, queue: usize) -> Result<Self, HashingError> {
         Ok(Self {
             admitted: Arc::new(Semaphore::new(threads + queue)),
@@ -35,14 +35,14 @@ impl Argon2Hasher {
         })
     }
 
-    /// Runs slow work on a thread of its own, in its turn.
+    /// Runs slow work on a blocking thread, as soon as a permit is free.
     async fn in_turn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, password_hash::Error> + Send + 'static,
     ) -> Result<T, HashingError> {
         let place = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| HashingError::Overloaded)?;
         let turn = Arc::clone(&self.running).acquire_owned().await.map_err(corrupt)?;
-        // The permits go with the work: it does not stop when its caller does.
+        // The work owns the permits, because it goes on if its caller is dropped.
         let done = tokio::task::spawn_blocking(move || {
             let _permits = (place, turn);
             work()
