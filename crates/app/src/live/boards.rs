@@ -252,8 +252,8 @@ impl Boards {
         self.inner.follow(None).await
     }
 
-    /// Reads again all boards with a replaced seat map, and the board whose last reading is oldest, if that is long ago.
-    /// This repairs boards that an event did not reach.
+    /// Reads all boards with a replaced seat map again, and the board whose last reading is oldest, if that is long
+    /// ago. This repairs boards that an event did not reach.
     ///
     /// # Errors
     /// [`StoreError`]; the next call tries again.
@@ -275,7 +275,7 @@ impl Inner {
         self.boards.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Nothing that runs under this lock leaves a half-made state behind, so poison means nothing here.
+    /// Ignores poison: no panic under this lock leaves an inconsistent state behind.
     fn loading(&self) -> MutexGuard<'_, HashMap<PerformanceId, Vec<BoardEvent>>> {
         self.loading.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -474,8 +474,8 @@ impl Board {
         self.bell.receiver_count()
     }
 
-    /// The first part of a stream. `known` is the sequence that the client has, if any; `write` gets the news since then,
-    /// and the sequence that they lead to.
+    /// The first part of a stream. `known` is the sequence that the client has, if any; `write` gets the news since
+    /// then, and their sequence.
     pub fn begin(&self, known: Option<u64>, highest: u64, write: impl FnOnce(Option<News<'_>>, u64) -> Bytes) -> Told {
         let state = self.state();
         let board = &state.board;
@@ -513,7 +513,7 @@ impl Board {
         latest
     }
 
-    /// Nothing that runs under this lock leaves a half-made state behind, so poison means nothing here.
+    /// Ignores poison: no panic under this lock leaves an inconsistent state behind.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

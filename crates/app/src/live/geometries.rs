@@ -1,5 +1,4 @@
-//! Seat maps as they are sent: a stadium is megabytes, so each version is written and compressed once, and kept while
-//! there is room.
+//! A cache of seat maps in JSON. The map of a stadium has megabytes, so each version is serialized and compressed once.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,14 +7,14 @@ use usher_kernel::PerformanceId;
 
 use super::shared_json::SharedJson;
 
-/// How many bytes are kept: ten stadiums, or some hundred theatres.
+/// The most bytes in the cache: ten stadiums, or some hundred theatres.
 const LEN_MAX: usize = 64 * 1024 * 1024;
 
-/// The seat maps that were asked for lately.
+/// A cache of the seat maps that were used last.
 #[derive(Default)]
 pub struct Geometries {
     kept: Mutex<VecDeque<Geometry>>,
-    /// However many ask for a map that is not there, it is written once.
+    /// Held while a map is written, so that concurrent requests write it once.
     writing: tokio::sync::Mutex<()>,
 }
 
@@ -27,10 +26,11 @@ struct Geometry {
 }
 
 impl Geometries {
-    /// This version of a map. If it is not kept, `write` writes the map that it finds, and returns it with its version.
+    /// Returns this version of a map. If it is not in the cache, `write` reads the current map, and returns it with its
+    /// version.
     ///
     /// # Errors
-    /// An error of `write`; nothing is kept then.
+    /// The error of `write`; the cache does not change.
     pub async fn get<E>(
         &self,
         performance: PerformanceId,
@@ -71,7 +71,7 @@ impl Geometries {
         }
     }
 
-    /// Nothing that runs under this lock leaves a half-made state behind, so poison means nothing here.
+    /// Ignores poison: no panic under this lock leaves an inconsistent state behind.
     fn kept(&self) -> MutexGuard<'_, VecDeque<Geometry>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }

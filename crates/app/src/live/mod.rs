@@ -1,4 +1,4 @@
-//! What a server keeps in memory for the people who look at it now. Knows nothing of HTTP.
+//! State in memory that many clients share: seat boards, seat maps, open streams. Knows nothing of HTTP.
 
 pub mod boards;
 pub mod geometries;

@@ -27,7 +27,7 @@ impl SharedJson {
         Self::tagged(json, &tag)
     }
 
-    /// Takes a JSON text with a tag, of letters and digits, that tells its content.
+    /// Takes a JSON text with a tag that identifies its content, made of letters, digits, `-` and `_`.
     #[must_use]
     pub fn tagged(json: Vec<u8>, tag: &str) -> Self {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
@@ -54,14 +54,14 @@ impl SharedJson {
         &self.tag
     }
 
-    /// The bytes that it takes in memory.
+    /// The number of bytes in memory.
     #[must_use]
     pub fn n_bytes(&self) -> usize {
         self.plain.len() + self.gzip.as_ref().map_or(0, Bytes::len)
     }
 }
 
-/// Digest of a text, as letters and digits: 128 bits of SHA-256.
+/// The digest of a text: 128 bits of SHA-256 in base64url.
 #[must_use]
 pub fn digest(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(&Sha256::digest(bytes)[..16])

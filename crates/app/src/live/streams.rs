@@ -1,6 +1,6 @@
-//! Who follows something over an open stream, and how many a server takes. Of those who follow a place there is a
-//! registry, by line and place number, so that a step of the line wakes those whose number was called and nobody else.
-//! Knows nothing of HTTP, and reads no line: whoever is woken looks for themselves.
+//! Open streams: their limits, and a registry of followed places by line and number, so that a tick of the line wakes
+//! only the streams whose number was called. Knows nothing of HTTP, and reads no line: a woken stream polls the line
+//! itself.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use usher_queue::PlaceNumber;
 
 use crate::runtime::metrics::Metrics;
 
-/// Streams of one place at once: some tabs, and connections that broke off and are not missed yet.
+/// The most streams of one place: some tabs, and broken connections that the server has not noticed yet.
 const PER_PLACE_MAX: usize = 5;
 
 /// What a stream follows.
@@ -22,17 +22,17 @@ const PER_PLACE_MAX: usize = 5;
 pub enum Followed {
     /// A place in a line.
     Place,
-    /// The seats of a performance. Anybody may, so they leave half of the room to those who wait.
+    /// The seats of a performance. Open to every client, so these streams get at most half of the room.
     Seats,
 }
 
-/// Why nobody can follow now.
+/// Why a stream is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// This server has as many streams as it may, or is stopping.
+    /// The server has the most streams allowed, or is stopping.
     #[error("the server takes no more streams")]
     Full,
-    /// The place has as many streams as it may.
+    /// The place has the most streams allowed.
     #[error("the place has enough streams")]
     PlaceFull,
 }
@@ -57,10 +57,10 @@ struct Registry {
     lines: HashMap<PerformanceId, Followers>,
 }
 
-/// A place, and which of its streams.
+/// A place's number, and the serial number of a stream.
 type Key = (PlaceNumber, u64);
 
-/// The streams of one line. Each is in one of the two.
+/// The streams of one line. Each is in one of the two maps.
 #[derive(Default)]
 struct Followers {
     waiting: BTreeMap<Key, Arc<Notify>>,
@@ -75,7 +75,8 @@ impl Followers {
 }
 
 impl Streams {
-    /// No streams yet, and at most `n_max` at once. A stream that can be sent nothing for `stalled_after` is given up.
+    /// Starts without streams, and allows `n_max` at once. A stream whose client does not read for `stalled_after` is
+    /// closed.
     #[must_use]
     pub fn new(n_max: usize, stalled_after: Duration, metrics: Arc<Metrics>) -> Self {
         let (n_open, n_of_seats) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -83,7 +84,7 @@ impl Streams {
         Self(Arc::new(Inner { n_max, stalled_after, metrics, n_open, n_of_seats, ending, registry }))
     }
 
-    /// Makes room for one stream, before any work is done for it.
+    /// Reserves room for one stream, before any work for it.
     ///
     /// # Errors
     /// [`Refused::Full`].
@@ -98,8 +99,8 @@ impl Streams {
         if is_full || n_open > self.0.n_max || self.is_ended() { Err(Refused::Full) } else { Ok(room) }
     }
 
-    /// Wakes those who were called, once each: of every line, the numbers up to what it serves now. Costs nothing for
-    /// everybody else. Answers how many were woken.
+    /// Wakes the streams of called places, once each: in every line, the numbers up to its `serving`. Does not touch
+    /// the other streams. Returns how many it woke.
     pub fn call(&self, lines: impl IntoIterator<Item = (PerformanceId, PlaceNumber)>) -> usize {
         let (mut registry, mut n_called) = (self.registry(), 0);
         for (performance, serving) in lines {
@@ -114,7 +115,7 @@ impl Streams {
         n_called
     }
 
-    /// Ends all streams, and takes no more.
+    /// Ends all streams, and refuses new ones.
     pub fn end(&self) {
         let registry = self.registry();
         self.0.ending.cancel();
@@ -127,7 +128,7 @@ impl Streams {
         self.0.ending.is_cancelled()
     }
 
-    /// Nothing that runs under this lock leaves a half-made state behind, so poison means nothing here.
+    /// Ignores poison: no panic under this lock leaves an inconsistent state behind.
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.0.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -151,7 +152,7 @@ impl Room {
         self.streams.0.ending.cancelled().await;
     }
 
-    /// How long a stream may be sent nothing before it is given up.
+    /// How long a client may not read before its stream is closed.
     #[must_use]
     pub fn stalled_after(&self) -> Duration {
         self.streams.0.stalled_after
@@ -178,7 +179,7 @@ impl Room {
             return Err(Refused::PlaceFull);
         }
         let bell = Arc::new(Notify::new());
-        // Whoever was called before this is woken by the next step of the line.
+        // If the place was called before this, the next tick of the line wakes the stream.
         line.waiting.insert(key, Arc::clone(&bell));
         drop(registry);
         Ok(Following { room: self, performance, key, bell })
@@ -196,7 +197,7 @@ impl Drop for Room {
     }
 }
 
-/// A place that is followed, for as long as this lives.
+/// A followed place. The stream leaves the registry when this is dropped.
 pub struct Following {
     room: Room,
     performance: PerformanceId,
@@ -205,12 +206,12 @@ pub struct Following {
 }
 
 impl Following {
-    /// Completes when there is reason to look: the place was called, or all streams end.
+    /// Completes when the place is called, or all streams end.
     pub async fn woken(&self) {
         self.bell.notified().await;
     }
 
-    /// The room that it takes.
+    /// The room of the stream.
     #[must_use]
     pub const fn room(&self) -> &Room {
         &self.room
