@@ -1,4 +1,4 @@
-//! Steps that a server takes again and again, until it stops.
+//! Background tasks: steps that a server repeats until it stops.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The background tasks of one server. Stopping lets each finish the step it is in.
+/// The background tasks of one server. When they are stopped, each finishes its current step.
 #[derive(Clone, Default)]
 pub struct Background {
     tasks: TaskTracker,
@@ -16,8 +16,8 @@ pub struct Background {
 }
 
 impl Background {
-    /// Takes a step every `period`, first at once. A step that fails is taken again; only the first failure of a row is
-    /// logged, and the recovery, so that an outage is two lines and not a flood.
+    /// Runs a step now and every `period`. A failed step is repeated with the next period. Logs only the first failure
+    /// of a series and the recovery, so that an outage is two lines.
     pub fn every<S, F, E>(&self, name: &'static str, period: Duration, mut step: S)
     where
         S: FnMut() -> F + Send + 'static,
@@ -27,7 +27,7 @@ impl Background {
         let stopping = self.stopping.clone();
         self.tasks.spawn(async move {
             let mut interval = tokio::time::interval(period);
-            // After a stall, one step catches up with all that were missed.
+            // After a stall, one step replaces all missed ones.
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut is_failing = false;
             loop {
@@ -59,7 +59,7 @@ impl Background {
         &self.tasks
     }
 
-    /// Stops all tasks, and waits for the steps they are in, `at_most` so long.
+    /// Stops all tasks, and waits for their current steps, but no longer than `at_most`.
     pub async fn stop(&self, at_most: Duration) {
         self.stopping.cancel();
         self.tasks.close();

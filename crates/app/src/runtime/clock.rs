@@ -1,4 +1,4 @@
-//! The system's clock: the only place that asks the system for the time.
+//! The system's clock: the only place that reads the wall clock.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::UNIX_EPOCH;

@@ -1,4 +1,4 @@
-//! Ids and secrets that nobody can guess.
+//! Random ids and ticket codes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +28,7 @@ impl RandomIds {
         Self { clock, latest: AtomicU64::new(0) }
     }
 
-    /// A stamp above every stamp before it, whatever the clock says.
+    /// A stamp above every earlier stamp, even if the clock stands still.
     fn next_stamp(&self, order: u64) -> u64 {
         let now_ms = u64::try_from(self.clock.now().unix_ms()).unwrap_or(0);
         let fresh = (now_ms << ORDER_BITS) | order;

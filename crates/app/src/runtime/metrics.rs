@@ -1,5 +1,5 @@
-//! What the server counts and times about itself, for Prometheus. Labels come from closed sets, never from ids, paths or
-//! people: the number of series is known when the server starts.
+//! The server's metrics, for Prometheus. Labels come from closed sets, never from ids, paths or people, so that the
+//! number of series is bounded.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ impl Metrics {
     /// Registers all metrics.
     ///
     /// # Errors
-    /// If two metrics have one name, which a start shows.
+    /// If two metrics have one name.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let histogram = |name, help, labels: &[&str]| -> Result<HistogramVec, prometheus::Error> {
@@ -57,13 +57,13 @@ impl Metrics {
             &["port", "method", "result"],
         )?;
         let holds_total =
-            IntCounterVec::new(Opts::new("usher_holds_total", "Wishes to hold seats, by outcome."), &["outcome"])?;
+            IntCounterVec::new(Opts::new("usher_holds_total", "Requests to hold seats, by outcome."), &["outcome"])?;
         registry.register(Box::new(holds_total.clone()))?;
         let line_admitted_total = IntCounter::new("usher_line_admitted_total", "People that this server admitted.")?;
         registry.register(Box::new(line_admitted_total.clone()))?;
         let streams_stalled_total = IntCounter::new(
             "usher_streams_stalled_total",
-            "Streams that this server gave up because their clients did not read.",
+            "Streams that this server closed because their clients did not read.",
         )?;
         registry.register(Box::new(streams_stalled_total.clone()))?;
         Ok(Self {
@@ -72,16 +72,16 @@ impl Metrics {
             holds_total,
             line_admitted_total,
             line_live: gauge("usher_line_live", "Lines that people can join now.")?,
-            line_waiting: gauge("usher_line_waiting", "People who wait, over all live lines.")?,
+            line_waiting: gauge("usher_line_waiting", "People who wait and are present, over all live lines.")?,
             line_away: gauge("usher_line_away", "People who are away, over all live lines.")?,
             line_active: gauge("usher_line_active", "People who are inside, over all live lines.")?,
-            streams_open: gauge("usher_streams_open", "Streams that are open, of all lines.")?,
+            streams_open: gauge("usher_streams_open", "Open streams, of places and of seats.")?,
             streams_stalled_total,
             registry,
         })
     }
 
-    /// Notes an answered request. `route` is the route's pattern, never the path.
+    /// Records an answered request. `route` is the route's pattern, never the path.
     pub fn observe_request(&self, method: &str, route: &str, status: u16, elapsed: Duration) {
         let status = status.to_string();
         self.request_duration_seconds.with_label_values(&[method, route, &status]).observe(elapsed.as_secs_f64());
@@ -90,7 +90,7 @@ impl Metrics {
     /// Times a port's method, and passes its result on.
     ///
     /// # Errors
-    /// The method's own.
+    /// The error of the method.
     pub async fn time<T>(
         &self,
         port: &str,
@@ -110,7 +110,7 @@ impl Metrics {
         result
     }
 
-    /// Notes what became of wishes to hold seats.
+    /// Counts the outcomes of holds.
     pub fn observe_holds(&self, outcomes: &[HoldOutcome]) {
         for outcome in outcomes {
             let outcome = match outcome {
@@ -129,12 +129,12 @@ impl Metrics {
         }
     }
 
-    /// Notes how many people were admitted.
+    /// Counts admitted people.
     pub fn observe_admitted(&self, count: usize) {
         self.line_admitted_total.inc_by(count as u64);
     }
 
-    /// Notes what the lines look like.
+    /// Sets the gauges of all live lines.
     pub fn observe_lines<'a>(&self, lines: impl Iterator<Item = &'a Stats>) {
         let (mut live, mut waiting, mut away, mut active) = (0, 0, 0, 0);
         for Stats { counts, .. } in lines {
@@ -154,17 +154,17 @@ impl Metrics {
         }
     }
 
-    /// Notes that there is one more stream.
+    /// Counts an opened stream.
     pub fn observe_opened_stream(&self) {
         self.streams_open.inc();
     }
 
-    /// Notes that there is one stream less.
+    /// Counts a closed stream.
     pub fn observe_closed_stream(&self) {
         self.streams_open.dec();
     }
 
-    /// Notes that a stream was given up because its client did not read.
+    /// Counts a stream that was closed because its client did not read.
     pub fn observe_stalled_stream(&self) {
         self.streams_stalled_total.inc();
     }
@@ -179,7 +179,7 @@ impl Metrics {
         String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
     }
 
-    /// The start of a measurement.
+    /// Starts a measurement.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "measuring is this module's work; nothing is decided by it")]
     pub fn instant() -> Instant {

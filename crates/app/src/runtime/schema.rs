@@ -1,4 +1,4 @@
-//! The store's schema: bringing it up to date, and finding out whether it is.
+//! The schema of the database: checks, applies and reverts migrations.
 
 use usher_adapter_sql::Database;
 use usher_migrations::{Migrator, MigratorTrait as _};
@@ -6,7 +6,8 @@ use usher_migrations::{Migrator, MigratorTrait as _};
 /// Why a schema cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
-    /// The database is behind this binary. Old servers may still use a shared one, so its operator decides when.
+    /// The database lacks migrations. Old servers may still use a shared database, so its operator decides when to
+    /// migrate it.
     #[error("the database lacks {} migration(s) ({}): run `usher migrate up` first", .0.len(), .0.join(", "))]
     Pending(Vec<String>),
     /// A migration failed.
@@ -18,8 +19,8 @@ fn failed(error: impl std::fmt::Display) -> SchemaError {
     SchemaError::Migration(error.to_string())
 }
 
-/// Brings an embedded database up to date; of a shared one, makes sure that it is. One that is ahead of this binary is up
-/// to date: migrations expand first, servers follow, and only then is anything taken away.
+/// Applies the pending migrations to an embedded database, and checks that a shared one has none. A database that is
+/// ahead of this binary is up to date: migrations remove nothing that a running server may use.
 ///
 /// # Errors
 /// See [`SchemaError`].
@@ -27,7 +28,7 @@ pub async fn bring_up_to_date(database: &Database) -> Result<(), SchemaError> {
     if database.is_embedded() { up(database).await.map(|_| ()) } else { require_up_to_date(database).await }
 }
 
-/// Makes sure that nothing is pending, and changes nothing.
+/// Checks that no migration is pending, and changes nothing.
 ///
 /// # Errors
 /// See [`SchemaError`].
@@ -54,20 +55,20 @@ pub async fn applied(database: &Database) -> Result<Vec<String>, SchemaError> {
     Migrator::applied(database.writer()).await.map_err(failed)
 }
 
-/// Applies all pending migrations, and names them.
+/// Applies all pending migrations, and returns their names.
 ///
 /// # Errors
 /// See [`SchemaError`].
 pub async fn up(database: &Database) -> Result<Vec<String>, SchemaError> {
     let names = pending(database).await?;
-    // A database that is ahead lacks nothing, and the migrator would not touch it.
+    // The migrator refuses a database that is ahead of this binary, which lacks nothing.
     if !names.is_empty() {
         Migrator::up(database.writer(), None).await.map_err(failed)?;
     }
     Ok(names)
 }
 
-/// Takes the latest migration back, and names it.
+/// Reverts the latest migration, and returns its name.
 ///
 /// # Errors
 /// See [`SchemaError`].

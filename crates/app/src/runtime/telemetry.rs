@@ -1,4 +1,4 @@
-//! What the process tells its operator: structured log lines on standard error.
+//! The log: structured lines on standard error.
 
 use std::io::{self, IsTerminal as _};
 
@@ -21,7 +21,7 @@ pub fn init(log: &config::Log) -> Result<(), ConfigError> {
         LogFormat::Pretty => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
-    // A logger that is there already stays.
+    // A logger of an earlier call stays.
     drop(first);
     Ok(())
 }
