@@ -1,4 +1,4 @@
-//! Answers that may be kept by browsers and caches, and asked for again with `If-None-Match`.
+//! Cacheable answers, with `ETag` and `If-None-Match`.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::problem::Problem;
 use crate::live::shared_json::{self, SharedJson};
 
-/// A public answer about `T`, and for how long it may be kept. Whoever has it already is told so.
+/// A public answer of `T` with its `Cache-Control`. A client that has the same content gets 304.
 #[derive(Debug)]
 pub(super) struct Cacheable<T> {
     content: Content<T>,
@@ -23,23 +23,23 @@ pub(super) struct Cacheable<T> {
 
 #[derive(Debug)]
 enum Content<T> {
-    /// Written for each request.
+    /// Serialized for each request.
     Fresh(T),
     Shared(SharedJson),
 }
 
 impl<T> Cacheable<T> {
-    /// May be kept as `cache_control` says, and is known by the digest of its bytes.
+    /// An answer for one request, whose tag is the digest of its JSON.
     pub(super) const fn of(body: T, cache_control: HeaderValue) -> Self {
         Self { content: Content::Fresh(body), cache_control, age_s: 0 }
     }
 
-    /// May be kept as `cache_control` says.
+    /// An answer that many requests share, with its own tag.
     pub(super) const fn shared(json: SharedJson, cache_control: HeaderValue) -> Self {
         Self { content: Content::Shared(json), cache_control, age_s: 0 }
     }
 
-    /// Says how old the answer is, in whole seconds (RFC 9111, 5.1), if it is that old.
+    /// Adds the answer's `Age` in whole seconds (RFC 9111, 5.1), unless that is 0.
     pub(super) fn of_age(self, age: Duration) -> Self {
         Self { age_s: age.as_secs(), ..self }
     }
@@ -64,7 +64,7 @@ impl<T: Serialize> Responder for Cacheable<T> {
         let is_known = tag.to_str().is_ok_and(|tag| has_already(request, tag));
         let mut answer = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
         answer.insert_header((header::ETAG, tag)).insert_header((header::CACHE_CONTROL, cache_control));
-        // Of others, whatever compresses them says so.
+        // For other answers, the `Compress` middleware adds this header.
         if is_shared {
             answer.insert_header((header::VARY, HeaderValue::from_static("accept-encoding")));
         }
@@ -85,10 +85,10 @@ impl<T: Serialize> Responder for Cacheable<T> {
     }
 }
 
-/// Whether the client prefers gzip to nothing.
+/// Whether the client prefers gzip to no encoding.
 fn takes_gzip(request: &HttpRequest) -> bool {
     let said = request.headers().get(header::ACCEPT_ENCODING).and_then(|said| said.to_str().ok()).unwrap_or_default();
-    // What browsers say has no weights, so it need not be weighed.
+    // The header of browsers has no weights, and needs no negotiation.
     if !said.contains(';') {
         return said.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("gzip"));
     }
@@ -97,13 +97,13 @@ fn takes_gzip(request: &HttpRequest) -> bool {
     best == Some(Encoding::gzip())
 }
 
-/// The tag as a header has it.
+/// The tag in quotes, as a header value.
 fn quoted(tag: &str) -> HeaderValue {
-    // A tag of letters and digits can always be a header.
+    // A tag of letters, digits, `-` and `_` is always a valid header value.
     HeaderValue::from_str(&format!("\"{tag}\"")).unwrap_or(HeaderValue::from_static("*"))
 }
 
-/// Whether a client has the answer with this tag already (RFC 9110, 13.1.2: compared without the `W/`).
+/// Whether `If-None-Match` names this tag, compared without the `W/` (RFC 9110, 13.1.2).
 fn has_already(request: &HttpRequest, tag: &str) -> bool {
     let lines = request.headers().get_all(header::IF_NONE_MATCH).filter_map(|line| line.to_str().ok());
     lines

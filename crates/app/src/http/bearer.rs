@@ -1,4 +1,4 @@
-//! Who asks: the access token of a request, and what its bearer may do.
+//! Authentication: the access token of a request, and the role of its bearer.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ use usher_kernel::Clock;
 use super::problem::{Problem, ProblemCode};
 use crate::identity::access_tokens::{AccessTokens, Bearer};
 
-/// What access tokens are checked with.
+/// Verifies access tokens.
 pub(super) struct Verifier {
     /// The tokens' keys.
     pub(super) access_tokens: Arc<AccessTokens>,
-    /// Tells whether a token is still good.
+    /// Tells whether a token has expired.
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// Anyone with a valid access token.
+/// A caller with a valid access token.
 #[derive(Clone, Copy, Debug, Apiv2Security)]
 #[openapi(apiKey, alias = "bearer", in = "header", name = "Authorization", description = "An access token.")]
 pub(super) struct LoggedIn(pub Bearer);

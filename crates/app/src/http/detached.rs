@@ -1,5 +1,5 @@
-//! Work that goes on when its client goes away. The framework drops the handler of a reset connection wherever it waits,
-//! which can leave a transaction half begun; a change is therefore made by a task of its own.
+//! Work that goes on when its client disconnects. The framework drops the handler of a reset connection wherever it
+//! waits, which can interrupt a transaction, so each change runs in its own task.
 
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 use super::problem::Problem;
 use crate::live::boards::Boards;
 
-/// Runs changes to their end, whatever becomes of the client, on a runtime that outlives the HTTP server.
+/// Runs changes to their end, even if the client disconnects, on a runtime that outlives the HTTP server.
 #[derive(Clone, Debug)]
 pub struct Detached {
     tasks: TaskTracker,
@@ -16,16 +16,16 @@ pub struct Detached {
 }
 
 impl Detached {
-    /// Runs work on `runtime`; who shuts down waits for `tasks`.
+    /// Runs work on `runtime`. A shutdown waits for `tasks`.
     #[must_use]
     pub const fn new(tasks: TaskTracker, runtime: Handle) -> Self {
         Self { tasks, runtime }
     }
 
-    /// Runs `work` to its end, and tells how it went if anyone still listens.
+    /// Runs `work` to its end. Returns its outcome, if the caller still waits.
     ///
     /// # Errors
-    /// What `work` is refused with; an internal error if it panicked.
+    /// The problem of `work`; an internal error if it panicked.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Problem>> + Send + 'static,
@@ -34,7 +34,8 @@ impl Detached {
         task.await.unwrap_or_else(|error| Err(Problem::internal(&error)))
     }
 
-    /// Runs a change of seats to its end. However it ends, the next look at `boards` shows what came of it.
+    /// Runs a change of seats to its end. If the caller still waits, the next request to `boards` then shows the
+    /// change, also after an error.
     ///
     /// # Errors
     /// As [`Self::run`].

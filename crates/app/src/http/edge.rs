@@ -1,7 +1,7 @@
-//! What every request passes on its way in and every answer on its way out: the request's id and its span, limits before
-//! any work is done, one form for every refusal, and no panic that a client would see as a broken connection.
+//! The middleware around every request: its id and span, limits before any work, one form for every refusal, and an
+//! answer even if a handler panics.
 
-// The framework runs a request on the thread that took its connection, so nothing here is sent to another.
+// The framework runs a request on the thread that took its connection, and never sends it to another.
 #![expect(clippy::future_not_send, reason = "middleware works on requests, which stay on their thread")]
 
 use std::any::Any;
@@ -36,11 +36,12 @@ use crate::runtime::metrics::Metrics;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_LEN_MAX: usize = 128;
-/// The longest head: as much as nginx lets through by default. The framework itself cuts off without a word at 128 KiB.
+/// The longest request head, as nginx allows by default. The framework closes the connection without an answer at 128
+/// KiB.
 const HEAD_LEN_MAX: usize = 32 * 1024;
-/// Answered however much there is to do: they say how the process is.
+/// Paths that are never shed, because they report the state of the process.
 const NEVER_SHED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
-/// Holds and confirms of one account: generous for people, narrow for programs.
+/// Limit of holds and confirms of one account: more than a person sends, less than a program could.
 const PURCHASES_PER_S: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 const PURCHASES_BURST: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
 
@@ -65,7 +66,7 @@ impl Edge {
             max_in_flight: http.max_in_flight,
             in_flight: AtomicUsize::new(0),
             body_timeout: Duration::from_millis(http.body_timeout_ms),
-            // Two seconds' worth may come at once: a page loads many things.
+            // A burst of two seconds' worth, because a page loads many resources at once.
             addresses: per_s.map(|per_s| PerKey::new(per_s, per_s.saturating_mul(NonZeroU32::MIN.saturating_add(1)))),
             purchases: PerKey::new(PURCHASES_PER_S, PURCHASES_BURST),
             polls: PerPlace::new(),
@@ -76,8 +77,8 @@ impl Edge {
         self.trusted_proxies.iter().any(|network| network.contains(&address.to_canonical()))
     }
 
-    /// Who asks: the peer, or whom a trusted proxy names. The rightmost address that is not a trusted proxy's counts;
-    /// what stands before it, anyone can write.
+    /// The client's address: the peer, or behind trusted proxies the rightmost forwarded address that is no trusted
+    /// proxy's. A client can forge the addresses before that one.
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.trusts(peer) {
             return peer;
@@ -94,14 +95,14 @@ impl Edge {
         client
     }
 
-    /// Whether the client came by HTTPS, as far as a trusted proxy says so.
+    /// Whether a trusted proxy says that the client uses HTTPS.
     pub(super) fn is_https(&self, request: &HttpRequest) -> bool {
         let peer_is_trusted = request.peer_addr().is_some_and(|peer| self.trusts(peer.ip()));
         let scheme = request.headers().get(header::X_FORWARDED_PROTO).map(HeaderValue::as_bytes);
         peer_is_trusted && scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"))
     }
 
-    /// Lets a request in, unless its head is too long, its client too fast, or there is too much to do.
+    /// Admits a request, unless its head is too long, its client too fast, or too many requests are in flight.
     fn admit(&self, request: &ServiceRequest) -> Result<InFlight<'_>, Problem> {
         if head_len(request) > HEAD_LEN_MAX {
             return Err(Problem::of(ProblemCode::HeadersTooLarge));
@@ -117,13 +118,13 @@ impl Edge {
     }
 }
 
-/// How long a request's head is, but for its first line's words and its separators.
+/// Bytes of path, query and headers, without separators.
 fn head_len(request: &ServiceRequest) -> usize {
     let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
     request.uri().path().len() + request.query_string().len() + headers.sum::<usize>()
 }
 
-/// A request being answered.
+/// Counts a request in flight, until it is dropped.
 struct InFlight<'a> {
     counter: &'a AtomicUsize,
     count: usize,
@@ -141,7 +142,7 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// What the middleware needs.
+/// The state of the middleware.
 pub(super) struct Guard {
     /// The limits.
     pub(super) edge: Arc<Edge>,
@@ -185,21 +186,22 @@ pub(super) async fn guard(
     outcome
 }
 
-/// Lets a connection go whose client takes nothing of what it is sent for `timeout_ms`, or is not there any more. The
-/// kernel does it (RFC 5482): what the framework has handed over, nobody else sees.
+/// Closes a connection whose client accepts no data for `timeout_ms`, or is unreachable. The kernel does this (RFC
+/// 5482), because only the kernel sees which data the client accepted.
 pub fn bound_sending(connection: &dyn Any, timeout_ms: u32) {
     let Some(connection) = connection.downcast_ref::<TcpStream>() else { return };
     if let Err(error) = set_tcp_user_timeout(connection, timeout_ms) {
-        tracing::debug!(%error, "a connection is as patient as the system");
+        tracing::debug!(%error, "cannot set the send timeout of a connection");
     }
 }
 
-/// The framework would not send the body that a HEAD leaves out, but would wait for its end: a stream has none.
+/// Drops a stream from the answer to a HEAD. The framework would not send its body, but would wait for its end, and a
+/// stream has none.
 fn without_stream(answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     answer.map_body(|_, body| if matches!(body.size(), BodySize::Stream) { BoxBody::new(()) } else { body })
 }
 
-/// Answers a request; a panic is answered too.
+/// Answers a request, with an internal error after a panic.
 async fn call(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -207,12 +209,12 @@ async fn call(
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     match AssertUnwindSafe(next.call(request)).catch_unwind().await {
         Ok(outcome) => outcome.map(ServiceResponse::map_into_boxed_body),
-        // The request is gone with the panic, so this answer goes past the rest of the way out.
+        // The panic dropped the request, so this answer skips the rest of the middleware.
         Err(_) => Err(internal(occurrence)),
     }
 }
 
-/// The panic's own message was logged where it happened.
+/// The answer after a panic, whose message the panic hook has printed.
 fn internal(occurrence: Occurrence<'_>) -> Error {
     let mut answer = Problem::internal(&Panicked).render(Some(occurrence));
     label(answer.headers_mut(), occurrence.request_id);
@@ -223,7 +225,7 @@ fn internal(occurrence: Occurrence<'_>) -> Error {
 #[error("a handler panicked")]
 struct Panicked;
 
-/// A closed set, for metrics: methods can be invented.
+/// The label of a method in metrics: a closed set, because clients can invent methods.
 fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -243,7 +245,8 @@ fn request_id(request: &ServiceRequest, ids: &dyn IdGenerator) -> String {
     given.map_or_else(|| ids.next_uuid().to_string(), |id| String::from_utf8_lossy(id).into_owned())
 }
 
-/// Puts the body where the one who reads it finds it, and where this finds it if nobody does.
+/// Moves the body into the request's extensions. `reading` takes it from there, and `close_if_unread` finds it if no
+/// handler did.
 fn keep_body(request: &mut ServiceRequest, timeout: Duration) {
     let body = request.take_payload();
     if !matches!(body, Payload::None) {
@@ -262,13 +265,14 @@ fn label(headers: &mut HeaderMap, request_id: &str) {
     if let Ok(id) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, id);
     }
-    // What may be kept says so itself; places, passes and reservations are nobody else's.
+    // Cacheable answers have the header already. Places, passes and reservations are private.
     if !headers.contains_key(header::CACHE_CONTROL) {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
 }
 
-/// A refusal as RFC 9457 has it: a problem with its occurrence, or what the framework meant by an empty answer.
+/// A refusal in the form of RFC 9457: a handler's problem with its occurrence, or the problem for an empty answer of
+/// the framework.
 fn refusal(answer: ServiceResponse<BoxBody>, occurrence: Occurrence<'_>) -> ServiceResponse<BoxBody> {
     let problem = answer.response().error().and_then(Error::as_error::<Problem>);
     let rendered = problem.map(|problem| problem.render(Some(occurrence)));
@@ -285,7 +289,7 @@ fn refusal(answer: ServiceResponse<BoxBody>, occurrence: Occurrence<'_>) -> Serv
     answer.into_response(rendered)
 }
 
-/// Lets go of a connection whose request was answered before its body was read.
+/// Closes the connection of a request that was answered before its body was read.
 fn close_if_unread(answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     let unread = answer.request().extensions_mut().remove::<Unread>();
     match unread {
@@ -294,7 +298,7 @@ fn close_if_unread(answer: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody>
     }
 }
 
-/// A body that holds on to the unread body of its request: as long as that lives, the framework knows that it was not
+/// An answer's body that keeps the unread body of its request. While that lives, the framework knows that it was not
 /// read, and closes the connection instead of waiting for the rest.
 struct WithUnread {
     body: BoxBody,

@@ -1,6 +1,5 @@
-//! The HTTP server: its edge, how requests are read and answers are written, and below that the API. Modules here use
-//! those beneath them in this list only: the application, the API document, the API, services, edge, reading and
-//! answering, problems.
+//! The HTTP server. Each module uses only modules that follow it in this list: the application, the API document, the
+//! API, services, edge, reading and answering, problems.
 
 mod answers;
 pub mod api;
@@ -34,7 +33,7 @@ use crate::runtime::metrics::Metrics;
 /// Where metrics are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetricsRoute {
-    /// With everything else.
+    /// On the listener of everything else.
     Here,
     /// By [`metrics_app`], on a listener of their own.
     Elsewhere,
@@ -74,7 +73,8 @@ pub fn app(
         })
         .wrap_api_with_spec(openapi::outline())
         .configure(api::routes)
-        // Never asked, for the full document is served under the same path; but the next line needs to know the path.
+        // Never called, because `openapi::pages` serves the full document under the same path. The next line needs the
+        // path.
         .with_json_spec_v3_at(openapi::PATH)
         .with_swagger_ui_at(openapi::SWAGGER_UI)
         .build()

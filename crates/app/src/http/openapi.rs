@@ -1,5 +1,5 @@
-//! The API document: what the routes' types say, and what they cannot say: every way in which an operation can be
-//! refused. And where it is served and shown.
+//! The API document: the routes' types, and the refusals of each operation, which types cannot express. Serves the
+//! document and its viewer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,11 +15,11 @@ use serde_json::{Map, Value, json};
 use super::api::{self, CSV_UPLOAD, GATE, REFUSALS};
 use super::problem::{Problem, ProblemBody, ProblemCode};
 
-/// Where the document is.
+/// The path of the document.
 pub(super) const PATH: &str = "/api/openapi.json";
-/// Where the document is shown.
+/// The path of the viewer.
 pub(super) const SWAGGER_UI: &str = "/swagger-ui";
-/// The files that it is shown with.
+/// The files of the viewer.
 const SWAGGER_FILES: [&str; 7] = [
     "index.html",
     "swagger-ui.css",
@@ -69,7 +69,7 @@ impl Default for Document {
     }
 }
 
-/// The document's own routes.
+/// The routes of the document and its viewer.
 pub(super) fn pages(config: &mut web::ServiceConfig) {
     config
         .service(web::resource(PATH).route(web::get().to(document)).wrap(Compress::default()))
@@ -92,7 +92,7 @@ async fn not_found() -> Result<HttpResponse, Problem> {
     Err(Problem::of(ProblemCode::NotFound))
 }
 
-/// What the document says before any route is known.
+/// The document without routes.
 pub(super) fn outline() -> DefaultApiRaw {
     let tag = |(name, description): (&str, &str)| Tag {
         name: name.into(),
@@ -114,7 +114,7 @@ pub(super) fn outline() -> DefaultApiRaw {
     outline
 }
 
-/// What the routes' types say.
+/// The document with the routes, as their types describe them.
 fn of_routes() -> Value {
     let mut document = Value::Null;
     let app = actix_web::App::new().wrap_api_with_spec(outline()).configure(api::routes);
@@ -132,7 +132,7 @@ fn complete(mut document: Value) -> Value {
     document["components"]["securitySchemes"] =
         json!({"bearer": bearer("An access token."), "operator": bearer("An operator's access token.")});
     for (name, schema) in document["components"]["schemas"].as_object_mut().into_iter().flatten() {
-        // A problem leaves out what it has nothing to say about; all other types say `null`.
+        // A problem omits absent members. All other types write `null`.
         if name != "Problem" {
             say_what_may_be_null(schema);
         }
@@ -149,7 +149,7 @@ fn complete(mut document: Value) -> Value {
     document
 }
 
-/// What is not required may be null.
+/// Marks every property that is not required as nullable.
 fn say_what_may_be_null(schema: &mut Value) {
     let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
     let required: BTreeSet<String> = required.filter_map(|name| name.as_str().map(str::to_owned)).collect();
@@ -171,7 +171,7 @@ fn operations(document: &mut Value) -> impl Iterator<Item = &mut Value> {
     items.filter(|item| item.get("operationId").is_some())
 }
 
-/// What every operation with such parameters can be refused with.
+/// The refusals that follow from an operation's parameters, body, tag and security.
 fn shown_by_parameters(operation: &Value, id: &str) -> Vec<&'static ProblemCode> {
     let parameters = operation["parameters"].as_array().map(Vec::as_slice).unwrap_or_default();
     let has = |key: &str, value: &str| parameters.iter().any(|parameter| parameter[key] == value);
@@ -207,7 +207,7 @@ fn shown_by_parameters(operation: &Value, id: &str) -> Vec<&'static ProblemCode>
     codes
 }
 
-/// Adds an answer for each status, saying which problems it stands for.
+/// Declares an answer for each status, with the problems that have it.
 fn declare(responses: &mut Value, codes: &BTreeSet<&ProblemCode>) {
     let mut by_status: BTreeMap<u16, Vec<String>> = BTreeMap::new();
     for code in codes {
@@ -215,7 +215,7 @@ fn declare(responses: &mut Value, codes: &BTreeSet<&ProblemCode>) {
     }
     for (status, problems) in by_status {
         let status = status.to_string();
-        // Where success and failure share a status, the operation has said so itself.
+        // An operation with a status for both success and refusal has declared it.
         if responses.get(&status).is_none() {
             responses[status] = json!({
                 "description": problems.join("; "),
@@ -239,7 +239,7 @@ mod tests {
     fn the_stored_document_is_the_served_one() {
         assert!(
             Document::new().text() == STORED,
-            "docs/openapi.json is not what the server says; if the change is meant, run \
+            "docs/openapi.json differs from the served document; if the change is meant, run \
              `cargo run -p usher-app --bin usher -- openapi > docs/openapi.json`",
         );
     }

@@ -1,5 +1,5 @@
-//! Lists in pages: a cursor says behind which entry the next page begins, so that entries that come and go meanwhile
-//! neither repeat nor hide others.
+//! Pages of lists. A cursor names the last entry of a page, so that entries that are added or removed meanwhile neither
+//! repeat nor hide others.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::problem::Problem;
 const LIMIT_MAX: u64 = 200;
 const LIMIT_DEFAULT: u64 = 50;
 
-/// Which page of a list.
+/// The query for a page of a list.
 #[derive(Debug, Deserialize, Apiv2Schema)]
 pub(super) struct PageQuery {
     /// `next_cursor` of the page before.
@@ -25,19 +25,19 @@ pub(super) struct PageQuery {
 }
 
 impl PageQuery {
-    /// The page that a longer query asks for.
+    /// The page of a query with more parameters.
     pub(super) const fn new(cursor: Option<String>, limit: Option<u64>) -> Self {
         Self { cursor, limit }
     }
 
-    /// Behind which entry the page begins, as the bytes of its cursor.
+    /// The bytes of the cursor: the page begins after this entry.
     pub(super) fn after<const N: usize>(&self) -> Result<Option<[u8; N]>, Problem> {
         let decode = |text: &String| URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok();
         let refused = || Problem::invalid_field("cursor", "must be the next_cursor of a page of this list");
         self.cursor.as_ref().map(|text| decode(text).ok_or_else(refused)).transpose()
     }
 
-    /// How many entries at most.
+    /// The most entries of the page.
     pub(super) fn limit(&self) -> Result<u64, Problem> {
         let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
         if (1..=LIMIT_MAX).contains(&limit) {
@@ -47,7 +47,7 @@ impl PageQuery {
         }
     }
 
-    /// How many entries to ask a store for: one more than the page has, to see whether more follow.
+    /// The entries to ask a store for: one more than the page has, to know whether more follow.
     pub(super) fn limit_and_one(&self) -> Result<u64, Problem> {
         Ok(self.limit()? + 1)
     }
@@ -61,7 +61,7 @@ pub(super) struct List<T> {
 }
 
 impl<T> List<T> {
-    /// The page that `found` begins: as many entries as `query` asks for, and a cursor if there are more.
+    /// The first entries of `found`, as many as `query` asks for, and a cursor if there are more.
     pub(super) fn page<E, const N: usize>(
         query: &PageQuery,
         mut found: Vec<E>,
@@ -76,7 +76,7 @@ impl<T> List<T> {
     }
 }
 
-// By hand, for the derive would name it `List<T>`, which no OpenAPI component may be called.
+// Not derived, because the derive would name it `List<T>`, which is no valid name of an OpenAPI component.
 impl<T: Apiv2Schema> Apiv2Schema for List<T> {
     fn name() -> Option<String> {
         T::name().map(|name| format!("{name}List"))

@@ -1,7 +1,6 @@
-//! Why a call is refused, as clients are told: problem codes, their status codes, and RFC 9457 bodies.
+//! Why a call is refused, in the form that clients get: problem codes, status codes, and RFC 9457 bodies.
 //!
-//! The only file with status codes of errors. Says nothing that a client could not act on: what failed inside goes to
-//! the log, once, here.
+//! The only file with status codes of errors. Logs the causes of internal errors, once, and shows them to no client.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -21,7 +20,7 @@ use crate::live::{boards, streams};
 
 macro_rules! problem_codes {
     ($($name:ident = $status:ident $code:literal, $title:literal, $explanation:literal;)*) => {
-        /// Everything that can be wrong with a call, closed.
+        /// Why a call is refused: a closed set.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum ProblemCode {
             $(#[doc = $explanation] $name,)*
@@ -31,7 +30,7 @@ macro_rules! problem_codes {
             /// All codes, by status.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// The status it is answered with.
+            /// The status of the answer.
             #[must_use]
             pub const fn status(self) -> StatusCode {
                 match self {
@@ -72,17 +71,17 @@ problem_codes! {
     ValidationFailed = BAD_REQUEST "validation-failed", "Validation failed",
         "Some of the values sent break a rule. Each of `errors` names a field and the rule.";
     IdempotencyKeyMissing = BAD_REQUEST "idempotency-key-missing", "Idempotency key missing",
-        "This call needs an Idempotency-Key header, so that it can be repeated safely. Send a new random one with each new wish.";
+        "This call needs an Idempotency-Key header, so that it can be repeated safely. Send a new random key with each new request.";
     Unauthenticated = UNAUTHORIZED "unauthenticated", "Not logged in",
         "The access token is missing, damaged or expired. Log in, and send the token as `Authorization: Bearer ...`.";
     InvalidCredentials = UNAUTHORIZED "invalid-credentials", "Wrong mail address or password",
-        "No account has this mail address and this password. Which of them is wrong is not said.";
+        "No account has this mail address and password. The server does not tell which of them is wrong.";
     PlaceInvalid = UNAUTHORIZED "place-invalid", "Place token not valid",
-        "The place token is missing, damaged, or not ours. Join the line to get one, and send it as `Usher-Place`.";
+        "The place token is missing, damaged, or not from this service. Join the line to get one, and send it as `Usher-Place`.";
     PassRequired = UNAUTHORIZED "pass-required", "Pass required",
         "Seats are for people who were admitted. Wait in the line, and send the pass as `Usher-Pass`.";
     PassInvalid = UNAUTHORIZED "pass-invalid", "Pass not valid",
-        "The pass is damaged, or not ours, or admits to something else.";
+        "The pass is damaged, not from this service, or does not admit here.";
     PaymentDeclined = PAYMENT_REQUIRED "payment-declined", "Payment declined",
         "The payment was declined. The seats stay held until `held_until` of the reservation; three payments may be declined.";
     Forbidden = FORBIDDEN "forbidden", "Forbidden",
@@ -94,19 +93,19 @@ problem_codes! {
     PassMismatch = FORBIDDEN "pass-mismatch", "Pass or place of someone else",
         "The pass or place belongs to another account, or to another performance.";
     NotFound = NOT_FOUND "not-found", "Not found",
-        "There is no such thing here, or it belongs to someone else.";
+        "Nothing has this address, or it belongs to another account.";
     MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed", "Method not allowed",
-        "The address exists, but not for this method. The Allow header names those it has.";
+        "The address does not support this method. The Allow header names the methods that it supports.";
     RequestTimeout = REQUEST_TIMEOUT "request-timeout", "Request timeout",
         "The request did not arrive in time. Send it again, faster.";
     EmailTaken = CONFLICT "email-taken", "Mail address taken",
         "Another account has this mail address.";
     SeatTaken = CONFLICT "seat-taken", "Seat taken",
-        "Some of the seats are not free: `conflicts` names all of them. None of the others is held; choose again.";
+        "Some of the seats are not free: `conflicts` names all of these. No seat was held; choose again.";
     NotEnoughSeats = CONFLICT "not-enough-seats", "Not enough seats",
         "There are not as many free seats as were asked for.";
     HoldExpired = CONFLICT "hold-expired", "Hold expired",
-        "The time to pay ran out, and the seats are free again. Hold them anew.";
+        "The time to pay ran out, and the seats are free again. Hold them again.";
     LimitReached = CONFLICT "limit-reached", "Seat limit reached",
         "The account would have more seats of this performance than one buyer may have.";
     SaleNotOpen = CONFLICT "sale-not-open", "Sale not open",
@@ -124,21 +123,21 @@ problem_codes! {
     UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported-media-type", "Unsupported media type",
         "The body is of a type that this call does not take. Send JSON as `Content-Type: application/json`.";
     IdempotencyMismatch = UNPROCESSABLE_ENTITY "idempotency-mismatch", "Idempotency key used before",
-        "The Idempotency-Key was used for a request with another path or body. Send a new key with a new wish.";
+        "The Idempotency-Key was used for a request with another path or body. Send a new key with each new request.";
     TooManyRequests = TOO_MANY_REQUESTS "too-many-requests", "Too many requests",
-        "Requests come far faster than they should. Wait as long as Retry-After says.";
+        "The requests come too fast. Wait as long as Retry-After says.";
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE "headers-too-large", "Headers too large",
         "The request's headers are longer than the server takes.";
     Internal = INTERNAL_SERVER_ERROR "internal", "Internal error",
-        "The server made a mistake. Its log says more under the request's id.";
+        "The server failed. Its log has the cause, under the request's id.";
     Overloaded = SERVICE_UNAVAILABLE "overloaded", "Overloaded",
-        "The server has more to do than it can. Try again as Retry-After says; nothing was done.";
+        "The server has too much work, and did nothing for this request. Try again as Retry-After says.";
     LineUnavailable = SERVICE_UNAVAILABLE "line-unavailable", "Line unavailable",
         "The line cannot be reached now. Places are not lost; try again as Retry-After says.";
     StoreUnavailable = SERVICE_UNAVAILABLE "store-unavailable", "Store unavailable",
         "The database cannot be reached now. Try again as Retry-After says, with the same Idempotency-Key.";
     PaymentUnavailable = SERVICE_UNAVAILABLE "payment-unavailable", "Payment unavailable",
-        "The payment gateway gave no answer. The payment is looked after; try again with the same Idempotency-Key.";
+        "The payment gateway gave no answer. The server resolves the payment; try again with the same Idempotency-Key.";
 }
 
 impl ProblemCode {
@@ -154,7 +153,7 @@ impl ProblemCode {
         format!("/problems/{}", self.code())
     }
 
-    /// The code that says best what an answer without a body meant: the framework refuses some requests by itself.
+    /// The code for the framework's own refusals, which have a status and no body.
     fn of_bare(status: StatusCode) -> Self {
         match status {
             StatusCode::NOT_FOUND => Self::NotFound,
@@ -171,7 +170,7 @@ impl ProblemCode {
 /// The refusals of operations, by operation id, beyond those that follow from their parameters.
 pub(super) type Refusals = &'static [(&'static str, &'static [ProblemCode])];
 
-/// A refusal, on its way to the client.
+/// A refusal of a request.
 #[derive(Debug)]
 pub struct Problem {
     code: ProblemCode,
@@ -181,7 +180,7 @@ pub struct Problem {
     retry_after: Option<Duration>,
 }
 
-/// Which request a problem is about.
+/// The request that a problem is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Occurrence<'a> {
     /// The request's path, without its query.
@@ -190,20 +189,21 @@ pub struct Occurrence<'a> {
     pub request_id: &'a str,
 }
 
-/// When to try again where nothing tells better.
+/// The default delay before a retry.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// When to open another stream of a place that has enough: by then, one that broke off may be missed.
+/// The delay before a client opens another stream of a place that has the most allowed. By then, the server may have
+/// noticed a broken one.
 const STREAM_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 impl Problem {
-    /// A problem that its code explains.
+    /// A problem with the explanation of its code.
     #[must_use]
     pub const fn of(code: ProblemCode) -> Self {
         let detail = Cow::Borrowed(code.explanation());
         Self { code, detail, errors: Vec::new(), conflicts: Vec::new(), retry_after: None }
     }
 
-    /// Says more about a refusal. What failed inside is not for clients, so a 5xx keeps its constant text.
+    /// Replaces the explanation. A 5xx keeps its constant text, because internal causes are not for clients.
     #[must_use]
     pub fn because(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         if !self.code.status().is_server_error() {
@@ -212,51 +212,51 @@ impl Problem {
         self
     }
 
-    /// Tells when to come back.
+    /// Sets the delay before a retry.
     #[must_use]
     pub const fn retry_after(mut self, span: Duration) -> Self {
         self.retry_after = Some(span);
         self
     }
 
-    /// Values that break rules.
+    /// Some values break rules.
     #[must_use]
     pub fn invalid(errors: Vec<Violation>) -> Self {
         Self { errors, ..Self::of(ProblemCode::ValidationFailed) }
     }
 
-    /// One value that breaks a rule.
+    /// One value breaks a rule.
     #[must_use]
     pub fn invalid_field(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::invalid(vec![Violation::new(field, message)])
     }
 
-    /// Too much to do; nothing was done.
+    /// The server has too much work, and did nothing.
     #[must_use]
     pub const fn overloaded() -> Self {
         Self::of(ProblemCode::Overloaded).retry_after(RETRY_AFTER)
     }
 
-    /// Too fast; come back in `retry_after`.
+    /// The client is too fast, and may retry after `retry_after`.
     #[must_use]
     pub const fn too_many_requests(retry_after: Duration) -> Self {
         Self::of(ProblemCode::TooManyRequests).retry_after(retry_after)
     }
 
-    /// A mistake of ours. The log gets the whole chain of causes, the client none of it.
+    /// The server failed. Logs the chain of causes, and shows none of it to the client.
     #[must_use]
     pub fn internal(error: &(dyn StdError + 'static)) -> Self {
         log_chain(ProblemCode::Internal, error);
         Self::of(ProblemCode::Internal)
     }
 
-    /// What an answer without a body meant to say.
+    /// The problem for an answer of the framework that has no body.
     #[must_use]
     pub fn of_bare(status: StatusCode) -> Self {
         Self::of(ProblemCode::of_bare(status))
     }
 
-    /// A store failed: the log gets the chain, the client learns whether to try again.
+    /// A store failed. Logs the chain of causes, and tells the client whether to retry.
     fn of_store(error: &StoreError, when_unavailable: ProblemCode) -> Self {
         if error.is_retryable() {
             log_chain(when_unavailable, error);
@@ -279,7 +279,7 @@ impl Problem {
         let mut answer = HttpResponse::build(status);
         answer.insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json")));
         if status == StatusCode::UNAUTHORIZED {
-            // RFC 9110, 11.6.1: every 401 says how to do better.
+            // Every 401 names its authentication scheme (RFC 9110, 11.6.1).
             answer.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }
         if let Some(span) = self.retry_after {
@@ -336,7 +336,7 @@ impl ResponseError for Problem {
     }
 }
 
-// What an operation can be refused with is listed beside its route (`Refusals`), not by type.
+// The refusals of an operation are listed beside its route (`Refusals`), not by type.
 impl Apiv2Errors for Problem {}
 
 /// A refusal, as RFC 9457 writes it.
@@ -441,7 +441,7 @@ impl From<streams::Refused> for Problem {
         match refused {
             Refused::Full => Self::overloaded(),
             Refused::PlaceFull => {
-                Self::too_many_requests(STREAM_RETRY_AFTER).because("The place has as many streams as it may.")
+                Self::too_many_requests(STREAM_RETRY_AFTER).because("The place has the most streams allowed.")
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Reading requests: ids in paths, queries, headers and bodies. Whatever cannot be read is refused with the name of what
-//! is wrong, and a body that does not arrive in time is not waited for.
+//! Reads requests: ids in paths, queries, headers and bodies. A refusal names the part that cannot be read. A body that
+//! does not arrive in time is refused.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -25,7 +25,7 @@ const JSON_LEN_MAX: usize = 16 * 1024;
 /// The longest body of an operator's upload.
 const UPLOAD_LEN_MAX: usize = 8 * 1024 * 1024;
 
-/// The id in the path. What cannot be an id is not found.
+/// The id in the path. A malformed id is answered with 404.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PathId<T>(pub T);
 
@@ -54,7 +54,7 @@ impl<T> OperationModifier for PathId<T> {
     }
 }
 
-/// The query. Parameters that nobody asked for are left alone.
+/// The query. Ignores unknown parameters.
 #[derive(Debug)]
 pub(super) struct Query<T>(pub T);
 
@@ -80,11 +80,11 @@ impl<T: Apiv2Schema> OperationModifier for Query<T> {
     }
 }
 
-/// Says which field a deserializer refused, and by which rule. The value is not repeated: it may be a secret.
+/// Names the field that a deserializer refused, and the rule. Does not repeat the value, which may be a secret.
 fn violation<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> Violation {
     let message = error.inner().to_string();
     let within = Some(error.path().to_string()).filter(|path| path != ".");
-    // Of a missing field, the path leads only to where it should be.
+    // The path of a missing field names only its parent.
     if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
         let field = within.map_or_else(|| field.to_owned(), |path| format!("{path}.{field}"));
         return Violation::new(field, "is missing");
@@ -97,8 +97,8 @@ fn violation<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> Vio
     Violation::new(within.unwrap_or_else(|| "body".into()), rule)
 }
 
-/// A body that no handler has read yet, and how long reading it may take. The framework would read the rest of a chunked
-/// body for as long as the client sends it; while this is held, it closes the connection instead.
+/// A body that no handler has read yet, and how long reading it may take. The framework would read the rest of a
+/// chunked body for as long as the client sends it. While this value lives, it closes the connection instead.
 pub(super) struct Unread {
     /// The body.
     pub(super) body: Payload,
@@ -113,7 +113,7 @@ pub(super) struct RawBody {
     fingerprint: Fingerprint,
 }
 
-/// Reads a body of at most `len_max` bytes before the deadline.
+/// Reads a body of at most `len_max` bytes within its timeout.
 #[expect(clippy::future_not_send, reason = "a request is read on the thread that took its connection")]
 async fn read(request: HttpRequest, len_max: usize) -> Result<RawBody, Problem> {
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
@@ -146,7 +146,7 @@ async fn collect(body: &mut Payload, bytes: &mut BytesMut, len_max: usize) -> Re
     Ok(())
 }
 
-/// What an idempotency key is used for: method, path and body, told apart by their lengths.
+/// The request that an idempotency key stands for: a digest of method, path and body, each after its length.
 fn fingerprint(method: &str, path: &str, body: &[u8]) -> Fingerprint {
     let mut digest = Sha256::new();
     for part in [method.as_bytes(), path.as_bytes(), body] {
@@ -161,7 +161,7 @@ fn media_type(request: &HttpRequest) -> String {
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Reads JSON strictly.
+/// Reads JSON. Refuses text after it.
 pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -177,12 +177,12 @@ fn not_json(error: &serde_json::Error) -> Problem {
         .because(format!("The body is not JSON from line {line}, column {column} on."))
 }
 
-/// A JSON body, and what it is known by under an idempotency key.
+/// A JSON body, and its request's fingerprint for the idempotency key.
 #[derive(Debug)]
 pub(super) struct JsonBody<T> {
-    /// What it says.
+    /// The value.
     pub(super) value: T,
-    /// What it is known by.
+    /// The fingerprint of the request.
     pub(super) fingerprint: Fingerprint,
 }
 
@@ -313,7 +313,7 @@ impl FromRequest for IdempotencyHeader {
     }
 }
 
-/// The header `Usher-Place`. A missing token is as good as a wrong one.
+/// The header `Usher-Place`. A missing token is refused like a wrong one.
 #[derive(Debug)]
 pub(super) struct PlaceHeader(pub String);
 
@@ -327,7 +327,7 @@ impl FromRequest for PlaceHeader {
     }
 }
 
-/// The header `Usher-Place` of somebody who may say it in the query instead.
+/// The header `Usher-Place` of a request that may have the token in its query instead.
 #[derive(Debug)]
 pub(super) struct StreamPlace(pub Option<String>);
 
@@ -340,8 +340,8 @@ impl FromRequest for StreamPlace {
     }
 }
 
-/// The header `Last-Event-ID` of a stream whose ids are numbers. What is none is from no stream of ours, so it is as good
-/// as one that is too high.
+/// The header `Last-Event-ID` of a stream whose ids are numbers. Other ids are not from this server, and count as too
+/// high.
 #[derive(Debug)]
 pub(super) struct LastEventId(pub Option<u64>);
 
@@ -355,7 +355,7 @@ impl FromRequest for LastEventId {
     }
 }
 
-/// The header `Usher-Pass`. Never a cookie: a page elsewhere could make a browser send that.
+/// The header `Usher-Pass`. Never a cookie, because other sites could make a browser send it (CSRF).
 #[derive(Debug)]
 pub(super) struct PassHeader(pub Option<String>);
 
@@ -368,7 +368,7 @@ impl FromRequest for PassHeader {
     }
 }
 
-/// The pass that a gate is shown: the header `Usher-Pass`, or the cookie that browsers keep.
+/// The pass of a request to the gate: the header `Usher-Pass`, or the cookie.
 #[derive(Debug)]
 pub(super) struct GatePass(pub Option<String>);
 

@@ -1,4 +1,4 @@
-//! Everything that requests are answered with, as the composition hands it to the handlers.
+//! The services and the shared state that handlers use, as the composition constructs them.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ use crate::live::geometries::Geometries;
 use crate::live::streams::Streams;
 use crate::runtime::metrics::Metrics;
 
-/// Says whether the server can do its work.
+/// Checks whether the server can do its work.
 #[async_trait]
 pub trait Readiness: Send + Sync + 'static {
-    /// Each thing the server depends on, and whether it answers.
+    /// Each dependency of the server, and whether it answers.
     async fn check(&self) -> Vec<(&'static str, Result<(), StoreError>)>;
 }
 
-/// Everything that requests are answered with. A handler never sees all of it: each resource takes what it needs into a
-/// context of its own.
+/// The services and the shared state of all handlers. Each resource copies the parts that it needs into its own
+/// context.
 pub struct Services {
     /// Sign-up and log-in.
     pub accounts: usher_account::Service,
@@ -38,19 +38,19 @@ pub struct Services {
     pub clock: Arc<dyn Clock>,
     /// Ids of requests.
     pub ids: Arc<dyn IdGenerator>,
-    /// What is counted.
+    /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Whether the server can do its work.
     pub readiness: Arc<dyn Readiness>,
-    /// Runs what must not stop when its client goes away.
+    /// Runs changes that must not stop when the client disconnects.
     pub detached: Detached,
     /// The limits that all requests share.
     pub edge: Arc<Edge>,
     /// Open streams of places and of seats.
     pub streams: Streams,
-    /// Which seats are available.
+    /// The boards of seats.
     pub boards: Boards,
-    /// Where seats are.
+    /// The seat maps.
     pub geometries: Arc<Geometries>,
     /// Terms of performances whose operator names none.
     pub sale_defaults: SaleDefaults,

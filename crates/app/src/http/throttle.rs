@@ -1,4 +1,4 @@
-//! How fast is too fast: per account, per client address, and per place.
+//! Rate limits: per account, per client address, and per place.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,7 +12,7 @@ use usher_kernel::Timestamp;
 
 use super::problem::Problem;
 
-/// A limit per key (GCRA): so many at once, and so many a second.
+/// A rate limit per key, with a burst (GCRA).
 pub(super) struct PerKey<K: Hash + Eq + Clone> {
     limiter: DefaultKeyedRateLimiter<K>,
     clock: DefaultClock,
@@ -20,8 +20,8 @@ pub(super) struct PerKey<K: Hash + Eq + Clone> {
 }
 
 impl<K: Hash + Eq + Clone> PerKey<K> {
-    /// Keys that were silent for long enough to be as good as new are forgotten once in so many checks, so the memory
-    /// stays in proportion to the traffic.
+    /// Every so many checks, keys that were idle for long enough are dropped, so that the memory stays in proportion to
+    /// the traffic.
     const FORGET_EVERY: u32 = 1 << 16;
 
     /// At most `burst` at once, and `per_s` a second.
@@ -31,7 +31,7 @@ impl<K: Hash + Eq + Clone> PerKey<K> {
         Self { limiter, clock, checks: AtomicU32::new(0) }
     }
 
-    /// Lets one more pass, or says when to come back.
+    /// Admits one more request, or tells when to retry.
     pub(super) fn check(&self, key: &K) -> Result<(), Problem> {
         if self.checks.fetch_add(1, Ordering::Relaxed) % Self::FORGET_EVERY == Self::FORGET_EVERY - 1 {
             self.limiter.retain_recent();
@@ -41,7 +41,7 @@ impl<K: Hash + Eq + Clone> PerKey<K> {
     }
 }
 
-/// What an address is limited as: an IPv6 customer has a whole network of 64 bits.
+/// The address or network that is limited: one IPv6 customer has a whole /64 network.
 pub(super) fn network_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -52,13 +52,13 @@ pub(super) fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A limit per place on polling, in a fixed amount of memory whatever the crowd: an array of counters, found by the hash
-/// of the place's token. Places that share a counter share its limit, which leaves room for that: honest places poll
-/// every two seconds at most, so the limit of one is enough for twenty.
+/// A rate limit on polls per place, in a fixed amount of memory: an array of counters, indexed by the hash of the
+/// place's token. Places that share a counter share its limit, which is enough for twenty honest places: each polls at
+/// most every two seconds.
 pub(super) struct PerPlace {
     /// When each counter would be empty: the theoretical arrival time of GCRA, in ms.
     empty_at_ms: Box<[AtomicI64]>,
-    /// Keyed, so that nobody can aim at someone else's counter.
+    /// Keyed at random, so that a client cannot aim at another place's counter.
     hasher: RandomState,
 }
 
@@ -73,7 +73,7 @@ impl PerPlace {
         Self { empty_at_ms, hasher: RandomState::new() }
     }
 
-    /// Lets one more poll pass, or says when to come back.
+    /// Admits one more poll, or tells when to retry.
     pub(super) fn check(&self, place: &str, now: Timestamp) -> Result<(), Problem> {
         let hash = self.hasher.hash_one(place) % Self::COUNTERS as u64;
         let counter = &self.empty_at_ms[usize::try_from(hash).unwrap_or(0)];

@@ -1,4 +1,4 @@
-//! How ids, times and money are written in JSON.
+//! Ids, times and money in JSON.
 
 use std::num::NonZeroU8;
 
@@ -17,8 +17,8 @@ use uuid::Uuid;
 const MILLISECONDS: EncodedConfig =
     Config::DEFAULT.set_time_precision(TimePrecision::Second { decimal_digits: NonZeroU8::new(3) }).encode();
 
-/// A time as RFC 3339 writes it, e.g. `2026-01-02T03:04:05.678Z`. Times that the calendar does not have are shown as the
-/// epoch: nothing stores them.
+/// A time as RFC 3339 writes it, e.g. `2026-01-02T03:04:05.678Z`. A time out of the calendar's range becomes the epoch;
+/// no store has such a time.
 pub(super) fn rfc3339(at: Timestamp) -> String {
     format(at).unwrap_or_else(|_| "1970-01-01T00:00:00.000Z".into())
 }

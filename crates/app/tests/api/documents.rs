@@ -27,7 +27,7 @@ async fn the_served_document_is_the_stored_one() {
     assert_eq!(header(&served, "content-type"), Some("application/json"));
     assert!(
         served.text().await.unwrap() == stored,
-        "docs/openapi.json is not what the server says; if the change is meant, run `usher openapi > docs/openapi.json`",
+        "docs/openapi.json differs from the served document; if the change is meant, run `usher openapi > docs/openapi.json`",
     );
 }
 
