@@ -37,12 +37,12 @@ Errors are `application/problem+json` (RFC 9457); each `type` is the address of 
 Every answer has an `X-Request-Id`.";
 
 const TAGS: [(&str, &str); 6] = [
-    ("accounts", "Sign-up, log-in, and who one is."),
+    ("accounts", "Sign-up, log-in, and the caller's own account."),
     ("catalogue", "Concerts, performances and seats: public, cacheable, with ETags."),
     ("line", "The waiting line of a performance."),
     ("reservations", "Holding seats and paying for them."),
-    ("operators", "What operators do."),
-    ("system", "How the server is."),
+    ("operators", "Operations for operators."),
+    ("system", "Health of the server."),
 ];
 
 /// The document in JSON, as it is served and printed.

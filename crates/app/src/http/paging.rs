@@ -18,9 +18,9 @@ const LIMIT_DEFAULT: u64 = 50;
 /// The query for a page of a list.
 #[derive(Debug, Deserialize, Apiv2Schema)]
 pub(super) struct PageQuery {
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
-    /// How many entries at most: 1 to 200, otherwise 50.
+    /// The most entries of the page: 1 to 200; 50 if absent.
     limit: Option<u64>,
 }
 

@@ -352,10 +352,10 @@ pub struct ProblemBody {
     status: u16,
     /// What is wrong, and what to do about it.
     detail: String,
-    /// The path that was asked.
+    /// The path of the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
-    /// What is wrong, for programs.
+    /// The problem code.
     code: String,
     /// The values that break rules.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -366,7 +366,7 @@ pub struct ProblemBody {
     /// When to try again.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
-    /// What the server's log knows the request by.
+    /// The request's id, under which the server's log has the cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     request_id: Option<String>,
 }
@@ -374,7 +374,7 @@ pub struct ProblemBody {
 /// One value that breaks a rule.
 #[derive(Debug, Serialize, Apiv2Schema)]
 struct FieldError {
-    /// Where it is, e.g. `seats[2]` or `line 7`.
+    /// The field or line, e.g. `seats[2]` or `line 7`.
     field: String,
     /// The rule.
     message: String,

@@ -278,7 +278,7 @@ macro_rules! header_parameters {
 
 header_parameters! {
     IdempotencyHeader: "Idempotency-Key", true,
-        "Makes the call safe to repeat: 1 to 255 visible ASCII characters, new with each new wish.";
+        "Makes the call safe to repeat: 1 to 255 visible ASCII characters, new with each new request.";
     PlaceHeader: "Usher-Place", true, "The place token.";
     StreamPlace: "Usher-Place", false, "The place token; else the query's `place`.";
     LastEventId: "Last-Event-ID", false, "The id of the last event that was seen; else the query's `after`.";

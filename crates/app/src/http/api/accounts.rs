@@ -1,4 +1,4 @@
-//! Sign-up, log-in, and who one is.
+//! Sign-up, log-in, and the caller's own account.
 
 use std::sync::Arc;
 
@@ -49,12 +49,12 @@ impl From<&Services> for Context {
     }
 }
 
-/// A wish for an account.
+/// A request for an account.
 #[derive(Deserialize, Apiv2Schema)]
 #[openapi(rename = "SignUp")]
 #[serde(deny_unknown_fields)]
 struct SignUpWish {
-    /// A mail address nobody else signed up with.
+    /// A mail address that no account has.
     email: String,
     /// 8 to 128 characters.
     password: String,
@@ -62,7 +62,7 @@ struct SignUpWish {
     name: String,
 }
 
-/// What one logs in with.
+/// The credentials of an account.
 #[derive(Deserialize, Apiv2Schema)]
 #[openapi(rename = "LogIn")]
 #[serde(deny_unknown_fields)]
@@ -81,7 +81,7 @@ struct AccountView {
     id: Id,
     /// Its mail address.
     email: String,
-    /// What to call its owner.
+    /// The owner's name.
     name: String,
 }
 
@@ -89,15 +89,15 @@ struct AccountView {
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "AccessToken")]
 struct TokenView {
-    /// To be sent as `Authorization: Bearer ...`.
+    /// Send it as `Authorization: Bearer ...`.
     access_token: String,
     /// `Bearer`.
     token_type: &'static str,
-    /// How long it is good.
+    /// How long it is valid.
     expires_in_s: u64,
 }
 
-/// An account, and what it may do.
+/// An account, with its role.
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "Member")]
 struct MemberView {
@@ -105,7 +105,7 @@ struct MemberView {
     id: Id,
     /// Its mail address.
     email: String,
-    /// What to call its owner.
+    /// The owner's name.
     name: String,
     /// `buyer` or `operator`.
     role: &'static str,
@@ -125,7 +125,7 @@ impl From<Account> for MemberView {
     }
 }
 
-/// Makes an account.
+/// Creates an account.
 #[api_v2_operation(tags("accounts"), operation_id = "accounts.sign_up")]
 async fn sign_up(context: Data<Context>, wish: JsonBody<SignUpWish>) -> Result<CreatedJson<AccountView>, Problem> {
     let SignUpWish { email, password, name } = wish.value;
@@ -135,7 +135,7 @@ async fn sign_up(context: Data<Context>, wish: JsonBody<SignUpWish>) -> Result<C
     Ok(CreatedJson(made.await?.into()))
 }
 
-/// Gives out an access token.
+/// Issues an access token.
 #[api_v2_operation(tags("accounts"), operation_id = "accounts.log_in")]
 async fn log_in(context: Data<Context>, wish: JsonBody<LogInWish>) -> Result<Json<TokenView>, Problem> {
     let LogInWish { email, password } = wish.value;
@@ -147,7 +147,7 @@ async fn log_in(context: Data<Context>, wish: JsonBody<LogInWish>) -> Result<Jso
     Ok(Json(TokenView { access_token, token_type: "Bearer", expires_in_s }))
 }
 
-/// Tells who the bearer is.
+/// Shows the account of the access token.
 #[api_v2_operation(tags("accounts"), operation_id = "accounts.me")]
 async fn me(context: Data<Context>, LoggedIn(bearer): LoggedIn) -> Result<Json<MemberView>, Problem> {
     Ok(Json(context.accounts.find(bearer.account).await?.into()))

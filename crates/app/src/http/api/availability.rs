@@ -1,7 +1,7 @@
-//! Which seats can be had: all of them, as briefly as possible, and what changes as a stream. From memory, so that a crowd
-//! that looks is no load for the store.
+//! The availability of seats: a compact snapshot of all seats, and a stream of changes. Both come from memory, so that
+//! a crowd of readers puts no load on the store.
 //!
-//! Of a stream, only the place in the list of changes is kept: what it is told is read when there is room to send it.
+//! A stream keeps only its position in the list of changes. It reads the changes when there is room to send them.
 
 use std::sync::Arc;
 
@@ -35,10 +35,10 @@ const OPERATION_REFUSALS: &[ProblemCode] = &[ProblemCode::StoreUnavailable];
 pub(super) const REFUSALS: Refusals =
     &[("catalogue.availability", OPERATION_REFUSALS), ("catalogue.availability_stream", OPERATION_REFUSALS)];
 
-/// A second keeps a crowd off the server, where there is a cache between.
+/// With one second, a cache in front of the server absorbs a crowd.
 const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("public, max-age=1");
-/// When to come back after a connection broke off, in ms: some time in here, so that all those whose server stopped do
-/// not come at once.
+/// The range of the random delay before a client reconnects, in ms, so that the clients of a stopped server do not come
+/// back all at once.
 const RETRY_AFTER_MS: std::ops::Range<u32> = 1_000..5_000;
 
 pub(super) fn routes(config: &mut ServiceConfig<'_>) {
@@ -59,13 +59,13 @@ impl From<&Services> for Context {
     }
 }
 
-/// Which seats can be had, in two bits each.
+/// The status of each seat, in two bits.
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "Availability")]
 struct AvailabilityView {
-    /// Which seat map the indices belong to.
+    /// The version of the seat map that has the indices.
     map_version: u32,
-    /// The point of the seats' history: every change up to it is in here.
+    /// The position in the history of the seats: every change up to it is included.
     sequence: u64,
     /// Base64 of two bits a seat in index order, the first seat in the lowest bits of the first byte: 0 available,
     /// 1 held, 2 sold.
@@ -80,17 +80,17 @@ impl From<&Picture> for AvailabilityView {
 }
 
 fn write(picture: &Picture) -> SharedJson {
-    // Numbers and base64 can always be written.
+    // Serializing numbers and base64 does not fail.
     let json = serde_json::to_vec(&AvailabilityView::from(picture)).unwrap_or_default();
     if picture.is_settled {
         SharedJson::tagged(json, &picture.sequence.to_string())
     } else {
-        // Seats change while the sequence waits for an event that is still open.
+        // Seats can change while the sequence waits for an event that is not settled.
         SharedJson::of(json)
     }
 }
 
-/// Shows which seats of a performance can be had, as briefly as possible.
+/// Shows the status of all seats of a performance, in a compact form.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.availability")]
 async fn availability(
     context: Data<Context>,
@@ -101,14 +101,14 @@ async fn availability(
     Ok(Cacheable::shared(json, CACHE_CONTROL).of_age(context.boards.age()))
 }
 
-/// For browsers, whose `EventSource` sends no headers of its own when it begins.
+/// A query for browsers, whose `EventSource` cannot set headers.
 #[derive(Deserialize, Apiv2Schema)]
 struct AfterQuery {
-    /// The `sequence` of the availability that was read, where the header cannot be sent.
+    /// The `sequence` of the availability that the client has, if it cannot send the header.
     after: Option<u64>,
 }
 
-/// Follows which seats of a performance can be had: an event for each change.
+/// Streams the changes of the seats of a performance.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.availability_stream", produces = "text/event-stream")]
 async fn follow(
     context: Data<Context>,
@@ -118,11 +118,11 @@ async fn follow(
 ) -> Result<SeatEvents, Problem> {
     let room = context.streams.make_room(Followed::Seats)?;
     let (board, bell) = context.boards.open_and_keep(performance).await?;
-    // The header is newer: a browser comes back to the address that it began with.
+    // The header is newer: a browser reconnects to its first URL.
     Ok(SeatEvents { room, board, bell, known: in_header.or(in_query), highest: context.boards.highest() })
 }
 
-/// The answer: what changed since the client knew all, and all that changes later.
+/// The answer: the changes since the sequence that the client knows, and all later changes.
 struct SeatEvents {
     room: Room,
     board: Arc<Board>,
@@ -162,19 +162,19 @@ impl OperationModifier for SeatEvents {
     }
 }
 
-/// One stream.
+/// The state of a stream.
 struct Follower {
     room: Room,
     board: Arc<Board>,
     bell: Bell,
     position: u64,
-    /// What changes before that is told together.
+    /// Changes before this time are sent together.
     quiet_until: Instant,
     pulse: Pulse,
 }
 
 impl Follower {
-    /// The next part of the stream; nothing at its end.
+    /// The next part of the stream; `None` at its end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if self.room.is_ended()
@@ -195,13 +195,13 @@ impl Follower {
             }
             tokio::select! {
                 () = self.room.ended() => return None,
-                // The board outlives its followers, so the bell is there.
+                // This stream keeps the board, so that the bell's sender lives.
                 _ = timeout_at(self.pulse.beat_at(), self.bell.changed()) => {}
             }
         }
     }
 
-    /// Whether its client does not read.
+    /// Whether the client does not read.
     fn is_stalled(&self) -> bool {
         sse::is_stalled(self.pulse.beat_at(), self.room.stalled_after())
     }
@@ -215,10 +215,10 @@ impl Drop for Follower {
     }
 }
 
-/// The first part: where the stream begins, which the client shows when it comes back, and what it missed.
+/// The first part: the id that the client sends when it reconnects, and the changes that it missed.
 fn beginning(news: Option<&News<'_>>, sequence: u64, retry_ms: u32) -> Bytes {
     match news {
-        // No data, so it is no event (HTML Living Standard, 9.2.6), but its id counts.
+        // Without data this is no event (HTML Living Standard, 9.2.6), but a client keeps its id.
         None => format!("id: {sequence}\nretry: {retry_ms}\n\n").into(),
         Some(news) => [format!("retry: {retry_ms}\n").as_bytes(), &event(news, sequence)].concat().into(),
     }
@@ -249,8 +249,7 @@ mod tests {
 
     use super::*;
 
-    /// How long the answer is about a hall where each seat is as likely free, held or sold, and no neighbour tells of
-    /// another: what compresses worst.
+    /// The length of the answer for a hall of random seats, which compresses worst.
     fn answer_len(n_seats: usize, accepted: &str) -> u64 {
         let mut random = StdRng::seed_from_u64(7);
         let packed = (0..n_seats / 4).map(|_| (0..4).fold(0, |byte, _| byte << 2 | random.random_range(0..3_u8)));

@@ -1,4 +1,4 @@
-//! Browsing: concerts, performances, seats. Public, and made to be cached.
+//! Concerts, performances and seats: public and cacheable.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::live::shared_json::SharedJson;
 
 /// Titles and venues hardly change.
 const CONCERT: HeaderValue = HeaderValue::from_static("public, max-age=10");
-/// A sale's state and the number of seats left change all the time; a second keeps a crowd off the store.
+/// The state of a sale and the number of seats left change all the time. One second keeps a crowd off the store.
 const SALE: HeaderValue = HeaderValue::from_static("public, max-age=1");
 /// A map may be replaced until the sale opens.
 const SEAT_MAP: HeaderValue = HeaderValue::from_static("public, max-age=60");
@@ -41,8 +41,7 @@ pub(super) const REFUSALS: Refusals = &[
     ("catalogue.seat_map", &[ProblemCode::StoreUnavailable]),
 ];
 
-// Only these answers are compressed: they are long, they are the same for all, and they hold no secret that their
-// compressed length could tell (BREACH).
+// `Compress` is only for public answers: it could leak a secret through the length of the answer (BREACH).
 pub(super) fn routes(config: &mut ServiceConfig<'_>) {
     config
         .service(resource("/concerts").route(get().to(concerts)).wrap(Compress::default()))
@@ -86,11 +85,11 @@ pub(super) struct ConcertView {
     id: Id,
     /// Its title.
     title: String,
-    /// What it is about; may be empty.
+    /// The description; may be empty.
     description: String,
     /// Where it takes place.
     venue: String,
-    /// How long it runs.
+    /// The running time.
     running_time_min: u32,
 }
 
@@ -107,9 +106,9 @@ impl From<Concert> for ConcertView {
 pub(super) struct PerformanceView {
     /// The performance's id.
     id: Id,
-    /// The concert it is a date of.
+    /// The concert's id.
     concert_id: Id,
-    /// When the music starts.
+    /// When the performance starts.
     starts_at: Instant,
     /// The first moment of the sale.
     sale_opens_at: Instant,
@@ -134,7 +133,7 @@ impl PerformanceView {
     }
 }
 
-/// One date of a concert, and its seats in numbers.
+/// One date of a concert, with its seats in numbers.
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "PerformanceWithSeats")]
 struct PerformanceWithSeatsView {
@@ -148,13 +147,13 @@ struct PerformanceWithSeatsView {
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "SeatCounts")]
 pub(super) struct SeatCountsView {
-    /// All.
+    /// All seats.
     total: u64,
-    /// Nobody has them.
+    /// Free seats.
     available: u64,
-    /// Somebody has them for some minutes.
+    /// Held seats.
     held: u64,
-    /// Somebody owns them.
+    /// Sold seats.
     sold: u64,
 }
 
@@ -172,9 +171,9 @@ struct SeatQuery {
     status: Option<String>,
     /// Only of this grade.
     grade: Option<String>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     cursor: Option<String>,
-    /// How many entries at most: 1 to 200, otherwise 50.
+    /// The most entries of the page: 1 to 200; 50 if absent.
     limit: Option<u64>,
 }
 
@@ -207,7 +206,7 @@ struct SeatView {
     price: MoneyView,
     /// `available`, `held` or `sold`.
     status: &'static str,
-    /// +1 with each change of status or owner.
+    /// The version: +1 with each change of status or owner.
     version: u32,
 }
 
@@ -227,13 +226,13 @@ impl From<Seat> for SeatView {
     }
 }
 
-/// Where all seats of a performance stand. Immutable per version.
+/// The seat map of a performance. Immutable per version.
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "SeatMap")]
 struct SeatMapView {
-    /// +1 with each new map.
+    /// The version: +1 with each new map.
     map_version: u32,
-    /// The sections, as their operator listed them. Seats are counted through all of them: the first has index 0.
+    /// The sections, in the operator's order. Indices of seats run through all sections, from 0.
     sections: Vec<SectionView>,
 }
 
@@ -261,7 +260,7 @@ struct RowView {
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "PlannedSeat")]
 struct PlannedSeatView {
-    /// Its index, by which the availability counts.
+    /// Its index in the availability.
     index: usize,
     /// Its name.
     seat: String,
@@ -366,11 +365,11 @@ async fn seats(
 /// Which seat map to show.
 #[derive(Deserialize, Apiv2Schema)]
 struct SeatMapQuery {
-    /// The version that the availability names. If it is the present one, the answer may be kept for ever.
+    /// The `map_version` of the availability. If it is the current one, the answer may be cached for ever.
     map_version: Option<u32>,
 }
 
-/// Shows where all seats of a performance stand.
+/// Shows the seat map of a performance.
 #[api_v2_operation(tags("catalogue"), operation_id = "catalogue.seat_map")]
 async fn seat_map(
     context: Data<Context>,
@@ -381,7 +380,7 @@ async fn seat_map(
     let write = async || {
         let map = context.catalogue.seat_map(performance).await?;
         let version = map.version;
-        // A stadium takes a while to write.
+        // Serializing a stadium would block the worker.
         let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&SeatMapView::from(map)).map(SharedJson::of));
         let json = json.await.map_err(|error| Problem::internal(&error))?;
         Ok::<_, Problem>((version, json.map_err(|error| Problem::internal(&error))?))

@@ -1,4 +1,4 @@
-//! The line: joining, polling, leaving, and the gate for what stands behind it.
+//! The line: join, poll, leave, and the gate for pages behind the line.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::http::reading::{GatePass, PathId, PlaceHeader};
 use crate::http::services::Services;
 use crate::http::values::Instant;
 
-/// What a look at a place can be refused with, once or as a stream.
+/// The refusals of a poll, and of the stream of a place.
 pub(super) const POLL_REFUSALS: &[ProblemCode] = &[
     ProblemCode::PlaceInvalid,
     ProblemCode::PassMismatch,
@@ -92,7 +92,7 @@ impl From<&Services> for Context {
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "Place")]
 pub(super) struct PlaceView {
-    /// The place token: to be kept, and sent as `Usher-Place`.
+    /// The place token. Keep it, and send it as `Usher-Place`.
     place: String,
     /// The place's number: unique, increasing, never reused.
     number: u64,
@@ -100,19 +100,19 @@ pub(super) struct PlaceView {
     state: &'static str,
     /// 1 is next; 0 when admitted.
     position: u64,
-    /// How many stand before it, those who came back included.
+    /// How many people are before it, including those who came back.
     ahead: u64,
-    /// When to ask again.
+    /// The delay before the next poll.
     poll_after_ms: u64,
-    /// How long the wait will be; null where that cannot be told.
+    /// The estimated wait; null if there is no estimate.
     eta_s: Option<EtaView>,
-    /// The pass of someone admitted; null for everybody else.
+    /// The pass; null unless admitted.
     pass: Option<PassView>,
     /// `scheduled`, `open`, `paused`, `closed` or `sold_out`.
     sale_state: &'static str,
 }
 
-/// How long a wait will be, in seconds.
+/// The estimated wait, in seconds.
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "Eta")]
 struct EtaView {
@@ -126,9 +126,9 @@ struct EtaView {
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "Pass")]
 struct PassView {
-    /// To be sent as `Usher-Pass`.
+    /// Send it as `Usher-Pass`.
     token: String,
-    /// It is good until just before this.
+    /// The first moment at which it is not valid.
     expires_at: Instant,
 }
 
@@ -151,7 +151,7 @@ impl From<PlaceStatus> for PlaceView {
 }
 
 impl PlaceView {
-    /// The pass of someone admitted, for what stands behind the gate.
+    /// The cookie with the pass, for pages behind the gate. `None` unless the place is admitted.
     pub(super) fn pass_cookie(&self, now: Timestamp, request: &HttpRequest) -> Option<Cookie<'_>> {
         let PassView { token, expires_at } = self.pass.as_ref()?;
         let lives_s = i64::try_from(expires_at.0.since(now).as_secs()).unwrap_or(i64::MAX);
@@ -166,16 +166,16 @@ impl PlaceView {
     }
 }
 
-/// A place as it is answered: a pass comes as a cookie too, for what stands behind the gate.
+/// A place as an answer, which also sets the pass as a cookie.
 struct PlaceAnswer<const MAY_BE_NEW: bool> {
     place: PlaceView,
     status: StatusCode,
     now: Timestamp,
 }
 
-/// A place, new or had before.
+/// A new place or an earlier one.
 type JoinAnswer = PlaceAnswer<true>;
-/// A place that was there.
+/// An existing place.
 type PollAnswer = PlaceAnswer<false>;
 
 impl<const MAY_BE_NEW: bool> Responder for PlaceAnswer<MAY_BE_NEW> {
@@ -213,9 +213,9 @@ impl<const MAY_BE_NEW: bool> OperationModifier for PlaceAnswer<MAY_BE_NEW> {
     }
 }
 
-/// Asks something of a line. A line that is open answers by single calls of its store, each all or nothing, so that whoever
-/// asks may go away; one that has to be opened first is asked by a task of its own, because an opening given up halfway
-/// looks like a loss to all servers.
+/// Asks a line. An open line makes single atomic calls of its store, so that the caller may disconnect. If the line
+/// must be opened first, the question runs in its own task, because to all servers an interrupted opening looks like a
+/// loss.
 pub(super) async fn ask<T: Send + 'static>(
     context: &Context,
     performance: PerformanceId,
@@ -228,7 +228,7 @@ pub(super) async fn ask<T: Send + 'static>(
     }
 }
 
-/// Joins the line. Whoever has a place already is shown that one.
+/// Joins the line. An account with a place gets that place again.
 #[api_v2_operation(tags("line"), operation_id = "line.join")]
 async fn join(
     context: Data<Context>,
@@ -242,7 +242,7 @@ async fn join(
     Ok(PlaceAnswer { place: joined.status.into(), status, now: context.clock.now() })
 }
 
-/// Shows where a place stands.
+/// Shows the state of a place.
 #[api_v2_operation(tags("line"), operation_id = "line.poll")]
 async fn poll(
     context: Data<Context>,
@@ -256,7 +256,7 @@ async fn poll(
     Ok(PlaceAnswer { place: status.into(), status: StatusCode::OK, now })
 }
 
-/// Gives a place up: out of the line, or out of the sale.
+/// Gives up a place in the line, or its pass.
 #[api_v2_operation(tags("line"), operation_id = "line.leave")]
 async fn leave(
     context: Data<Context>,
@@ -268,7 +268,7 @@ async fn leave(
     Ok(NoContent)
 }
 
-/// Tells a proxy whether someone was admitted (nginx `auth_request`, Envoy `ext_authz`). Every refusal is a 401.
+/// Tells a proxy whether a pass admits its owner (nginx `auth_request`, Envoy `ext_authz`). Every refusal is a 401.
 #[api_v2_operation(tags("line"), operation_id = "line.gate")]
 async fn gate(
     context: Data<Context>,

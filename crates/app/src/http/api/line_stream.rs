@@ -1,8 +1,8 @@
-//! A place as a stream: Server-Sent Events of what a poll would tell, when it changes. Whoever follows a place polls it
-//! from inside of the server, at the pace that the line asks of everybody; being called wakes them at once.
+//! The stream of a place: Server-Sent Events with the answer of a poll, whenever that changes. Each stream polls the
+//! line inside the server, at the pace that the line asks of every client, and at once when the place is called.
 //!
-//! A state is read when there is room to send it, so nothing queues up behind a slow reader: what it did not see was
-//! replaced by what is so now.
+//! The state is read when there is room to send it, so that nothing queues up behind a slow reader, which gets only the
+//! latest state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
     config.service(resource("/performances/{performance_id}/queue/stream").route(get().to(follow)));
 }
 
-/// What the stream of a place needs.
+/// What the handler of the stream needs.
 pub(super) struct Context {
     line: line::Context,
     streams: Streams,
@@ -45,14 +45,14 @@ impl From<&Services> for Context {
     }
 }
 
-/// For browsers, whose `EventSource` sends no headers of its own.
+/// A query for browsers, whose `EventSource` cannot set headers.
 #[derive(Deserialize, Apiv2Schema)]
 struct PlaceQuery {
-    /// The place token, where the header cannot be sent.
+    /// The place token, if the client cannot send the header.
     place: Option<String>,
 }
 
-/// Follows a place: an event at once, and one for each change.
+/// Streams a place: its state at once, and each change.
 #[api_v2_operation(tags("line"), operation_id = "line.stream", produces = "text/event-stream")]
 async fn follow(
     context: Data<Context>,
@@ -70,7 +70,7 @@ async fn follow(
     Ok(PlaceEvents { following: room.follow(performance, status.number)?, performance, place, status, line, clock })
 }
 
-/// The answer: what a poll tells now, and all that it would tell later.
+/// The answer: the state of the place, and all its later changes.
 struct PlaceEvents {
     following: Following,
     performance: PerformanceId,
@@ -106,12 +106,12 @@ impl OperationModifier for PlaceEvents {
     }
 }
 
-/// How often something is done for a stream, beside the polls that the line asks for.
+/// The intervals of a stream, beside that of the polls that the line asks for.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
-    /// How long a stream says nothing at most.
+    /// The time after which a silent stream sends a heartbeat.
     heartbeat: Duration,
-    /// How often those inside look whether they booked, left, or were let out.
+    /// How often, at least, an admitted place is polled for the end of its pass.
     inside: Duration,
 }
 
@@ -119,26 +119,26 @@ impl Pace {
     const USUAL: Self = Self { heartbeat: sse::HEARTBEAT_AFTER, inside: Duration::from_secs(5) };
 }
 
-/// The shortest time between two looks, whatever the clocks say of a pass that is about to run out.
+/// The shortest time between two polls, even if a pass is about to expire.
 const LOOK_AFTER_MIN: Duration = Duration::from_millis(50);
 
-/// One stream. `poll` asks where the place stands, which is what marks its owner as present, so it is never asked more
-/// seldom than the line wants to be.
+/// The state of a stream. `poll` asks the line for the place's state, which also marks its owner as present, so it runs
+/// at least as often as the line asks for.
 struct Follower<P> {
     following: Following,
     poll: P,
     clock: Arc<dyn Clock>,
     pace: Pace,
-    /// What was told last, but for when to ask again: that alone is no news.
+    /// The last state that was sent, without `poll_after`, whose change alone is no event.
     told: PlaceStatus,
-    /// How long after one look the next one comes.
+    /// The time between two polls.
     look_after: Duration,
     look_at: Instant,
     pulse: Pulse,
 }
 
 impl<P: AsyncFn() -> Result<PlaceStatus, usher_queue::Error>> Follower<P> {
-    /// A stream, and its first event: `status`.
+    /// Begins a stream. Its first event is `status`.
     fn begin(following: Following, poll: P, clock: Arc<dyn Clock>, pace: Pace, status: PlaceStatus) -> (Self, Bytes) {
         let (told, look_after, now) = (but_for_the_pace(&status), Duration::ZERO, Instant::now());
         let pulse = Pulse::new(pace.heartbeat);
@@ -148,7 +148,7 @@ impl<P: AsyncFn() -> Result<PlaceStatus, usher_queue::Error>> Follower<P> {
         (follower, first)
     }
 
-    /// The next part of the stream; nothing at its end.
+    /// The next part of the stream; `None` at its end.
     async fn next(&mut self) -> Option<Bytes> {
         while !self.is_over() {
             let is_woken = timeout_at(self.wake_at(), self.following.woken()).await.is_ok();
@@ -158,7 +158,7 @@ impl<P: AsyncFn() -> Result<PlaceStatus, usher_queue::Error>> Follower<P> {
             if is_woken || self.look_at <= Instant::now() {
                 let looked = tokio::select! {
                     biased;
-                    // In a box, because most streams are not looking most of the time.
+                    // Boxed, because most streams do not poll most of the time.
                     looked = Box::pin((self.poll)()) => looked,
                     () = self.following.woken() => {
                         self.look_at = Instant::now();
@@ -173,7 +173,7 @@ impl<P: AsyncFn() -> Result<PlaceStatus, usher_queue::Error>> Follower<P> {
                         }
                     }
                     Err(error) if passes(&error) => self.look_at = Instant::now() + self.look_after,
-                    // The client comes back, and is told what is wrong.
+                    // The client reconnects, and gets the problem as its answer.
                     Err(_) => return None,
                 }
             }
@@ -184,7 +184,7 @@ impl<P: AsyncFn() -> Result<PlaceStatus, usher_queue::Error>> Follower<P> {
         None
     }
 
-    /// Decides when to look again.
+    /// Schedules the next poll.
     fn plan(&mut self, status: &PlaceStatus) {
         let until_it_ends = |pass: &PassToken| pass.expires_at.since(self.clock.now()).max(LOOK_AFTER_MIN);
         self.look_after = match &status.pass {
@@ -213,7 +213,7 @@ impl<P> Follower<P> {
         self.look_at.min(self.pulse.beat_at())
     }
 
-    /// Whether its client does not read.
+    /// Whether the client does not read.
     fn is_stalled(&self) -> bool {
         sse::is_stalled(self.wake_at(), self.following.room().stalled_after())
     }
@@ -227,12 +227,12 @@ impl<P> Drop for Follower<P> {
     }
 }
 
-/// What a person can see of a status.
+/// The status without `poll_after`.
 fn but_for_the_pace(status: &PlaceStatus) -> PlaceStatus {
     PlaceStatus { poll_after: Duration::ZERO, ..status.clone() }
 }
 
-/// Whether it is worth looking again after this.
+/// Whether the next poll may succeed.
 fn passes(error: &usher_queue::Error) -> bool {
     use usher_queue::Error;
     match error {
@@ -248,11 +248,11 @@ fn passes(error: &usher_queue::Error) -> bool {
     }
 }
 
-/// One event (HTML Living Standard, 9.2). A client whose connection breaks off comes back when a poll would have been
-/// due, so that all those whose server stopped come as spread as polls do.
+/// One event (HTML Living Standard, 9.2). A client whose connection breaks reconnects when its next poll would be due,
+/// so that the clients of a stopped server are spread like polls.
 fn event(status: PlaceStatus, now: Timestamp) -> Bytes {
     let (id, retry_ms) = (now.unix_ms(), status.poll_after.as_millis());
-    // JSON has no line ends of its own. What cannot be written would be a bug, and an empty event changes nothing.
+    // Compact JSON has no line breaks. Serializing does not fail, and clients would ignore an event without data.
     let json = serde_json::to_string(&PlaceView::from(status)).unwrap_or_default();
     format!("id: {id}\nevent: place\nretry: {retry_ms}\ndata: {json}\n\n").into()
 }
@@ -302,7 +302,7 @@ mod tests {
         PlaceStatus { state: PlaceState::Admitted, position: 0, pass, ..waiting(1, LATER) }
     }
 
-    /// A line that says one thing after the other, and then the last again and again.
+    /// A line that answers from a list, and then always with `last`.
     struct Line {
         says: Mutex<VecDeque<Result<PlaceStatus, Error>>>,
         last: PlaceStatus,
@@ -491,7 +491,7 @@ mod tests {
         let mut other = line.follow(SILENT, waiting(3, SOON));
         assert!(is_event(follower.next().await.as_ref(), "\"position\":2"));
 
-        // Long enough for as many looks as there would be.
+        // Long enough for the first stream to poll as often.
         for _ in 0..3 {
             assert!(is_event(other.next().await.as_ref(), "\"position\":1"));
             other.told = waiting(9, SOON);

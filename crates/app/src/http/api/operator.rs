@@ -1,4 +1,4 @@
-//! What operators do: concerts, performances, seats, admission.
+//! Operations for operators: concerts, performances, seats, admission.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,14 +67,14 @@ impl From<&Services> for Context {
     }
 }
 
-/// A wish for a concert.
+/// A new concert.
 #[derive(Deserialize, Apiv2Schema)]
 #[openapi(rename = "NewConcert")]
 #[serde(deny_unknown_fields)]
 struct ConcertWish {
     /// 1 to 200 characters.
     title: String,
-    /// At most 4,000 characters; otherwise empty.
+    /// At most 4,000 characters; empty if absent.
     description: Option<String>,
     /// 1 to 200 characters.
     venue: String,
@@ -82,20 +82,20 @@ struct ConcertWish {
     running_time_min: u32,
 }
 
-/// A wish for a performance.
+/// A new performance.
 #[derive(Deserialize, Apiv2Schema)]
 #[openapi(rename = "NewPerformance")]
 #[serde(deny_unknown_fields)]
 struct PerformanceWish {
-    /// When the music starts.
+    /// When the performance starts.
     starts_at: Instant,
     /// The first moment of the sale.
     sale_opens_at: Instant,
     /// The first moment after the sale.
     sale_closes_at: Instant,
-    /// Seats per account; otherwise as configured.
+    /// Seats per account; the configured number if absent.
     seat_limit_per_buyer: Option<u32>,
-    /// How long a hold lasts; otherwise as configured.
+    /// How long a hold lasts; the configured time if absent.
     hold_ttl_s: Option<u64>,
 }
 
@@ -104,7 +104,7 @@ struct PerformanceWish {
 #[openapi(rename = "NewSeats")]
 #[serde(deny_unknown_fields)]
 struct SeatsWish {
-    /// In the order in which seats are counted.
+    /// The sections, in index order.
     sections: Vec<SectionWish>,
 }
 
@@ -115,9 +115,9 @@ struct SeatsWish {
 struct SectionWish {
     /// 1 to 16 letters or digits.
     name: String,
-    /// How many rows.
+    /// The number of rows.
     rows: u16,
-    /// How many seats in each.
+    /// The number of seats in each row.
     seats_per_row: u16,
     /// The grade of all of them.
     grade: String,
@@ -125,15 +125,15 @@ struct SectionWish {
     price: MoneyView,
 }
 
-/// How many seats there are now.
+/// The number of seats.
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "SeatTotal")]
 struct SeatTotalView {
-    /// All of them.
+    /// All seats.
     total: usize,
 }
 
-/// How a line admits.
+/// The admission policy of a line.
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "Admission")]
 struct AdmissionView {
@@ -141,15 +141,15 @@ struct AdmissionView {
     capacity: u32,
     /// The most people admitted in a second; 0 is no limit.
     rate_per_s: u32,
-    /// How long a pass is good.
+    /// How long a pass is valid.
     pass_ttl_s: u64,
-    /// Who was not seen for this long is away.
+    /// People who did not poll for this long are away.
     presence_window_s: u64,
     /// `open`, `paused` or `closed`.
     state: &'static str,
 }
 
-/// A change of how a line admits: only what is named changes.
+/// A change of a line's admission policy. Absent members do not change.
 #[derive(Deserialize, Apiv2Schema)]
 #[openapi(rename = "AdmissionPatch")]
 #[serde(deny_unknown_fields)]
@@ -158,31 +158,31 @@ struct AdmissionWish {
     capacity: Option<u32>,
     /// The most people admitted in a second; 0 is no limit.
     rate_per_s: Option<u32>,
-    /// How long a pass is good.
+    /// How long a pass is valid.
     pass_ttl_s: Option<u64>,
-    /// Who was not seen for this long is away.
+    /// People who did not poll for this long are away.
     presence_window_s: Option<u64>,
     /// `open`, `paused` or `closed`.
     state: Option<String>,
 }
 
-/// What a line looks like now.
+/// The statistics of a line.
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "LineStats")]
 struct StatsView {
-    /// Everybody in the line: present and away.
+    /// People in the line, present or away.
     waiting: u64,
-    /// Those who were seen within the presence window, as far as was looked.
+    /// People in the line who are not known to be away.
     present: u64,
-    /// Those who were not.
+    /// People in the line who are away.
     away: u64,
-    /// Those who are inside.
+    /// People inside.
     active: u64,
     /// The highest number ever called.
     serving: u64,
-    /// The highest number ever given out.
+    /// The highest number ever issued.
     issued: u64,
-    /// How many were admitted.
+    /// People admitted since the last loss of the line.
     admitted_total: u64,
     /// Admissions a second, measured over the last half minute.
     rate_per_s: f64,
@@ -240,7 +240,7 @@ struct CsvLine {
     currency: String,
 }
 
-/// The names that a file of seats begins with.
+/// The names in the first line of a file of seats.
 const CSV_NAMES: [&str; 6] = ["section", "row", "number", "grade", "amount", "currency"];
 
 fn read_csv(bytes: &[u8]) -> Result<SeatMap, Problem> {
@@ -261,7 +261,7 @@ fn read_csv(bytes: &[u8]) -> Result<SeatMap, Problem> {
         let CsvLine { section, row, number, grade, amount, currency } = read;
         let price = money(amount, &currency, &origin).map_err(|violation| Problem::invalid(vec![violation]))?;
         lines.push(SeatLine { origin, section, row, number, grade, price });
-        // Enough to be refused for; the rest need not be read.
+        // Too many already, so the rest need not be read.
         if lines.len() > SeatMap::SEATS_MAX {
             break;
         }
@@ -269,7 +269,7 @@ fn read_csv(bytes: &[u8]) -> Result<SeatMap, Problem> {
     SeatMap::from_lines(lines).map_err(Problem::invalid)
 }
 
-/// The rule that a line breaks, without the file's own words.
+/// The rule that a line breaks, without the content of the line.
 fn csv_rule(error: &csv::Error) -> String {
     match error.kind() {
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
@@ -322,10 +322,10 @@ async fn add_performance(
     Ok(CreatedJson(PerformanceView::of(&added.await?, &context.line, context.clock.now())))
 }
 
-/// Replaces all seats of a performance whose sale is not open yet.
+/// Replaces all seats of a performance before its sale opens.
 ///
-/// JSON describes rectangles of seats; `text/csv` names seat by seat, under the names
-/// `section,row,number,grade,amount,currency` in its first line.
+/// JSON describes rectangles of seats. `text/csv` has one line for each seat, after a first line
+/// `section,row,number,grade,amount,currency`.
 #[api_v2_operation(tags("operators"), operation_id = "operator.replace_seats")]
 async fn replace_seats(
     context: Data<Context>,
@@ -335,7 +335,7 @@ async fn replace_seats(
 ) -> Result<Json<SeatTotalView>, Problem> {
     let catalogue = context.catalogue.clone();
     let replaced = context.detached.change_seats(&context.boards, async move {
-        // A stadium takes a while to read.
+        // Parsing a stadium would block the worker.
         let map = tokio::task::spawn_blocking(move || match upload {
             Upload::Json(bytes, _) => read_sections(&bytes),
             Upload::Csv(bytes) => read_csv(&bytes),
@@ -347,7 +347,7 @@ async fn replace_seats(
     Ok(Json(SeatTotalView { total: replaced.await? }))
 }
 
-/// Shows how a line admits.
+/// Shows the admission policy of a line.
 #[api_v2_operation(tags("operators"), operation_id = "operator.admission")]
 async fn admission(
     context: Data<Context>,
@@ -357,7 +357,7 @@ async fn admission(
     Ok(Json(context.line.policy(performance).await?.into()))
 }
 
-/// Changes how a line admits.
+/// Changes the admission policy of a line.
 #[api_v2_operation(tags("operators"), operation_id = "operator.patch_admission")]
 async fn patch_admission(
     context: Data<Context>,
@@ -371,7 +371,7 @@ async fn patch_admission(
     Ok(Json(patched.await?.into()))
 }
 
-/// Shows what a line and its seats look like now.
+/// Shows the statistics of a line and its seats.
 #[api_v2_operation(tags("operators"), operation_id = "operator.stats")]
 async fn stats(
     context: Data<Context>,

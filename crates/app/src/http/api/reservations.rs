@@ -1,4 +1,4 @@
-//! Seats: holding, paying, giving back, and looking at what one has.
+//! Reservations: hold, pay, release, and list.
 
 use std::sync::Arc;
 
@@ -86,24 +86,24 @@ impl From<&Services> for Context {
     }
 }
 
-/// A wish to hold seats, all or none: either `seats` or `best_available`.
+/// A request to hold seats, all or none: either `seats` or `best_available`.
 #[derive(Deserialize, Apiv2Schema)]
 #[openapi(rename = "Hold")]
 #[serde(deny_unknown_fields)]
 struct HoldWish {
-    /// Their names, e.g. `A-12-7`.
+    /// The names of the seats, e.g. `A-12-7`.
     seats: Option<Vec<String>>,
-    /// How many, to be chosen by the server: side by side if there are such, in front rather than behind.
+    /// Seats that the server chooses: side by side if possible, front rows first.
     best_available: Option<BestAvailable>,
 }
 
-/// A wish for the best seats that are free.
+/// A request for the best free seats.
 #[derive(Deserialize, Apiv2Schema)]
 #[serde(deny_unknown_fields)]
 struct BestAvailable {
-    /// How many: 1 to 100.
+    /// The number of seats: 1 to 100.
     count: u32,
-    /// Of which grade; of any, the most expensive first, where it is left out.
+    /// Their grade; if absent any, the most expensive first.
     grade: Option<String>,
 }
 
@@ -113,37 +113,37 @@ impl HoldWish {
         match (self.seats, self.best_available) {
             (Some(names), None) => Ok(SeatWish::Named(names)),
             (None, Some(BestAvailable { count, grade })) => Ok(SeatWish::Best { count, grade }),
-            (None, None) => invalid("seats", "must be there unless `best_available` is"),
-            (Some(_), Some(_)) => invalid("best_available", "cannot be there if `seats` is"),
+            (None, None) => invalid("seats", "must be set unless `best_available` is"),
+            (Some(_), Some(_)) => invalid("best_available", "cannot be set if `seats` is"),
         }
     }
 }
 
-/// A wish to pay.
+/// A payment for a reservation.
 #[derive(Deserialize, Apiv2Schema)]
 #[openapi(rename = "Confirm")]
 #[serde(deny_unknown_fields)]
 struct ConfirmWish {
-    /// How.
+    /// The payment.
     payment: PaymentWish,
 }
 
-/// How to pay.
+/// The method and the token of a payment.
 #[derive(Deserialize, Apiv2Schema)]
 #[openapi(rename = "Payment")]
 #[serde(deny_unknown_fields)]
 struct PaymentWish {
     /// `simulated`.
     method: PaymentMethod,
-    /// What the gateway gave out: `tok_ok`, `tok_declined`, `tok_slow`, `tok_timeout_after_capture`.
+    /// The gateway's token: `tok_ok`, `tok_declined`, `tok_slow`, `tok_timeout_after_capture`.
     token: String,
 }
 
-/// Who takes the money.
+/// The payment gateway.
 #[derive(Deserialize, Apiv2Schema)]
 #[serde(rename_all = "snake_case")]
 enum PaymentMethod {
-    /// A gateway that takes none.
+    /// A gateway that takes no money.
     Simulated,
 }
 
@@ -153,17 +153,17 @@ enum PaymentMethod {
 struct ReservationView {
     /// The reservation's id.
     id: Id,
-    /// Whose seats.
+    /// The performance's id.
     performance_id: Id,
     /// `held`, `paying`, `confirmed`, `released` or `expired`.
     status: &'static str,
     /// The seats.
     seats: Vec<ReservedSeatView>,
-    /// What they cost together.
+    /// The price of all seats.
     total: MoneyView,
-    /// The seats are the buyer's own until just before this.
+    /// The first moment at which the seats are not held.
     held_until: Instant,
-    /// When it was made.
+    /// When the reservation was made.
     created_at: Instant,
     /// One per seat, once confirmed.
     tickets: Vec<TicketView>,
@@ -181,15 +181,15 @@ struct ReservedSeatView {
     price: MoneyView,
 }
 
-/// The right to sit on one seat.
+/// A ticket for one seat.
 #[derive(Serialize, Apiv2Schema)]
 #[openapi(rename = "Ticket")]
 struct TicketView {
     /// The ticket's id.
     id: Id,
-    /// The seat it is for.
+    /// The seat's name.
     seat: String,
-    /// The secret that lets its owner in.
+    /// The secret code that admits its owner to the performance.
     code: String,
 }
 
@@ -227,7 +227,7 @@ impl From<Ticket> for TicketView {
     }
 }
 
-/// Holds seats, all or none: named ones, or the best there are.
+/// Holds seats, all or none: named seats, or the best free ones.
 #[api_v2_operation(tags("reservations"), operation_id = "reservations.hold")]
 async fn hold(
     context: Data<Context>,
@@ -268,7 +268,7 @@ async fn find(
     Ok(Json(context.reservations.find(reservation, bearer.account).await?.into()))
 }
 
-/// Pays for a reservation, and gives out its tickets.
+/// Pays for a reservation, and issues its tickets.
 #[api_v2_operation(tags("reservations"), operation_id = "reservations.confirm")]
 async fn confirm(
     context: Data<Context>,
@@ -287,7 +287,7 @@ async fn confirm(
     Ok(Json(confirmed.await?.into()))
 }
 
-/// Gives the seats of a held reservation back.
+/// Releases the seats of a held reservation.
 #[api_v2_operation(tags("reservations"), operation_id = "reservations.release")]
 async fn release(
     context: Data<Context>,

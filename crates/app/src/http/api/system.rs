@@ -1,4 +1,4 @@
-//! What tells how the server is, and what explains its refusals: health, metrics, problem pages.
+//! Health, metrics, and the pages that explain problem codes.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub(in crate::http) fn metrics_route(config: &mut web::ServiceConfig) {
     config.service(web::resource("/metrics").route(web::get().to(metrics)));
 }
 
-/// Plain text, and whether it is good news.
+/// A report of the server's health, in plain text.
 struct Report {
     status: StatusCode,
     text: String,
@@ -58,12 +58,12 @@ impl Apiv2Schema for Report {}
 
 impl OperationModifier for Report {
     fn update_response(operation: &mut DefaultOperationRaw) {
-        text_response(operation, StatusCode::OK, "All is well.");
-        text_response(operation, not_ready(), "Something does not answer.");
+        text_response(operation, StatusCode::OK, "Every dependency answers.");
+        text_response(operation, not_ready(), "A dependency does not answer.");
     }
 }
 
-/// The answer of a process that lives.
+/// The answer of a running process.
 struct Alive;
 
 impl Responder for Alive {
@@ -78,7 +78,7 @@ impl Apiv2Schema for Alive {}
 
 impl OperationModifier for Alive {
     fn update_response(operation: &mut DefaultOperationRaw) {
-        text_response(operation, StatusCode::OK, "The process lives.");
+        text_response(operation, StatusCode::OK, "The process runs.");
     }
 }
 
@@ -86,13 +86,13 @@ const fn not_ready() -> StatusCode {
     ProblemCode::StoreUnavailable.status()
 }
 
-/// Tells that the process lives.
+/// Shows that the process runs.
 #[api_v2_operation(tags("system"), operation_id = "system.healthz", produces = "text/plain")]
 async fn healthz() -> Alive {
     Alive
 }
 
-/// Tells whether the server can do its work: a line for each thing it depends on.
+/// Shows whether the server can do its work: one line for each dependency.
 #[api_v2_operation(tags("system"), operation_id = "system.readyz", produces = "text/plain")]
 async fn readyz(readiness: Data<Arc<dyn Readiness>>) -> Report {
     let checks = readiness.check().await;
@@ -104,7 +104,7 @@ async fn readyz(readiness: Data<Arc<dyn Readiness>>) -> Report {
     Report { status, text: checks.iter().map(line).collect() }
 }
 
-/// Everything that is counted, for Prometheus.
+/// The metrics, for Prometheus.
 async fn metrics(metrics: Data<Metrics>) -> Result<HttpResponse, Problem> {
     let text = metrics.render().map_err(|error| Problem::internal(&error))?;
     let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
