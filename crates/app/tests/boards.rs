@@ -1,5 +1,5 @@
-//! Boards over a real store: several servers that follow one history of events, and what they show while the store is
-//! away. The tests drive the time.
+//! Boards over a real store: several servers that follow one history of events, and their answers while the store is
+//! unavailable. The tests move the clock.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it is")]
 
@@ -130,7 +130,7 @@ async fn a_map_that_is_read_while_seats_change_misses_nothing() {
         let repository = scene.repository();
         let server = servers[usize::from(n) % 8].clone();
         async move {
-            // Some look first, so that reading and changing mix.
+            // Some buyers read the board first, so that reads and changes mix.
             if n % 3 == 0 {
                 server.open(HERE).await.unwrap();
             }
@@ -243,7 +243,7 @@ async fn a_map_is_forgotten_when_nobody_looks_and_kept_for_who_follows() {
     scene.hold(1, 1).await;
 
     assert_eq!((n_kept, n_left), (1, 0));
-    assert_eq!(picture(&server).await.packed, [0b01], "whoever comes next begins anew");
+    assert_eq!(picture(&server).await.packed, [0b01], "the next request reads the board again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

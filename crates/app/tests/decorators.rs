@@ -1,4 +1,4 @@
-//! Decorators change nothing of what a port promises: they pass the suites of what they wrap.
+//! Decorators keep the contract of the port that they wrap: they pass its suite.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it is")]
 
@@ -42,7 +42,7 @@ async fn database() -> (Database, TempDir) {
     (database, folder)
 }
 
-/// Holds that travel together, timed, on SQLite: as the server has them.
+/// Group commit over observed reservations on SQLite, in the server's order.
 struct GroupCommitted {
     reservations: Arc<dyn ReservationRepository>,
     database: Database,
@@ -97,7 +97,7 @@ async fn a_hold_that_keeps_losing_races_does_not_fail_those_beside_it() {
     let price = Money::new(100, "KRW".parse().unwrap()).unwrap();
     let section = SectionPlan { name: "A".into(), rows: 1, seats_per_row: 3, grade: "R".into(), price };
     fixture.seed(performance, &SeatMap::from_sections(&[section]).unwrap()).await;
-    // Whoever writes to the seat finds that it has changed since it was read.
+    // Each write to the seat changes no row, as if a rival had changed the seat since it was read.
     let rival = "CREATE TRIGGER rival BEFORE UPDATE ON seats WHEN OLD.seat = 'A-1-2' BEGIN SELECT RAISE(IGNORE); END";
     let file = SqliteConnectOptions::new().filename(fixture._folder.path().join("usher.db"));
     sqlx::query(rival).execute(&mut file.connect().await.unwrap()).await.unwrap();
@@ -139,7 +139,7 @@ struct BatchedMemory;
 impl line_store::Fixture for BatchedMemory {
     async fn store() -> Arc<dyn LineStore> {
         let store: Arc<dyn LineStore> = Arc::new(MemoryLineStore::new());
-        // Dropped at once: the tasks end with the test's runtime.
+        // The handle is dropped at once: the tasks end with the test's runtime.
         Arc::new(BatchedLineStore::new(store, &Background::default()))
     }
 }
@@ -185,7 +185,7 @@ impl line_store::Fixture for RecordedMemory {
     async fn store() -> Arc<dyn LineStore> {
         let store: Arc<dyn LineStore> = Arc::new(MemoryLineStore::new());
         let folder = tempfile::tempdir().unwrap();
-        // The file stays open when its folder goes.
+        // The file stays open when its folder is deleted.
         Arc::new(Recorded::new(store, Arc::new(SystemClock::new()), &folder.path().join("history")).unwrap())
     }
 }

@@ -1,5 +1,5 @@
-//! The line's service over the embedded adapters, with a clock that the tests move: what a restart keeps, what a poll
-//! costs, how numbers are reserved.
+//! The line's service over the embedded adapters, with a clock that the tests move: restarts, losses, the cost of
+//! polls, and the reservation of numbers.
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it is")]
 
@@ -41,7 +41,7 @@ const TICK: Duration = Duration::from_millis(250);
 const PASS_TTL: Duration = Duration::from_secs(300);
 const OPENING_GRACE: Duration = Duration::from_secs(1);
 
-/// One sale, always.
+/// A calendar with one sale.
 struct OneSale;
 
 #[async_trait]
@@ -92,7 +92,7 @@ forward! {
     fn refresh(epoch: Epoch, now: Timestamp, lines: &[(PerformanceId, Cursor)]) -> Vec<InEpoch<LineChanges>>;
 }
 
-/// A machine that servers are started on, one after the other: its clock and its disk outlive them.
+/// A machine that runs servers: its clock and its disk outlive them.
 struct Machine {
     clock: Arc<ManualClock>,
     database: Database,
@@ -100,7 +100,7 @@ struct Machine {
     _folder: tempfile::TempDir,
 }
 
-/// One life of a server.
+/// One run of a server.
 struct Server {
     service: Service,
     store: Arc<LosableStore>,
@@ -117,7 +117,7 @@ impl Machine {
         Self { clock: Arc::new(ManualClock::new(OPENS_AT)), database, capacity, _folder: folder }
     }
 
-    /// A server with a store of its own, as an embedded one has it.
+    /// Starts a server with its own store, like an embedded one.
     async fn start(&self) -> Server {
         let server = self.server(Arc::default(), Duration::ZERO);
         server.service.refresh_calendar().await.unwrap();
@@ -125,7 +125,7 @@ impl Machine {
         server
     }
 
-    /// Another server on the store of the first.
+    /// Starts another server on the store of the first.
     async fn start_beside(&self, first: &Server) -> Server {
         let server = self.server(Arc::clone(&first.store), OPENING_GRACE);
         server.service.refresh_calendar().await.unwrap();
@@ -166,7 +166,7 @@ impl Server {
         self.service.poll(PERFORMANCE, place).await.unwrap()
     }
 
-    /// Lets time go by as a running server does: ticks and merges.
+    /// Moves the clock by `span`, with the ticks and merges of a running server.
     async fn run_for(&self, span: Duration) {
         let until = self.clock.now().plus(span);
         while self.clock.now() < until {
@@ -217,7 +217,7 @@ async fn a_restart_keeps_numbers_order_and_passes() {
         assert_eq!(after.pass, before.pass, "person {person} has the same pass, byte for byte");
     }
     let positions: Vec<_> = after[100..].iter().map(|status| status.position).collect();
-    assert_eq!(positions, (1..=1_000).collect::<Vec<_>>(), "the order is as before, and nobody is further back");
+    assert_eq!(positions, (1..=1_000).collect::<Vec<_>>(), "the order is as before, and no position is higher");
     assert_eq!(newcomer.state, PlaceState::Waiting);
     assert!(after.iter().all(|status| status.number < newcomer.number), "no number is used twice");
 }
@@ -233,7 +233,7 @@ async fn nobody_new_gets_ahead_of_those_who_waited_before_a_restart() {
     first.run_for(TICK).await;
     drop(first);
 
-    // The passes inside run out, so that there is room for everybody: order alone decides.
+    // All passes expire, so that there is room for every person, and only the order decides.
     machine.clock.advance(PASS_TTL);
     let second = machine.start().await;
     let newcomer = second.join(1_000).await;
@@ -323,13 +323,13 @@ async fn a_store_lost_under_a_running_server_comes_back_with_everybody_in_it() {
 
     server.store.lose_everything();
     let during = server.service.join(PERFORMANCE, account(500)).await;
-    // One tick sees the loss, the next one opens the line in the next epoch.
+    // One tick notices the loss, and the next one opens the line in the next epoch.
     server.clock.advance(TICK);
     let seen = server.service.tick().await;
     server.run_for(TICK).await;
     let newcomer = server.join(500).await;
 
-    assert!(matches!(during, Err(Error::LineUnavailable)), "nobody is told anything that is not so");
+    assert!(matches!(during, Err(Error::LineUnavailable)), "no poll gets a wrong answer");
     assert!(matches!(seen, Err(Error::LineUnavailable)));
     for (person, before) in before.iter().enumerate() {
         let after = server.poll(&before.place).await;
@@ -342,7 +342,7 @@ async fn a_store_lost_under_a_running_server_comes_back_with_everybody_in_it() {
     assert_eq!(server.service.stats(PERFORMANCE).await.unwrap().counts.active, 10, "the same ten are inside");
 }
 
-/// L16: what only one server knew survives the loss, whichever server opens the line again.
+/// L16: knowledge of one server survives the loss, whichever server opens the line again.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_server_contributes_what_it_knows_before_it_answers_again() {
     let machine = Machine::new(10).await;
@@ -353,7 +353,7 @@ async fn every_server_contributes_what_it_knows_before_it_answers_again() {
     }
     stale.run_for(TICK).await;
     let fresh = machine.start_beside(&stale).await;
-    // The stale one sees neither that these left nor that people were called.
+    // The stale server does not learn that these people left, or that others were called.
     for place in &places[50..100] {
         fresh.service.leave(PERFORMANCE, place).await.unwrap();
     }
@@ -383,7 +383,7 @@ async fn every_server_contributes_what_it_knows_before_it_answers_again() {
     }
 }
 
-/// Nobody is admitted before all who wait had the time that they were told to come back in.
+/// After a loss, no person is admitted before the next poll of every waiting person was due.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_loss_admission_waits_for_every_poll_that_is_due() {
     let machine = Machine::new(0).await;
@@ -406,9 +406,9 @@ async fn after_a_loss_admission_waits_for_every_poll_that_is_due() {
     server.poll(&places[2_999]).await;
     while machine.clock.now() < due {
         server.run_for(TICK).await;
-        assert_eq!(server.service.stats(PERFORMANCE).await.unwrap().counts.active, 0, "somebody may be on the way");
+        assert_eq!(server.service.stats(PERFORMANCE).await.unwrap().counts.active, 0, "a poll is still due");
     }
-    // The last to come back was the first to come.
+    // People come back in reverse order.
     for place in places.iter().rev() {
         server.poll(place).await;
     }
@@ -420,12 +420,12 @@ async fn after_a_loss_admission_waits_for_every_poll_that_is_due() {
     }
 }
 
-/// People take from some seconds to the whole life of a pass, some never come back, and some leave the line. Everyone is
-/// asked halfway through their own wait what they are told.
+/// People stay inside between ten seconds and two minutes, or until the pass expires; some stop polling, and some leave
+/// the line. The test checks the estimate that each person got halfway through the wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn at_halfway_nine_of_ten_are_told_a_range_that_holds_them() {
     const PEOPLE: u64 = 3_000;
-    /// How often people ask, and so how exactly it is known when they were let in.
+    /// The interval of polls, and so the precision of the times of admission.
     const ASKING: Duration = Duration::from_secs(10);
     let machine = Machine::new(100).await;
     let server = machine.start().await;
@@ -435,7 +435,7 @@ async fn at_halfway_nine_of_ten_are_told_a_range_that_holds_them() {
     for person in 0..PEOPLE {
         places.push(server.join(person).await.place);
     }
-    // What each place was told, each time it asked, and when it was let in.
+    // The estimate in each poll of each place, and the time of its admission.
     let mut told: Vec<Vec<(Timestamp, Option<Eta>)>> = vec![Vec::new(); places.len()];
     let mut admitted_at: Vec<Option<Timestamp>> = vec![None; places.len()];
     let mut inside: Vec<(Timestamp, usize)> = Vec::new();
@@ -449,7 +449,7 @@ async fn at_halfway_nine_of_ten_are_told_a_range_that_holds_them() {
         inside.retain(|(done_at, _)| *done_at > now);
         let mut still_waiting = Vec::new();
         for index in waiting {
-            // One in fifty gives up on the way, and one in ten thousand polls is the last that is heard of somebody.
+            // One person in fifty leaves the line, and after one poll in ten thousand a person stops polling.
             if index % 50 == 49 && told[index].len() == 10 {
                 server.service.leave(PERFORMANCE, &places[index]).await.unwrap();
                 continue;
@@ -463,7 +463,7 @@ async fn at_halfway_nine_of_ten_are_told_a_range_that_holds_them() {
                 }
                 PlaceState::Admitted => {
                     admitted_at[index] = Some(now);
-                    // One in ten lets the pass run out.
+                    // One person in ten lets the pass expire.
                     if !dice.random_ratio(1, 10) {
                         inside.push((now.plus(Duration::from_secs(dice.random_range(10..120))), index));
                     }
@@ -478,7 +478,7 @@ async fn at_halfway_nine_of_ten_are_told_a_range_that_holds_them() {
     for (told, admitted_at) in told.iter().zip(admitted_at) {
         let Some(admitted_at) = admitted_at else { continue };
         let wait = admitted_at.since(begun);
-        // Who waits for less than a minute is in before anybody could tell.
+        // Skips waits of less than a minute, which end before there is a good estimate.
         let Some(&(asked_at, eta)) = told.iter().find(|(at, _)| at.since(begun) >= wait / 2) else { continue };
         if wait < Duration::from_secs(60) {
             continue;
@@ -494,8 +494,8 @@ async fn at_halfway_nine_of_ten_are_told_a_range_that_holds_them() {
     assert!(n_held * 10 >= n_asked * 9, "{n_held} of {n_asked} were told right");
 }
 
-/// L1: a server is killed after the store did what it asked and before it heard of it. Whoever tells of such a grant sees to
-/// it that it survives a loss.
+/// L1: a server is killed after the store granted a pass and before the answer arrived. The server that shows this pass
+/// to its owner saves it in the ledger.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_that_its_server_did_not_live_to_save_is_saved_by_who_tells_of_it() {
     let machine = Machine::new(0).await;
@@ -524,7 +524,8 @@ async fn a_grant_that_its_server_did_not_live_to_save_is_saved_by_who_tells_of_i
     assert_eq!(server.poll(&place).await.pass, told.pass);
 }
 
-/// Between the ledger's word and the store's there is a moment in which a line is not there, and not lost either.
+/// A server opens a line in the ledger, and then in the store. In between, the line is missing from the store, but not
+/// lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_line_that_another_server_is_opening_is_waited_for() {
     let machine = Machine::new(10).await;
@@ -538,7 +539,7 @@ async fn a_line_that_another_server_is_opening_is_waited_for() {
     assert!(matches!(server.service.tick().await, Err(Error::LineUnavailable)));
     machine.clock.advance(TICK);
     let at = At { performance: PERFORMANCE, epoch, now: machine.clock.now() };
-    let Superseded::No(Opening { is_first: true, start, .. }) = opened else { panic!("nobody else opened it") };
+    let Superseded::No(Opening { is_first: true, start, .. }) = opened else { panic!("another server opened it") };
     store.open(at, &Contribution { start, ..Contribution::default() }).await.unwrap();
     server.service.tick().await.unwrap();
 
@@ -639,7 +640,7 @@ async fn a_join_given_up_while_it_raises_the_ceiling_leaves_that_to_the_next() {
     let server = machine.start().await;
     let ledger = SqlLineLedger::new(machine.database.clone());
     let ceiling = async || {
-        // Told a ceiling that is not the one, the ledger raises none.
+        // The ledger raises nothing if the caller's ceiling is not the current one.
         let reserved = ledger.reserve(PERFORMANCE, Epoch::new(1), PlaceNumber::new(0), 1).await.unwrap();
         let Superseded::No(ceiling) = reserved else { panic!("another epoch") };
         ceiling.get()
@@ -717,7 +718,7 @@ async fn a_closed_line_takes_nobody_and_an_unknown_one_is_not_found() {
     assert!(matches!(unknown, Err(Error::NotFound)));
 }
 
-/// The service reads a clock of its own for what it does; the terms are those of the time that the caller read.
+/// The desk uses the time of its caller, not the clock of the line's service.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_terms_of_a_sale_are_those_at_the_given_time() {
     let machine = Machine::new(1).await;

@@ -124,7 +124,7 @@ fn head_len(request: &ServiceRequest) -> usize {
     request.uri().path().len() + request.query_string().len() + headers.sum::<usize>()
 }
 
-/// Counts a request in flight, until it is dropped.
+/// A request in flight. It is counted while this value lives.
 struct InFlight<'a> {
     counter: &'a AtomicUsize,
     count: usize,

@@ -1,4 +1,4 @@
-//! Sign-up, log-in, and who one is.
+//! Sign-up, log-in, and the caller's own account.
 
 use serde_json::{Value, json};
 use usher_account::Role;
@@ -101,7 +101,7 @@ async fn a_password_is_8_to_128_characters_long() {
     }
 }
 
-/// L14, L20: who one is and what one may do is in the signed token, and nowhere else.
+/// L14, L20: the account and its role come from the signed token, and from nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_believed_without_a_signature() {
     let app = TestApp::start().await;

@@ -1,5 +1,5 @@
-//! Servers to test, and what people do with them. Methods are named by what somebody wants; those that answer a
-//! `Response` leave it to the test to judge, the others insist on success.
+//! Servers to test, and the actions of their clients. A method that returns a `Response` accepts any status; all others
+//! assert success.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -33,16 +33,16 @@ use usher_kernel::{AccountId, Clock as _, Timestamp};
 
 use crate::store::Store;
 
-/// A secret for servers that do not make one of their own.
+/// A secret for servers that do not make their own.
 pub(crate) const SECRET: &str = "a secret that servers share, of 32 bytes and more";
 /// How long a condition may take to come true, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// How long the client keeps an idle connection: shorter than the server does (5 s), which may close one at the moment of
+/// How long the client keeps an idle connection: shorter than the server (5 s), which could close one at the moment of
 /// the next request.
 const IDLE_MAX: Duration = Duration::from_secs(2);
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
-/// Waits until `condition` answers something, and passes it on.
+/// Waits until `condition` returns a value, and returns it.
 pub(crate) async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let tries = async {
         loop {
@@ -79,12 +79,12 @@ pub(crate) fn new_key() -> String {
     format!("key-{}-{}", std::process::id(), LATEST.fetch_add(1, Ordering::Relaxed))
 }
 
-/// The header's text.
+/// The text of a header.
 pub(crate) fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
     response.headers().get(name).map(|value| value.to_str().unwrap())
 }
 
-/// Insists on a status, and answers the JSON.
+/// Asserts the status, and returns the JSON.
 pub(crate) async fn json_of(response: Response, status: u16) -> Value {
     let url = response.url().clone();
     let actual = response.status().as_u16();
@@ -93,7 +93,7 @@ pub(crate) async fn json_of(response: Response, status: u16) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{url}: {error}: {text}"))
 }
 
-/// Insists on a refusal in the form of RFC 9457, and answers its body.
+/// Asserts a refusal in the form of RFC 9457, and returns its body.
 pub(crate) async fn assert_problem(response: Response, status: u16, code: &str) -> Value {
     Answer::of(response).await.problem(status, code)
 }
@@ -101,7 +101,7 @@ pub(crate) async fn assert_problem(response: Response, status: u16, code: &str) 
 /// An answer that has arrived as a whole.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// The path that was asked.
+    /// The path of the request.
     pub(crate) path: String,
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
@@ -115,7 +115,7 @@ impl Answer {
         Self { path, status, headers, text: response.text().await.unwrap() }
     }
 
-    /// Reads what came over a wire; nothing, if it is no answer.
+    /// Parses an answer. `None` if the bytes are none.
     fn parse(path: &str, bytes: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(bytes);
         let (head, text) = text.split_once("\r\n\r\n")?;
@@ -132,18 +132,18 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The status, and the problem's code where it is one.
+    /// The status, and the code of a problem.
     pub(crate) fn verdict(&self) -> (u16, String) {
         let code = if self.status < 400 { String::new() } else { self.json()["code"].as_str().unwrap().to_owned() };
         (self.status, code)
     }
 
-    /// What a repeated request has to be answered with again.
+    /// Status and body, which a repeated request must get again.
     pub(crate) fn said(&self) -> (u16, &str) {
         (self.status, &self.text)
     }
 
-    /// Insists on a refusal in the form of RFC 9457, and answers its body.
+    /// Asserts a refusal in the form of RFC 9457, and returns its body.
     #[track_caller]
     pub(crate) fn problem(&self, status: u16, code: &str) -> Value {
         let Self { path, headers, text, .. } = self;
@@ -168,7 +168,7 @@ impl Answer {
     }
 }
 
-/// A connection on which the test writes as it likes, and not as HTTP would have it.
+/// A connection to which the test writes raw bytes, which need not be valid HTTP.
 pub(crate) struct Wire(TcpStream);
 
 impl Wire {
@@ -176,12 +176,12 @@ impl Wire {
         self.0.write_all(text.as_ref()).await.unwrap();
     }
 
-    /// Sends the same again and again, until the server closes the connection, and answers what it said.
+    /// Sends a chunk again and again, until the server closes the connection. Returns the server's answer.
     pub(crate) async fn send_without_end(self, path: &str, chunk: &[u8]) -> Answer {
         let (mut reader, mut writer) = self.0.into_split();
         let writing = async {
             while writer.write_all(chunk).await.is_ok() {}
-            // The answer counts, not that there was nobody to listen any more.
+            // A failed write is expected: only the answer counts.
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -190,12 +190,12 @@ impl Wire {
         }
     }
 
-    /// What the server says until it closes the connection.
+    /// The server's answer, read until it closes the connection.
     pub(crate) async fn answer(&mut self, path: &str) -> Answer {
         answer_in(path, &read_to_end(&mut self.0).await)
     }
 
-    /// Whether the server has said nothing yet and keeps the connection.
+    /// Whether the server has sent nothing yet, and keeps the connection open.
     pub(crate) fn is_silent(&self) -> bool {
         self.0.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
     }
@@ -207,7 +207,7 @@ fn answer_in(path: &str, bytes: &[u8]) -> Answer {
 
 async fn read_to_end(reader: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // A reset after the answer is no loss.
+    // A reset after the answer does no harm.
     let reading = async { reader.read_to_end(&mut bytes).await.map(drop).unwrap_or_default() };
     tokio::time::timeout(DEADLINE, reading).await.expect("the server closed the connection");
     bytes
@@ -233,7 +233,7 @@ impl Default for SaleOptions {
     }
 }
 
-/// Somebody who may book.
+/// A buyer with a pass.
 #[derive(Clone, Debug)]
 pub(crate) struct Admitted {
     pub(crate) token: String,
@@ -242,7 +242,7 @@ pub(crate) struct Admitted {
     pub(crate) pass: String,
 }
 
-/// A server, seen from outside.
+/// A client of a server.
 pub(crate) struct Api {
     address: SocketAddr,
     client: reqwest::Client,
@@ -250,7 +250,7 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// A server at `address` that believes what `settings` sign.
+    /// A client of the server at `address`, which accepts tokens signed with the secret of `settings`.
     pub(crate) fn new(address: SocketAddr, settings: &Settings) -> Self {
         let token_ttl = Duration::from_secs(settings.auth.token_ttl_s);
         let access_tokens = AccessTokens::new(settings.secret().unwrap().expose(), None, token_ttl);
@@ -259,20 +259,20 @@ impl Api {
         Self { address, client, access_tokens }
     }
 
-    /// Where the server listens.
+    /// The address of the server.
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A connection without any HTTP on it yet.
+    /// A new connection, on which nothing was sent.
     pub(crate) async fn connect(&self) -> Wire {
         let stream = TcpStream::connect(self.address).await.unwrap();
-        // What is written goes out at once.
+        // Sends each write at once.
         stream.set_nodelay(true).unwrap();
         Wire(stream)
     }
 
-    /// A connection on which a request's head was sent, and the beginning of a body that should be 1,000 bytes long.
+    /// A connection on which a request's head was sent, and the beginning of its body of 1,000 bytes.
     pub(crate) async fn begin_slow_request(&self, path: &str) -> Wire {
         let mut wire = self.connect().await;
         let head = "Host: usher\r\nContent-Type: application/json\r\nContent-Length: 1000";
@@ -280,12 +280,12 @@ impl Api {
         wire
     }
 
-    /// Keeps a server busy that answers one request at a time, for as long as the wires live, and answers how another
-    /// request is refused meanwhile.
+    /// Keeps a server that answers one request at a time busy, for as long as the wires live. Returns the refusal of
+    /// another request.
     pub(crate) async fn keep_busy(&self) -> (Vec<Wire>, Answer) {
         let mut wires = Vec::new();
         let refusal = eventually("a request is refused while another is under way", async || {
-            // One that meets our own question is refused itself, so there may have to be another.
+            // A slow request that arrives during the other request is refused, and the next round sends another.
             wires.push(self.begin_slow_request("/api/v1/auth/login").await);
             let answer = Answer::of(self.get("/api/v1/concerts").send().await.unwrap()).await;
             (answer.status != 200).then_some(answer)
@@ -319,17 +319,17 @@ impl Api {
         self.request(Method::DELETE, path)
     }
 
-    /// An access token, as `usher token mint` would make it.
+    /// An access token, as `usher token mint` makes it.
     pub(crate) fn token(&self, account: AccountId, role: Role) -> String {
         self.access_tokens.sign(Bearer { account, role }, now()).unwrap()
     }
 
-    /// The access token of somebody new.
+    /// The access token of a new buyer.
     pub(crate) fn buyer(&self) -> String {
         self.token(AccountId::from_bytes(rand::random()), Role::Buyer)
     }
 
-    /// The access token of some operator.
+    /// The access token of an operator.
     pub(crate) fn operator(&self) -> String {
         self.token(AccountId::from_bytes(rand::random()), Role::Operator)
     }
@@ -344,21 +344,21 @@ impl Api {
         self.post("/api/v1/auth/login").json(&body).send().await.unwrap()
     }
 
-    /// Makes an account, and answers the access token of its owner.
+    /// Creates an account, and returns an access token of its owner.
     pub(crate) async fn sign_up_and_log_in(&self, email: &str) -> String {
         json_of(self.sign_up(email, "correct horse").await, 201).await;
         let body = json_of(self.log_in(email, "correct horse").await, 200).await;
         body["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// Makes a concert, and answers its id.
+    /// Creates a concert, and returns its id.
     pub(crate) async fn concert(&self, title: &str) -> String {
         let body = json!({"title": title, "description": "Two hours.", "venue": "Usher Hall", "running_time_min": 120});
         let request = self.post("/api/v1/operator/concerts").bearer_auth(self.operator());
         id_of(&json_of(request.header("Idempotency-Key", new_key()).json(&body).send().await.unwrap(), 201).await)
     }
 
-    /// Makes a performance without seats, whose sale opens in `opens_in`, and answers its id.
+    /// Creates a performance without seats, whose sale opens in `opens_in`, and returns its id.
     pub(crate) async fn performance_without_seats(
         &self,
         concert: &str,
@@ -384,7 +384,7 @@ impl Api {
         request.bearer_auth(self.operator()).json(&json!({"sections": sections})).send().await.unwrap()
     }
 
-    /// Makes a performance of a new concert, whose sale opens in `opens_in`, and answers its id.
+    /// Creates a performance of a new concert, whose sale opens in `opens_in`, and returns its id.
     pub(crate) async fn scheduled_performance(
         &self,
         sections: &[Value],
@@ -397,10 +397,10 @@ impl Api {
         performance
     }
 
-    /// Makes a performance of a new concert, waits until its sale is open, and answers its id.
+    /// Creates a performance of a new concert, waits until its sale is open, and returns its id.
     pub(crate) async fn performance(&self, sections: &[Value], options: SaleOptions) -> String {
         let concert = self.concert("The First Night").await;
-        // On a busy machine the sale may open before the seats are there; then with more time.
+        // On a busy machine the sale may open before the seats are stored. The next try has more time.
         for opens_in_ms in [300, 1_500, 10_000] {
             let opens_in = Duration::from_millis(opens_in_ms);
             let performance = self.performance_without_seats(&concert, opens_in, options).await;
@@ -414,7 +414,7 @@ impl Api {
         panic!("three sales opened before their seats were stored");
     }
 
-    /// Waits until the API calls the sale so.
+    /// Waits until the sale is in this state.
     pub(crate) async fn wait_for_sale_state(&self, performance: &str, state: &str) {
         let path = format!("/api/v1/performances/{performance}");
         eventually(&format!("the sale is {state}"), async || {
@@ -424,7 +424,7 @@ impl Api {
         .await;
     }
 
-    /// Changes how a line admits.
+    /// Changes the admission policy of a line.
     pub(crate) async fn patch_admission(&self, performance: &str, patch: &Value) -> Response {
         let request = self.patch(&format!("/api/v1/operator/performances/{performance}/admission"));
         request.bearer_auth(self.operator()).json(patch).send().await.unwrap()
@@ -435,7 +435,7 @@ impl Api {
         self.post(&path).bearer_auth(token).send().await.unwrap()
     }
 
-    /// Joins the line, and answers where that led.
+    /// Joins the line, and returns the place.
     pub(crate) async fn joined(&self, token: &str, performance: &str) -> Value {
         let response = self.join(token, performance).await;
         let status = response.status().as_u16();
@@ -453,7 +453,7 @@ impl Api {
         self.delete(&path).header("Usher-Place", place).send().await.unwrap()
     }
 
-    /// Polls until the place is in this state. Polls faster than it should, so refusals for that are waited out.
+    /// Polls until the place is in this state. Ignores refusals, because it polls faster than the server allows.
     pub(crate) async fn wait_for_place(&self, place: &str, performance: &str, state: &str) -> Value {
         eventually(&format!("the place is {state}"), async || {
             let response = self.poll(place, performance).await;
@@ -477,12 +477,12 @@ impl Api {
         Admitted { token: token.to_owned(), performance: performance.to_owned(), place, pass }
     }
 
-    /// Somebody new who was admitted.
+    /// A new buyer, admitted.
     pub(crate) async fn admitted(&self, performance: &str) -> Admitted {
         self.admit(&self.buyer(), performance).await
     }
 
-    /// Many new people who were admitted, in no order.
+    /// Many new buyers, admitted, in no order.
     pub(crate) async fn crowd(&self, performance: &str, size: usize) -> Vec<Admitted> {
         let people = stream::iter(0..size).map(|_| self.admitted(performance));
         people.buffer_unordered(32).collect().await
@@ -499,12 +499,12 @@ impl Api {
         self.hold_request(who, &new_key(), &json!({"seats": seats})).send().await.unwrap()
     }
 
-    /// Holds these seats, and answers the reservation.
+    /// Holds these seats, and returns the reservation.
     pub(crate) async fn held(&self, who: &Admitted, seats: &[&str]) -> Value {
         json_of(self.hold(who, seats).await, 201).await
     }
 
-    /// Asks for the best seats there are, of a grade or of any.
+    /// Holds the best free seats, of one grade or of any.
     pub(crate) async fn hold_best(&self, who: &Admitted, count: u32, grade: Option<&str>) -> Response {
         let wish = match grade {
             Some(grade) => json!({"best_available": {"count": count, "grade": grade}}),
@@ -524,7 +524,7 @@ impl Api {
         self.confirm_request(token, reservation, &new_key(), payment).send().await.unwrap()
     }
 
-    /// Pays for a reservation, and answers it with its tickets.
+    /// Pays for a reservation, and returns it with its tickets.
     pub(crate) async fn confirmed(&self, token: &str, reservation: &str) -> Value {
         json_of(self.confirm(token, reservation, "tok_ok").await, 200).await
     }
@@ -537,7 +537,7 @@ impl Api {
         self.get(&format!("/api/v1/reservations/{reservation}")).bearer_auth(token).send().await.unwrap()
     }
 
-    /// What an operator sees of a line.
+    /// The statistics of a line.
     pub(crate) async fn stats(&self, performance: &str) -> Value {
         let request = self.get(&format!("/api/v1/operator/performances/{performance}/stats"));
         json_of(request.bearer_auth(self.operator()).send().await.unwrap(), 200).await
@@ -550,7 +550,7 @@ impl Api {
         seats.iter().map(|seat| (text(&seat["seat"]), text(&seat["status"]))).collect()
     }
 
-    /// Everything in a list, page by page.
+    /// All entries of a list, read page by page.
     pub(crate) async fn list(&self, path: &str, token: Option<&str>, limit: usize) -> Vec<Value> {
         let (mut all, mut cursor) = (Vec::new(), None::<String>);
         let separator = if path.contains('?') { '&' } else { '?' };
@@ -577,7 +577,7 @@ pub(crate) fn id_of(body: &Value) -> String {
     body["id"].as_str().unwrap().to_owned()
 }
 
-/// The settings that tests begin with: a free port, quick ticks, files in `folder`.
+/// The default settings of tests: a free port, quick ticks, files in `folder`.
 fn settings_in(folder: &Path) -> Settings {
     let mut settings = Settings::load(None).unwrap();
     settings.http.bind = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -598,12 +598,12 @@ pub(crate) struct TestApp {
 }
 
 impl TestApp {
-    /// A new server on a new database.
+    /// Starts a server on a new database.
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    /// A new server on an empty store of this kind, with some settings of its own.
+    /// Starts a server on an empty store of this kind, with adjusted settings.
     pub(crate) async fn start_on(store: Store, adjust: impl FnOnce(&mut Settings)) -> Self {
         Self::start_with(|settings| {
             match store {
@@ -618,7 +618,7 @@ impl TestApp {
         .await
     }
 
-    /// A new server on a new database, with some settings of its own.
+    /// Starts a server on a new database, with adjusted settings.
     pub(crate) async fn start_with(adjust: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = settings_in(folder.path());
@@ -639,7 +639,7 @@ impl TestApp {
         #[expect(clippy::disallowed_methods, reason = "the server itself; the test's runtime ends it")]
         let running = tokio::spawn(async move {
             let stop = async {
-                // A sender that is gone stops the server too.
+                // A dropped sender stops the server, too.
                 stopped.await.unwrap_or_default();
             };
             application.run_until_stopped(stop).await.unwrap();
@@ -661,7 +661,7 @@ impl TestApp {
         Self::run(self.settings.clone(), Arc::clone(&self.folder)).await
     }
 
-    /// Where the server keeps its data.
+    /// The folder of the server's data.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -701,17 +701,17 @@ impl UsherProcess {
         Self::start_with(&[]).await
     }
 
-    /// Runs `usher serve` on a new database, with some variables of its own, e.g. `("LINE__CAPACITY", "5")`.
+    /// Runs `usher serve` on a new database, with these variables, e.g. `("LINE__CAPACITY", "5")`.
     pub(crate) async fn start_with(variables: &[(&str, &str)]) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), &["serve"], variables, Stdio::inherit()).await
     }
 
-    /// The same, with its log in a file, which is answered too.
+    /// Like [`Self::start_with`], with the log in a file. Returns its path, too.
     pub(crate) async fn start_with_log(variables: &[(&str, &str)]) -> (Self, PathBuf) {
         Self::start_logged(&["serve"], variables).await
     }
 
-    /// Runs `usher serve --demo`, with its log in a file, which is answered too.
+    /// Runs `usher serve --demo`, with the log in a file. Returns its path, too.
     pub(crate) async fn start_demo_with_log(variables: &[(&str, &str)]) -> (Self, PathBuf) {
         Self::start_logged(&["serve", "--demo"], variables).await
     }
@@ -746,7 +746,7 @@ impl UsherProcess {
         Self { api: Api::new(address, &settings), child, settings, arguments, variables, folder }
     }
 
-    /// Where the server keeps its data.
+    /// The folder of the server's data.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -768,13 +768,13 @@ impl UsherProcess {
         self.api = Api::new(address, &self.settings);
     }
 
-    /// Asks the process to end, with SIGTERM.
+    /// Sends SIGTERM to the process.
     pub(crate) fn terminate(&self) {
         let status = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status().unwrap();
         assert!(status.success());
     }
 
-    /// Waits until the process has ended by itself.
+    /// Waits until the process has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         eventually("the process ended", async || self.child.try_wait().unwrap()).await
     }
@@ -790,7 +790,7 @@ impl Deref for UsherProcess {
 
 impl Drop for UsherProcess {
     fn drop(&mut self) {
-        // Fails only where the process has ended already.
+        // Fails only if the process has ended already.
         self.child.kill().unwrap_or_default();
         self.child.wait().map(drop).unwrap_or_default();
     }
@@ -826,7 +826,7 @@ async fn spawn_usher(arguments: &[&str], variables: &[(String, String)], stderr:
     match tokio::time::timeout(DEADLINE, address).await {
         Ok(Ok(address)) => (child, address),
         outcome => {
-            // Nobody else would end it.
+            // Without this, the process would outlive the test.
             child.kill().unwrap_or_default();
             panic!("usher did not say where it listens: {outcome:?}, {:?}", child.wait());
         }

@@ -1,5 +1,5 @@
-//! Requests that a server is answering all at once: each is sent up to its last byte, and then all last bytes go out
-//! together.
+//! Requests that reach a server at the same time: each is sent except for its last byte, and then all last bytes are
+//! sent together.
 
 use futures_util::future::join_all;
 use reqwest::{Body, RequestBuilder};
@@ -7,7 +7,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::app::{Answer, Api, Wire};
 
-/// Sends requests so that all are under way at once, each on a connection of its own. Answers in their order.
+/// Sends requests at the same time, each on its own connection. Returns the answers in the order of the requests.
 pub(crate) async fn at_once(api: &Api, requests: impl IntoIterator<Item = RequestBuilder>) -> Vec<Answer> {
     raise_file_limit();
     let begun = join_all(requests.into_iter().map(|request| Begun::new(api, request))).await;
@@ -50,7 +50,7 @@ fn to_bytes(request: &reqwest::Request) -> Vec<u8> {
     bytes
 }
 
-/// Lets this process open as many files as it is allowed to ask for: both ends of every connection may be here.
+/// Raises this process's limit of open files to the hard limit: both ends of every connection may be here.
 pub(crate) fn raise_file_limit() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();

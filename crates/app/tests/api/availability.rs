@@ -1,4 +1,4 @@
-//! Which seats can be had, at a look and as a stream: what a client sees of what others do.
+//! The availability of seats, as a snapshot and as a stream: a client sees the changes of others.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -35,12 +35,12 @@ fn stream(api: &Api, performance: &str) -> RequestBuilder {
     api.get(&format!("{}/stream", path(performance)))
 }
 
-/// As browsers begin, which can set no header.
+/// A request of a browser, which cannot set the header.
 fn stream_after(api: &Api, performance: &str, known: &str) -> RequestBuilder {
     api.get(&format!("{}/stream?after={known}", path(performance)))
 }
 
-/// Follows the seats, from now on or from an event that was seen.
+/// Opens a stream of the seats, from now on or after a known event.
 async fn open(api: &Api, performance: &str, known: Option<&str>) -> Blocks {
     let mut request = stream(api, performance);
     if let Some(known) = known {
@@ -49,7 +49,7 @@ async fn open(api: &Api, performance: &str, known: Option<&str>) -> Blocks {
     Blocks::of(request.send().await.unwrap())
 }
 
-/// The first block of who has nothing to learn: no event, but an id.
+/// Reads the first block of a client that missed nothing: no event, but an id.
 async fn beginning(blocks: &mut Blocks) -> Block {
     let first = blocks.next().await.unwrap();
     let retry_ms: u64 = first["retry"].parse().unwrap();
@@ -58,7 +58,7 @@ async fn beginning(blocks: &mut Blocks) -> Block {
     first
 }
 
-/// What an event says of seats, by index.
+/// The states in an event, by index.
 fn seats(event: &Block) -> BTreeMap<u64, u64> {
     assert_eq!(event.get("event").map(String::as_str), Some("seats"), "{event:?}");
     let pairs: Vec<(u64, u64)> = serde_json::from_str(&event["data"]).unwrap();
@@ -141,7 +141,7 @@ async fn a_look_is_sent_again_only_if_something_changed() {
     assert_eq!((first, again, changed), (200, 304, 200));
     assert_eq!(tag, same);
     assert_ne!(tag, other);
-    // With one writer nothing is ever open.
+    // With one writer, every event is settled at once.
     let body = json_of(app.get(&path(&performance)).send().await.unwrap(), 200).await;
     assert_eq!(other, format!("\"{}\"", body["sequence"]));
 }
@@ -225,7 +225,7 @@ async fn who_comes_back_is_told_what_changed_since_as_it_is_now() {
     assert_eq!((&again["id"], &knows_all["id"]), (&sequence, &sequence));
 }
 
-/// A client that looks, and follows from there on, and comes back now and then: it never misses a change.
+/// A client that reads the snapshot, opens a stream, and reconnects again and again, misses no change.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_and_goes_ends_up_with_what_is_so() {
     let app = TestApp::start().await;
@@ -251,7 +251,7 @@ async fn who_comes_and_goes_ends_up_with_what_is_so() {
         let end_of_change = eventually("the client knows all", async || {
             n_connections += 1;
             let mut events = open(&app, &performance, Some(&last_seen)).await;
-            // One block of each connection: the most that can be lost is what lies between two.
+            // Reads one block of each connection, so that changes fall between two connections.
             let block = tokio::time::timeout(Duration::from_secs(1), events.next()).await.ok()??;
             last_seen.clone_from(&block["id"]);
             if block.contains_key("data") {
@@ -292,7 +292,7 @@ async fn who_was_away_for_too_many_changes_has_to_begin_anew() {
     let mut events = open(&app, &performance, Some(&early)).await;
     beginning(&mut events).await;
 
-    // Nobody could hold so many seats in a test, so this goes behind the server's back.
+    // A test cannot hold so many seats in time, so this changes the database directly.
     let sell_all = "INSERT INTO seat_events (performance_id, seat, version, status, at) \
                     SELECT performance_id, seat, 2, 'sold', 0 FROM seats";
     assert_eq!(tamper(app.folder(), sell_all).await, 5_000);
@@ -306,7 +306,7 @@ async fn who_was_away_for_too_many_changes_has_to_begin_anew() {
 
     assert_reset(&back, 1);
     assert_eq!(latest["id"], shown["sequence"].to_string());
-    // Who was there is told of them all, in as many parts as the server read them in, or to begin anew.
+    // An open stream gets all changes, in several events, or a `reset`.
     let mut sold = BTreeMap::new();
     while sold.len() < 5_000 {
         let told = events.next().await.unwrap();
@@ -334,7 +334,7 @@ async fn a_new_map_lets_everybody_begin_anew() {
     let knows_it = beginning(&mut open(&app, &performance, Some(&after["sequence"].to_string())).await).await;
 
     assert_eq!((&before["map_version"], &after["map_version"]), (&json!(1), &json!(2)));
-    assert_eq!(after["seats"], STANDARD.encode([0, 0, 0]), "the one who stored it sees it at once");
+    assert_eq!(after["seats"], STANDARD.encode([0, 0, 0]), "the server that stored the change shows it at once");
     assert!(after["sequence"].as_u64() > before["sequence"].as_u64());
     for reset in [&told, &back] {
         assert_reset(reset, 2);
@@ -393,7 +393,7 @@ async fn a_server_that_stops_ends_the_streams_of_its_seats() {
     }
 }
 
-/// The client has a small buffer and reads nothing, while more is on its way to it than the buffer takes.
+/// The client reads nothing, and the server sends more than the client's small buffer takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_its_seats_is_let_go() {
     let app = TestApp::start_with(|settings| settings.http.send_timeout_ms = 2_000).await;
@@ -412,7 +412,7 @@ async fn a_client_that_does_not_read_its_seats_is_let_go() {
     drop(silent);
     beginning(&mut reader).await;
     app.held(&app.admitted(&performance).await, &["A-1-1"]).await;
-    assert_eq!(seats(&reader.next().await.unwrap()), BTreeMap::from([(0, 1)]), "whoever reads stays");
+    assert_eq!(seats(&reader.next().await.unwrap()), BTreeMap::from([(0, 1)]), "a client that reads stays");
 }
 
 #[tokio::test(flavor = "multi_thread")]

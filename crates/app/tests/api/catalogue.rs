@@ -1,4 +1,4 @@
-//! Browsing: lists, caching, seats, seat maps, availability.
+//! The catalogue: lists, caching, seats, seat maps, availability.
 
 use std::time::Duration;
 
@@ -187,7 +187,7 @@ async fn seats_are_listed_by_status_and_grade() {
         "version": 0,
     });
     let mut shown = all["items"][5].clone();
-    // Where versions begin is the store's to say; that they rise is checked with the availability.
+    // The first version is up to the store. The tests of the availability check that versions rise.
     shown["version"] = json!(0);
     assert_eq!(shown, expected);
 }
@@ -220,7 +220,7 @@ async fn a_seat_map_shows_where_every_seat_is() {
     assert_eq!(new_map["sections"][0]["name"], "C");
 }
 
-/// S4: a lapsed hold keeps nobody away, and reads as free.
+/// S4: the seats of a lapsed hold read as free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lapsed_hold_is_free_in_every_view() {
     let app = TestApp::start().await;

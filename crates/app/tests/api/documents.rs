@@ -1,4 +1,4 @@
-//! What the server says about itself: the API document, the pages of problems, metrics, health.
+//! The API document, the pages of problems, metrics and health.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
@@ -31,7 +31,7 @@ async fn the_served_document_is_the_stored_one() {
     );
 }
 
-/// Calls operations, and holds each answer against the document.
+/// Calls operations, and checks each answer against the document.
 struct Tour<'a> {
     app: &'a TestApp,
     document: Value,
@@ -39,8 +39,7 @@ struct Tour<'a> {
 }
 
 impl Tour<'_> {
-    /// Sends a request to the operation at `template`, and answers the body.
-    /// Begins a stream that has no end, and leaves it.
+    /// Opens a stream at `template`, and checks only its head, because it has no end.
     async fn begin(&mut self, template: &str, request: RequestBuilder) {
         let response = request.send().await.unwrap();
         let status = response.status().as_u16();
@@ -52,6 +51,7 @@ impl Tour<'_> {
         self.seen.entry(id).or_default().insert(status);
     }
 
+    /// Sends a request to the operation at `template`, and returns the body.
     async fn call(&mut self, method: &Method, template: &str, request: RequestBuilder) -> Value {
         let response = request.send().await.unwrap();
         let (status, content_type) =
@@ -82,7 +82,7 @@ impl Tour<'_> {
         body
     }
 
-    /// Insists that the body is what the schema says: nothing missing, nothing more, all of the right type.
+    /// Asserts that the body has the required members, no undeclared ones, and the declared types.
     fn require_conformity(&self, body: &Value, schema: &Value, case: &str) {
         if let Some(name) = schema["$ref"].as_str().and_then(|path| path.strip_prefix("#/components/schemas/")) {
             return self.require_conformity(body, &self.document["components"]["schemas"][name], case);

@@ -1,4 +1,4 @@
-//! The edges: slow clients, floods, shutting down, ids of requests, labels of metrics.
+//! The edge: slow clients, floods, shutdown, request ids, labels of metrics.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ fn seats() -> [serde_json::Value; 1] {
     [section("A", 1, 10, "R", 100)]
 }
 
-/// E1: whoever sends slowly is not waited for for ever, and shuts nobody out meanwhile.
+/// E1: a client that sends slowly times out, and shuts no other client out meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_bodies_shut_nobody_out() {
     let app = TestApp::start_with(|settings| settings.http.body_timeout_ms = 6_000).await;
@@ -42,7 +42,7 @@ async fn slow_bodies_shut_nobody_out() {
     }
 }
 
-/// E2: one slow client does not keep a server from stopping, within the grace that containers have.
+/// E2: a slow client does not keep a server from stopping within the grace period of containers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_stops_in_time_whatever_its_clients_do() {
     let mut process = UsherProcess::start().await;
@@ -81,7 +81,7 @@ async fn a_server_that_stops_answers_what_is_under_way() {
     assert!(status.expect("the process ends within 10 s").success());
 }
 
-/// E3: a flood of log-ins is bounded, and leaves the line alone.
+/// E3: a flood of log-ins is bounded, and does not slow down the line.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_log_ins_leaves_the_line_alone() {
     let app = TestApp::start_with(|settings| {
@@ -130,7 +130,7 @@ async fn request_series(app: &TestApp) -> BTreeSet<String> {
     series.filter(|series| series.starts_with("usher_http_request_duration_seconds_count")).collect()
 }
 
-/// E4: labels of metrics are route patterns, so nobody can add a series.
+/// E4: labels of metrics are route patterns, so that clients cannot add series.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_paths_add_no_metric_series() {
     let app = TestApp::start().await;
@@ -191,7 +191,7 @@ async fn an_address_that_asks_too_fast_is_told_to_wait_and_the_others_are_not() 
     };
 
     let of_one = join_all((0..40).map(|n| {
-        // What stands before the proxy's own entry, anybody can write.
+        // A client can forge the entries before the proxy's own.
         let claimed = format!("198.51.100.{n}, 192.0.2.1");
         async move { ask(&claimed).await }
     }))

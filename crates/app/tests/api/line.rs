@@ -1,4 +1,4 @@
-//! The line as people see it: joining, waiting, being admitted, leaving; and the gate.
+//! The line as its clients see it: join, wait, be admitted, leave; and the gate.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn seats() -> [Value; 1] {
     [section("A", 1, 10, "R", 100)]
 }
 
-/// A server whose lines admit so many, and an open performance.
+/// A server whose lines have this capacity, and an open performance.
 async fn line_of(capacity: u32) -> (TestApp, String) {
     let app = TestApp::start_with(|settings| settings.line.capacity = capacity).await;
     let performance = app.performance(&seats(), SaleOptions::default()).await;
@@ -69,7 +69,7 @@ async fn people_stand_in_the_order_in_which_they_came() {
     }
 }
 
-/// L4, as far as it shows from outside: never more inside than there is room, and the first come first.
+/// L4, as far as clients can see it: never more people inside than the capacity, and in the order of their numbers.
 #[tokio::test(flavor = "multi_thread")]
 async fn those_in_front_are_admitted_as_far_as_there_is_room() {
     let (app, performance) = line_of(0).await;
@@ -129,7 +129,7 @@ async fn who_comes_back_after_leaving_stands_at_the_back() {
     assert_eq!(old_place["state"], "done");
 }
 
-/// L6: each pass runs out by itself, and only it.
+/// L6: each pass expires by itself, without the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_lets_the_pass_run_out_stands_at_the_back() {
     let (app, performance) = line_of(10).await;
@@ -200,7 +200,7 @@ async fn who_waits_gets_no_cookie() {
     assert_eq!(header(&waiting, "cache-control"), Some("no-store"));
 }
 
-/// L12, L13, for what stands behind the gate.
+/// L12, L13, for pages behind the gate.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gate_opens_for_passes_only_and_refuses_all_else_alike() {
     let (app, performance) = line_of(1).await;
@@ -286,7 +286,7 @@ async fn who_comes_before_the_sale_waits_for_it() {
 
     assert!(was_early, "the test was too slow to come early");
     assert_eq!((text(&early, "state"), text(&early, "sale_state")), ("waiting", "scheduled"));
-    assert!(first_inside >= opens_at, "nobody is inside before the sale");
+    assert!(first_inside >= opens_at, "no person is inside before the sale");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -342,7 +342,7 @@ async fn only_ones_own_place_in_this_line_counts() {
     assert_eq!(json_of(app.poll(&place, &performance).await, 200).await["state"], "waiting");
 }
 
-/// L14: who one is comes from signed tokens, and from nothing that anybody could write.
+/// L14: the account comes from signed tokens, and from nothing that a client can forge.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_joins_or_looks_as_somebody_else() {
     let (app, performance) = line_of(0).await;
@@ -387,7 +387,7 @@ async fn who_polls_far_too_fast_is_told_to_wait_and_nobody_else_is() {
     .await;
 }
 
-/// L21: people who came together are not asked to come back together.
+/// L21: people who join together are not told to poll together.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_poll_is_spread_by_jitter() {
     let (app, performance) = line_of(0).await;
@@ -395,7 +395,7 @@ async fn the_next_poll_is_spread_by_jitter() {
 
     let joined = join_all(buyers.iter().map(|buyer| app.joined(buyer, &performance))).await;
 
-    // In parts of what somebody at this position waits without jitter: 2 s, and 10 ms for each position.
+    // As parts of the interval without jitter: 2 s, and 10 ms for each position.
     let parts: Vec<_> = joined
         .iter()
         .map(|body| body["poll_after_ms"].as_f64().unwrap() / (2_000.0 + 10.0 * body["position"].as_f64().unwrap()))

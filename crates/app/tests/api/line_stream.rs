@@ -1,4 +1,4 @@
-//! A place as a stream: what is told at once, what comes by itself, and what a server allows itself for it.
+//! The stream of a place: its first event, later changes, and the limits of streams.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn seats() -> [Value; 1] {
     [section("A", 1, 10, "R", 100)]
 }
 
-/// A server whose lines admit nobody yet, and an open performance.
+/// A server whose lines have no capacity yet, and an open performance.
 async fn line_with(adjust: impl FnOnce(&mut Settings)) -> (TestApp, String) {
     let app = TestApp::start_with(|settings| {
         settings.line.capacity = 0;
@@ -31,7 +31,7 @@ async fn line() -> (TestApp, String) {
     line_with(|_| {}).await
 }
 
-/// The place token of somebody new in the line.
+/// The place token of a new person in the line.
 async fn place(api: &Api, performance: &str) -> String {
     api.joined(&api.buyer(), performance).await["place"].as_str().unwrap().to_owned()
 }
@@ -70,7 +70,7 @@ impl Events {
         Self(Blocks::of(response))
     }
 
-    /// The next event; nothing if the stream has ended as it should.
+    /// The next event; `None` if the stream has ended properly.
     async fn next(&mut self) -> Option<Event> {
         let mut block = self.0.next().await?;
         let mut field = |name: &str| block.remove(name).unwrap_or_else(|| panic!("{name} of {block:?}"));
@@ -78,7 +78,7 @@ impl Events {
         Some(Event { id: field("id"), name: field("event"), retry_ms, data: field("data") })
     }
 
-    /// The next event that says this of its state. Those before it say something else.
+    /// The next event with this state. Skips events with other states.
     async fn until(&mut self, state: &str) -> Value {
         loop {
             let event = self.next().await.unwrap_or_else(|| panic!("the stream ended before {state}")).json();
@@ -107,7 +107,7 @@ async fn let_in(app: &TestApp, performance: &str, capacity: u32) {
     json_of(app.patch_admission(performance, &json!({"capacity": capacity})).await, 200).await;
 }
 
-/// What is the same however often one asks.
+/// A place without `poll_after_ms`, which changes with every poll.
 fn lasting(mut place: Value) -> Value {
     place.as_object_mut().unwrap().remove("poll_after_ms").unwrap();
     place
@@ -125,7 +125,7 @@ async fn the_first_event_comes_at_once_and_is_what_a_poll_tells() {
     let polled = json_of(app.poll(&place, &performance).await, 200).await;
 
     assert_eq!(first.name, "place");
-    assert_eq!(first.json()["poll_after_ms"], first.retry_ms, "whoever is cut off comes back when a poll is due");
+    assert_eq!(first.json()["poll_after_ms"], first.retry_ms, "a client reconnects when its next poll is due");
     assert_eq!(lasting(first.json()), lasting(polled));
     for (name, value) in [
         ("content-type", Some("text/event-stream")),
@@ -327,7 +327,7 @@ async fn a_server_that_stops_ends_its_streams() {
     }
 }
 
-/// The client has a small buffer and reads nothing, while more is on its way to it than the buffer takes.
+/// The client reads nothing, and the server sends more than the client's small buffer takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_is_let_go() {
     let (app, performance) = line_with(|settings| settings.http.send_timeout_ms = 2_000).await;
@@ -344,10 +344,10 @@ async fn a_client_that_does_not_read_is_let_go() {
 
     wait_for_open_streams(&app, 1).await;
     drop(silent);
-    assert_eq!(reader.0.response.status(), 200, "whoever reads stays");
+    assert_eq!(reader.0.response.status(), 200, "a client that reads stays");
 }
 
-/// A closed tab sends no more than the end of its side; nothing that is written to it later would tell.
+/// A closed tab half-closes its connection. Later writes to it would not fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_is_gone_at_once() {
     let (app, performance) = line().await;
@@ -362,8 +362,8 @@ async fn a_client_that_hangs_up_is_gone_at_once() {
     wait_for_open_streams(&app, 0).await;
 }
 
-/// The shortest presence window is six seconds; who was not seen for it, and for the quarter that its measure is coarse
-/// by, is away.
+/// The shortest presence window is six seconds. A person who did not poll for the window and another quarter of it, the
+/// precision of presence, is away.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_stream_keeps_its_owner_present_and_a_closed_one_does_not() {
     const AWAY_AFTER: Duration = Duration::from_millis(6_000 + 1_500 + 1_000);

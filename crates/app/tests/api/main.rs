@@ -1,4 +1,4 @@
-//! The API over real HTTP: a server of its own for each test, on the embedded adapters, on a free port.
+//! The API over real HTTP: each test has its own server, with embedded adapters, on a free port.
 
 #[cfg(test)]
 mod accounts;

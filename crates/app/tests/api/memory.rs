@@ -1,4 +1,4 @@
-//! A whole sale in one process without a file, as a client sees it, and what refuses a store in memory.
+//! A whole sale in one process without a file, and the commands that refuse a store in memory.
 
 use std::fs;
 use std::process::Output;
@@ -63,7 +63,7 @@ async fn the_demo_in_memory_sells_tickets_warns_leaves_no_file_and_forgets_every
     assert!(usher.seat_statuses(&anew).await.values().all(|status| status == "available"));
 }
 
-/// Insists that a command failed, and said why in one line.
+/// Asserts that a command failed, with its reasons in one line.
 #[track_caller]
 fn assert_refused(output: &Output, reasons: &[&str]) {
     assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");

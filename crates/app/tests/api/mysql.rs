@@ -1,4 +1,4 @@
-//! The whole of it on MariaDB or MySQL and on Redis, as a client sees it: two servers on one database and one line.
+//! A whole sale on MariaDB or MySQL and Redis: two servers on one database and one line.
 
 use std::process::Output;
 
@@ -54,7 +54,7 @@ async fn the_way_from_sign_up_to_tickets_leads_over_two_servers_on_one_database(
     assert_eq!(second.list("/api/v1/reservations", Some(token), 50).await, [confirmed]);
     second.wait_for_place(&minji.place, &performance, "done").await;
 
-    // Everybody wants the same seat first, from both servers, and then a seat of their own.
+    // All buyers first want the same seat, from both servers, and then each another one.
     let servers = [&first, &second];
     let crowd = join_all((0..BUYERS).map(async |n| (n, servers[n % 2].admitted(&performance).await))).await;
     let taken = join_all(crowd.iter().map(async |(n, who)| servers[(n + 1) % 2].hold(who, &["A-2-50"]).await)).await;

@@ -1,4 +1,4 @@
-//! What operators do, and that nobody else does.
+//! The operations for operators, and which callers may use each operation.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::app::{
 const LONG: Duration = Duration::from_secs(3_600);
 const CSV_HEAD: &str = "section,row,number,grade,amount,currency\n";
 
-/// Who may call an operation.
+/// The callers that may use an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Callers {
     Anyone,
@@ -21,7 +21,7 @@ enum Callers {
 }
 
 impl Callers {
-    /// As docs/API.md has it, whatever the served document says.
+    /// As docs/API.md has it, independent of the served document.
     fn of(method: &Method, path: &str) -> Self {
         if path.starts_with("/api/v1/operator/") {
             Self::Operators
@@ -47,7 +47,7 @@ async fn seat_names(app: &TestApp, performance: &str) -> Vec<String> {
     listed.iter().map(|seat| seat["seat"].as_str().unwrap().to_owned()).collect()
 }
 
-/// L20: every route of the served document, for everybody.
+/// L20: every route of the served document, for every kind of caller.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_is_for_those_it_is_for() {
     let app = TestApp::start().await;
@@ -80,7 +80,7 @@ async fn every_route_is_for_those_it_is_for() {
                 if let Some((status, code)) = expected {
                     assert_problem(response, status, code).await;
                 } else if header(&response, "content-type") != Some("text/event-stream") {
-                    // A stream that began is open to the caller, and has no end to wait for.
+                    // A stream that begins admits the caller, and has no end to wait for.
                     let text = response.text().await.unwrap();
                     let is_shut = text.contains("\"unauthenticated\"") || text.contains("\"forbidden\"");
                     assert!(!is_shut, "{case}: {text}");

@@ -1,4 +1,4 @@
-//! Paying: whatever the gateway and the server do, money and seats end up agreeing.
+//! Payments: whatever happens to gateway and server, money and seats agree in the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +36,7 @@ fn options(hold_ttl_s: u64) -> SaleOptions {
     SaleOptions { hold_ttl_s, ..SaleOptions::default() }
 }
 
-/// Waits until the buyer sees the reservation in this state, and answers it.
+/// Waits until the reservation is in this state, and returns it.
 async fn wait_for_status(api: &Api, who: &Admitted, reservation: &str, status: &str) -> Value {
     eventually(&format!("the reservation is {status}"), async || {
         let body = json_of(api.reservation(&who.token, reservation).await, 200).await;
@@ -45,7 +45,7 @@ async fn wait_for_status(api: &Api, who: &Admitted, reservation: &str, status: &
     .await
 }
 
-/// A payment makes a hold last a minute at least; a declined one must not have made it any longer.
+/// A payment extends a hold to at least a minute. A declined payment must take the extension back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_declined_payment_gives_the_hold_back_its_original_time() {
     let app = TestApp::start().await;
@@ -126,7 +126,8 @@ async fn a_buyer_who_was_declined_may_pay_in_another_way() {
     assert_verified(app.folder()).await;
 }
 
-/// LESSONS S17: more payments are under way than there are connections to the database, and nobody else notices.
+/// LESSONS S17: more payments are under way than there are connections to the database, and other requests are as fast
+/// as ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_gateway_is_in_nobody_elses_way() {
     const N_SLOW: usize = 40;
@@ -203,8 +204,8 @@ async fn a_payment_whose_answer_was_lost_is_found_by_the_repeated_request() {
     assert_verified(app.folder()).await;
 }
 
-/// The money is taken, and the server is gone before it hears of it. Of three buyers one waits, one asks again, and one
-/// had an answer that was lost even before.
+/// The server is killed after the gateway took the money and before its answer arrived. Of three buyers, one waits, one
+/// repeats the request, and one had got 503.
 #[tokio::test(flavor = "multi_thread")]
 async fn payments_that_a_killed_server_left_behind_end_after_its_restart() {
     let mut usher = UsherProcess::start().await;
@@ -241,7 +242,7 @@ async fn payments_that_a_killed_server_left_behind_end_after_its_restart() {
     assert_verified(usher.folder()).await;
 }
 
-/// LESSONS S8: a key is not stuck because the server died while it worked.
+/// LESSONS S8: an idempotency key stays usable if the server is killed during its request.
 #[tokio::test(flavor = "multi_thread")]
 async fn holds_that_were_under_way_when_the_server_was_killed_can_be_repeated() {
     const N: usize = 200;
@@ -254,7 +255,7 @@ async fn holds_that_were_under_way_when_the_server_was_killed_can_be_repeated() 
         requests.collect::<Vec<_>>()
     };
 
-    // Killed as soon as the first of them is written down: most of the others are somewhere in between.
+    // Kills the server as soon as the first hold is stored, while most others are in progress.
     let in_flight = requests(&usher).into_iter().map(|request| async {
         let response = request.send().await.ok()?;
         Some((response.status().as_u16(), response.text().await.ok()?))
@@ -284,8 +285,8 @@ async fn holds_that_were_under_way_when_the_server_was_killed_can_be_repeated() 
     assert_verified(usher.folder()).await;
 }
 
-/// LESSONS S3: two hundred buyers pay within a quarter of a second around the end of their holds, while others wait to
-/// take the seats over.
+/// LESSONS S3: two hundred buyers pay within a quarter of a second around the end of their holds, while others try to
+/// hold the same seats.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hold_that_is_paid_for_as_it_ends_is_either_paid_or_expired_and_never_both() {
     const N: usize = 200;
@@ -329,24 +330,24 @@ async fn a_hold_that_is_paid_for_as_it_ends_is_either_paid_or_expired_and_never_
     assert!((1..N).contains(&n_paid), "both happened: {n_paid} were in time");
     let sold = app.seat_statuses(&performance).await.values().filter(|status| *status == "sold").count();
     assert_eq!(sold, n_paid);
-    assert_eq!(captures(app.folder()).await, i64::try_from(n_paid).unwrap(), "who was late was not charged");
+    assert_eq!(captures(app.folder()).await, i64::try_from(n_paid).unwrap(), "late buyers were not charged");
     assert_verified(app.folder()).await;
 }
 
-/// Waits for a point in time.
+/// Waits until a point in time.
 async fn at(moment: Timestamp) {
     #[expect(clippy::disallowed_methods, reason = "the moment is what the test is about")]
     tokio::time::sleep(moment.since(now())).await;
 }
 
-/// A server's reservations on a database that outlives it, at a time that the test moves: holds whose payment is older
-/// than their seats' last minute cannot be had over HTTP in test time.
+/// The reservations of one server, with a clock that the test moves, because a payment longer than its hold's last
+/// minute would take too long over HTTP.
 struct Server {
     reservations: Service,
     repository: Arc<SqlReservationRepository>,
 }
 
-/// The sale of the demo, open for ever; everybody is admitted, under their own number.
+/// The sale of the demo, always open. Every account is admitted, under its own number.
 struct OpenToAll;
 
 #[async_trait]
@@ -365,7 +366,7 @@ impl AdmissionGate for OpenToAll {
     async fn pass_used(&self, _: PerformanceId, _: PassNumber) {}
 }
 
-/// What outlives servers: the disk and the time.
+/// The database and the clock, which outlive the servers.
 struct Machine {
     database: Database,
     clock: Arc<ManualClock>,
@@ -489,7 +490,7 @@ async fn money_for_seats_that_lapsed_and_that_nobody_took_buys_them() {
     assert_eq!((captures(folder).await, sales(folder).await, refunds(folder).await), (1, 1, 0));
 }
 
-/// LESSONS S8, for a server that dies between its own transaction and the gateway.
+/// LESSONS S8, for a server that is killed between its own transaction and the call of the gateway.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_never_reached_the_gateway_gives_the_hold_back() {
     let machine = Machine::new().await;

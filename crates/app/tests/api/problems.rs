@@ -1,4 +1,4 @@
-//! Every problem code, provoked; and what a refusal must not do, or tell.
+//! Provokes every problem code, and checks that refusals change nothing and leak nothing.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::app::{
 };
 use crate::store;
 
-/// An id that nothing has.
+/// An id that does not exist.
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 /// One server on which most codes are provoked.
@@ -145,7 +145,8 @@ impl Stage {
                     let request = app.confirm_request(&buyer.token, &reservation, &key, "tok_slow");
                     json_of(request.send().await.unwrap(), 200).await;
                 };
-                // As if the gateway had not heard of it yet: what it has heard of, it is asked about.
+                // Deletes the charge, as if the gateway had not got it yet. Otherwise the server would ask for its
+                // status.
                 let unheard = "DELETE FROM simulated_charges WHERE attempt_id IN (
                     SELECT attempt_id FROM reservations JOIN reservation_seats ON reservation_id = reservations.id
                     WHERE state = 'paying' AND seat = 'A-2-4')";
@@ -191,8 +192,8 @@ impl Stage {
                 let reservation = app.held(&buyer, &["A-2-9"]).await;
                 app.confirm(&buyer.token, &id_of(&reservation), "tok_timeout_after_capture").await
             }
-            // An embedded line is never away: it lives in the same process. What its loss would be answered with shows
-            // where refusals are written.
+            // An embedded line is always available, because it lives in the same process. This renders the answer
+            // without a request.
             ProblemCode::LineUnavailable => {
                 let source = "connection refused".into();
                 let away = StoreError::Unavailable { operation: "line.join", source };
@@ -203,7 +204,7 @@ impl Stage {
     }
 }
 
-/// A refusal as it is written, without a request.
+/// A refusal, rendered without a request.
 fn written(problem: &Problem) -> Answer {
     let answer = problem.render(Some(Occurrence { path: "/nowhere", request_id: "r-1" }));
     let mut headers: reqwest::header::HeaderMap = answer
@@ -217,7 +218,7 @@ fn written(problem: &Problem) -> Answer {
     Answer { path: "/nowhere".into(), status, headers, text: String::from_utf8(body.to_vec()).unwrap() }
 }
 
-/// Logs in to an account whose row holds what cannot be.
+/// Logs in to an account with a corrupt row.
 async fn damaged_account(app: &TestApp) -> reqwest::Response {
     json_of(app.sign_up("damaged@example.com", "correct horse").await, 201).await;
     let damage = "UPDATE accounts SET role = 'emperor' WHERE email = 'damaged@example.com'";
@@ -225,13 +226,13 @@ async fn damaged_account(app: &TestApp) -> reqwest::Response {
     app.log_in("damaged@example.com", "correct horse").await
 }
 
-/// Asks a server for more than it may do at once.
+/// Sends a server more requests than it may answer at once.
 async fn overloaded() -> Answer {
     let app = TestApp::start_with(|settings| settings.http.max_in_flight = 1).await;
     app.keep_busy().await.1
 }
 
-/// Asks a server to write while somebody else keeps the database locked for longer than it waits.
+/// Asks a server to write while the test locks the database for longer than the server waits.
 async fn locked_store() -> Answer {
     let app = TestApp::start().await;
     let lock = store::lock(app.folder()).await;
@@ -387,7 +388,7 @@ async fn a_refused_hold_names_every_conflict_and_holds_nothing() {
     assert_eq!(free, ["A-1-1", "A-1-3", "A-1-5", "A-1-6"]);
 }
 
-/// S8: a repeated request gets the same bytes and has no second effect; the key of another wish is refused.
+/// S8: a repeated request gets the same bytes and has no second effect; the key of another request is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idempotency_key_stands_for_one_wish() {
     let app = TestApp::start().await;
@@ -537,7 +538,7 @@ async fn a_wrong_value_is_refused_under_its_name() {
         (Method::POST, &hold, json!({"seats": ["A-1-1", 7]}), "seats[1]"),
         (Method::POST, &hold, json!({"seats": ["A-1-1", "nonsense"]}), "seats[1]"),
         (Method::POST, &hold, json!({"seats": ["A-1-1", "A-1-1"]}), "seats[1]"),
-        // S6: a price is nothing that a client could say.
+        // S6: a client cannot set a price.
         (Method::POST, &hold, json!({"seats": ["A-1-1"], "total": 1}), "total"),
         (Method::POST, &hold, json!({"seats": ["A-1-1"], "best_available": {"count": 1}}), "best_available"),
         (Method::POST, &hold, json!({"best_available": {}}), "best_available.count"),

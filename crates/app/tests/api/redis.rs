@@ -1,5 +1,4 @@
-//! The line on Redis, as a client sees it: the way to a ticket, a Redis that is lost under a running server, and two
-//! servers on one line.
+//! The line on Redis: the way to a ticket, the loss of Redis under a running server, and two servers on one line.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -28,8 +27,7 @@ async fn the_way_to_a_ticket_is_the_same_on_redis() {
     assert_eq!(app.get("/readyz").send().await.unwrap().status(), 200);
 }
 
-/// L16, L19: Redis ends and comes back empty under a running server. Everybody finds their own place again, and the
-/// passes hold.
+/// L16, L19: Redis restarts empty under a running server. All people keep their places, and all passes stay valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_restarts_under_the_server_costs_nobody_their_place() {
     let redis = Server::start(&[]);
@@ -66,8 +64,8 @@ async fn a_redis_that_restarts_under_the_server_costs_nobody_their_place() {
     app.held(&inside[0], &["A-1-1"]).await;
 }
 
-/// A Redis that is silent is not a Redis that is lost: who waits is told where they stand from memory, who wants to join
-/// is told to come back, and when it speaks again everything goes on.
+/// A silent Redis is not lost: the server answers polls from memory, refuses joins for a while, and goes on when Redis
+/// answers again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_silent_for_a_while_keeps_nobody_waiting() {
     let redis = Server::start(&[]);
@@ -105,7 +103,7 @@ async fn a_redis_that_is_silent_for_a_while_keeps_nobody_waiting() {
     app.wait_for_place(waiting[0]["place"].as_str().unwrap(), &performance, "admitted").await;
 }
 
-/// L2, L3, L4: both servers run the scheduler, on one line and one database.
+/// L2, L3, L4: both servers run the scheduler on one line and one database.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_servers_on_one_line_give_each_number_once_and_fill_the_room_once() {
     let first = TestApp::start_with(|settings| {

@@ -1,4 +1,4 @@
-//! Holding, paying and giving back: what buyers can do with seats, and what they cannot.
+//! Reservations: what buyers can and cannot do with holds, payments and releases.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,7 +27,7 @@ fn seats_of(reservation: &Value) -> Vec<&str> {
     reservation["seats"].as_array().unwrap().iter().map(|seat| seat["seat"].as_str().unwrap()).collect()
 }
 
-/// Takes a seat as soon as somebody else's hold on it has lapsed.
+/// Holds a seat as soon as another buyer's hold on it has lapsed.
 async fn take_over(api: &Api, who: &Admitted, seat: &str) -> Value {
     eventually("the hold lapses", async || {
         let response = api.hold(who, &[seat]).await;
@@ -88,7 +88,7 @@ async fn somebody_signs_up_waits_their_turn_and_goes_home_with_tickets() {
     assert_verified(app.folder()).await;
 }
 
-/// LESSONS S6: there is no way to name a price, and what is charged is what the database says.
+/// LESSONS S6: a request cannot set a price, and the gateway charges the price in the database.
 #[tokio::test(flavor = "multi_thread")]
 async fn prices_come_from_the_database_only() {
     let app = TestApp::start().await;
@@ -172,7 +172,7 @@ async fn the_best_seats_are_side_by_side_in_front_and_of_the_grade_asked_for() {
     assert_problem(app.hold_best(&late, 1, Some("VIP")).await, 409, "not-enough-seats").await;
     app.release(&third.token, &id_of(&rest)).await;
     let released = json_of(app.hold_best(&late, 1, Some("VIP")).await, 201).await;
-    assert_eq!(seats_of(&released), ["A-1-4"], "at the side, so that nobody sits alone");
+    assert_eq!(seats_of(&released), ["A-1-4"], "at the side, so that no single seat is left");
     assert_verified(app.folder()).await;
 }
 
@@ -205,7 +205,7 @@ async fn a_lapsed_hold_reads_expired_and_its_seats_available_to_everybody() {
 
     eventually("the hold lapses", async || (now() >= deadline).then_some(())).await;
 
-    // At once, whether or not a sweeper came by.
+    // At once, even before the sweeper runs.
     let lapsed = json_of(app.reservation(&who.token, &id_of(&held)).await, 200).await;
     assert_eq!(lapsed["status"], "expired");
     assert!(app.seat_statuses(&performance).await.values().all(|status| status == "available"));
@@ -235,11 +235,11 @@ async fn a_late_release_or_confirm_touches_nothing_of_the_next_owners() {
     assert_eq!(unharmed, taken);
     assert_eq!(json_of(app.reservation(&late.token, &id_of(&taken)).await, 200).await, bought);
     assert_eq!(app.seat_statuses(&performance).await["A-1-1"], "sold");
-    assert_eq!(captures(app.folder()).await, 1, "nobody was charged for what was not theirs");
+    assert_eq!(captures(app.folder()).await, 1, "the late confirm charged nothing");
     assert_verified(app.folder()).await;
 }
 
-/// LESSONS S12: the second release does nothing, also when the seat has a new owner by then.
+/// LESSONS S12: the second release does nothing, even if the seat has a new owner by then.
 #[tokio::test(flavor = "multi_thread")]
 async fn released_seats_are_free_at_once_and_releasing_again_does_nothing() {
     let app = TestApp::start().await;
@@ -315,8 +315,8 @@ async fn a_buyers_seat_limit_counts_what_they_bought_with_other_passes() {
     assert_verified(app.folder()).await;
 }
 
-/// LESSONS S10: a line gives one pass at a time, so that the test signs fifty for one account itself. The limit holds
-/// although every request has a pass of its own and wants a seat of its own.
+/// LESSONS S10: a line issues one pass at a time, so the test signs fifty passes for one account. The limit holds
+/// although every request has its own pass and names its own seat.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_requests_of_one_buyer_at_once_never_get_more_seats_than_the_limit() {
     let app = TestApp::start().await;
@@ -345,7 +345,7 @@ async fn fifty_requests_of_one_buyer_at_once_never_get_more_seats_than_the_limit
     assert_verified(app.folder()).await;
 }
 
-/// LESSONS L15, S10: the same with the one pass that the line gave.
+/// LESSONS L15, S10: the same with one pass.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_requests_with_one_pass_at_once_make_one_reservation() {
     let app = TestApp::start().await;
@@ -471,7 +471,7 @@ async fn twenty_different_confirms_at_once_charge_once() {
     assert_verified(app.folder()).await;
 }
 
-/// Without this, the other tests' `usher verify` would show nothing.
+/// Negative control: without it, a passing `usher verify` in the other tests would prove nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_names_what_was_changed_behind_its_back() {
     let app = TestApp::start().await;

@@ -1,4 +1,4 @@
-//! Killed and started again, or stopped in the middle of a rush: what people were given stays theirs.
+//! Servers that are killed and restarted, or stopped in a rush: clients keep their places, passes and seats.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::app::{Admitted, Answer, Api, SaleOptions, UsherProcess, eventually, i
 use crate::at_once::at_once;
 use crate::store::{assert_verified, number};
 
-/// Asks for many places, some at a time. Answers in their order.
+/// Polls many places, some at a time. Returns the answers in order.
 async fn poll_all(api: &Api, performance: &str, places: &[Value]) -> Vec<Value> {
     let polls = places
         .iter()
@@ -32,13 +32,13 @@ fn number_of(place: &Value) -> u64 {
     place["number"].as_u64().unwrap()
 }
 
-/// What the server saved of its lines so far: how many wait, and how many passes it gave.
+/// The saved numbers of waiting people and of passes.
 async fn saved(folder: &Path) -> (i64, i64) {
     let waiting = number(folder, "SELECT coalesce(sum(waiting), 0) FROM lines").await;
     (waiting, number(folder, "SELECT count(*) FROM line_grants").await)
 }
 
-/// LESSONS L16, for the embedded line; L1: nobody is lost, L2: nobody is let in twice.
+/// LESSONS L16, for the embedded line; L1: no person is lost, L2: no person is admitted twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_finds_its_line_again_with_numbers_order_and_passes() {
     const INSIDE: usize = 100;
@@ -56,7 +56,7 @@ async fn a_killed_server_finds_its_line_again_with_numbers_order_and_passes() {
     eventually("the line is saved", async || (saved(usher.folder()).await == (1_000, 100)).then_some(())).await;
 
     usher.restart().await;
-    // The newcomers come first, before anybody of before is back.
+    // New people join first, before the earlier ones poll again.
     let new_tokens: Vec<_> = (0..NEW).map(|_| usher.buyer()).collect();
     let newcomers = join_all_of(&usher, &performance, &new_tokens).await;
     let after = poll_all(&usher, &performance, &places).await;
@@ -76,7 +76,7 @@ async fn a_killed_server_finds_its_line_again_with_numbers_order_and_passes() {
     let positions: Vec<_> = after[INSIDE..].iter().map(|place| place["position"].as_u64().unwrap()).collect();
     assert_eq!(positions, (1..=1_000).collect::<Vec<_>>());
 
-    // Fifty of those inside book, ten leave: the sixty who waited longest come next.
+    // Fifty people inside book and ten leave, so that the first sixty in the line are admitted.
     let inside = after[..INSIDE].iter().zip(&tokens).map(|(place, token)| Admitted {
         token: token.clone(),
         performance: performance.clone(),
@@ -143,8 +143,8 @@ async fn reservations_tickets_accounts_and_tokens_survive_a_killed_server() {
     assert_verified(usher.folder()).await;
 }
 
-/// Somebody who holds a seat and gives it back, again and again, until the server is gone. Answers what they were told
-/// last of each of their reservations.
+/// Holds and releases a seat, again and again, until the server stops. Returns the last acknowledged state of each
+/// reservation.
 async fn change_their_mind(api: &Api, who: &Admitted, seat: &str) -> BTreeMap<String, &'static str> {
     let mut told = BTreeMap::new();
     loop {
@@ -159,8 +159,8 @@ async fn change_their_mind(api: &Api, who: &Admitted, seat: &str) -> BTreeMap<St
     }
 }
 
-/// A graceful stop answers what it has begun, in less than the ten seconds that containers are given (LESSONS E2), and
-/// what it answered is there after the next start.
+/// A graceful stop answers all requests under way within the ten seconds that containers get (LESSONS E2), and the next
+/// start has every acknowledged change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graceful_stop_in_the_middle_of_a_rush_loses_nothing_that_was_acknowledged() {
     const N: usize = 100;
@@ -192,7 +192,7 @@ async fn a_graceful_stop_in_the_middle_of_a_rush_loses_nothing_that_was_acknowle
         let found: BTreeMap<_, _> =
             found.iter().map(|found| (id_of(found), found["status"].as_str().unwrap())).collect();
         for (reservation, status) in told {
-            // The last release may have been done and not answered.
+            // The last release may be stored but not acknowledged.
             assert!(found[reservation] == *status || found[reservation] == "released", "{reservation}: {status}");
         }
     }

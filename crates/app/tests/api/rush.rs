@@ -1,5 +1,4 @@
-//! Everybody at once: a thousand people after one seat, or after a thousand, and a line that lets in no more than there
-//! is room for.
+//! Crowds: a thousand buyers of one seat, or of a thousand seats, and a line that never exceeds its capacity.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,12 +27,12 @@ on_every_store! {
     a_pass_that_is_used_up_or_left_makes_room_at_once
 }
 
-/// A server whose lines let a thousand people in.
+/// A server whose lines have a capacity of a thousand.
 async fn roomy(store: Store) -> TestApp {
     TestApp::start_on(store, |settings| settings.line.capacity = 1_000).await
 }
 
-/// How often each verdict was given.
+/// The number of answers with each verdict.
 fn tally(answers: &[Answer]) -> BTreeMap<(u16, String), usize> {
     let mut tally = BTreeMap::new();
     for answer in answers {
@@ -54,7 +53,7 @@ fn tokens(api: &Api, n: usize) -> Vec<String> {
     (0..n).map(|_| api.buyer()).collect()
 }
 
-/// LESSONS S18: the losers lose for one reason, exactly.
+/// LESSONS S18: all refused buyers get the same, exact reason.
 async fn of_a_thousand_buyers_of_one_seat_one_gets_it_and_all_others_are_told_that_it_is_taken(store: Store) {
     let app = roomy(store).await;
     let performance = app.performance(&[section("A", 1, 2, "VIP", 150_000)], SaleOptions::default()).await;
@@ -71,7 +70,7 @@ async fn of_a_thousand_buyers_of_one_seat_one_gets_it_and_all_others_are_told_th
     assert_sound(&app, &performance).await;
 }
 
-/// LESSONS S1: who wants another seat is in nobody's way.
+/// LESSONS S1: buyers of different seats do not block each other.
 async fn a_thousand_buyers_of_a_thousand_different_seats_all_get_and_all_pay_for_theirs(store: Store) {
     let app = roomy(store).await;
     let performance = app.performance(&[section("A", 20, 50, "VIP", 150_000)], SaleOptions::default()).await;
@@ -95,7 +94,7 @@ async fn a_thousand_buyers_of_a_thousand_different_seats_all_get_and_all_pay_for
     assert_sound(&app, &performance).await;
 }
 
-/// The names of the seats that were held.
+/// The names of the held seats.
 fn held_seats<'a>(answers: impl IntoIterator<Item = &'a Answer>) -> Vec<String> {
     let bodies = answers.into_iter().filter(|answer| answer.status == 201).map(Answer::json);
     let seats = bodies.flat_map(|body| body["seats"].as_array().unwrap().clone());
@@ -119,7 +118,7 @@ async fn a_hundred_and_sixty_buyers_of_the_best_seats_at_once_hold_all_eight_tho
     assert_sound(&app, &performance).await;
 }
 
-/// LESSONS S9: who is told that there are not enough seats is told the truth.
+/// LESSONS S9: a buyer is told that there are not enough seats only if that is true.
 async fn of_a_rush_for_the_best_seats_only_those_are_refused_for_whom_too_few_are_left(store: Store) {
     let app = roomy(store).await;
     let hall = [section("A", 5, 30, "VIP", 150_000), section("B", 10, 15, "R", 120_000)];
@@ -136,7 +135,7 @@ async fn of_a_rush_for_the_best_seats_only_those_are_refused_for_whom_too_few_ar
 
     assert_eq!(tally(&early), only([(201, "", 100)]), "250 of 300 seats");
     let seats = held_seats(early.iter().chain(&late));
-    assert_eq!(seats.iter().collect::<BTreeSet<_>>().len(), seats.len(), "nobody has another's");
+    assert_eq!(seats.iter().collect::<BTreeSet<_>>().len(), seats.len(), "every seat has one owner");
     let n_left = 300 - seats.len();
     for (i, answer) in late.iter().enumerate().filter(|(_, answer)| answer.status != 201) {
         assert_eq!(answer.verdict(), (409, "not-enough-seats".into()));
@@ -145,12 +144,12 @@ async fn of_a_rush_for_the_best_seats_only_those_are_refused_for_whom_too_few_ar
     assert_sound(&app, &performance).await;
 }
 
-/// LESSONS S7, with two hundred groups that want four neighbours each in one row of forty.
+/// LESSONS S7, with two hundred groups that each want four adjacent seats in one row of forty.
 async fn groups_that_fight_over_a_block_get_all_of_their_seats_or_none(store: Store) {
     let app = roomy(store).await;
     let performance = app.performance(&[section("A", 1, 40, "VIP", 150_000)], SaleOptions::default()).await;
     let people = app.crowd(&performance, 200).await;
-    // Every window of four, in an order without order: 37 windows, and 11 has no common divisor with 37.
+    // All 37 windows of four seats, in a scattered order: 11 and 37 have no common divisor.
     let wish = |i: usize| (1..=4).map(|seat| format!("A-1-{}", i * 11 % 37 + seat)).collect::<Vec<_>>();
     let holds = people.iter().enumerate().map(|(i, who)| app.hold_request(who, &new_key(), &json!({"seats": wish(i)})));
 
@@ -162,7 +161,7 @@ async fn groups_that_fight_over_a_block_get_all_of_their_seats_or_none(store: St
         if answer.status == 201 {
             let seats: Vec<_> = body["seats"].as_array().unwrap().iter().map(|seat| seat["seat"].clone()).collect();
             assert_eq!(seats, wish, "the whole group");
-            assert!(wish.into_iter().all(|seat| owned.insert(seat)), "nobody else has one of them");
+            assert!(wish.into_iter().all(|seat| owned.insert(seat)), "no other buyer has one of them");
         } else {
             assert_eq!(answer.verdict(), (409, "seat-taken".into()));
             let conflicts = body["conflicts"].as_array().unwrap();
@@ -172,7 +171,7 @@ async fn groups_that_fight_over_a_block_get_all_of_their_seats_or_none(store: St
             );
         }
     }
-    // Windows of four leave gaps of three at most: whoever lost met a winner.
+    // Winning windows leave gaps of at most three seats, because every loser overlaps a winner.
     assert!((6..=10).contains(&(owned.len() / 4)), "{owned:?}");
     let statuses = app.seat_statuses(&performance).await;
     let held: BTreeSet<_> = statuses.into_iter().filter(|(_, status)| status == "held").map(|(seat, _)| seat).collect();
@@ -180,20 +179,20 @@ async fn groups_that_fight_over_a_block_get_all_of_their_seats_or_none(store: St
     assert_sound(&app, &performance).await;
 }
 
-/// What somebody does who comes to the line.
+/// What a person does in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plan {
     /// Waits, books, pays.
     Book,
-    /// Waits, and leaves when it is their turn.
+    /// Waits, and leaves when admitted.
     LeaveInside,
-    /// Waits, and lets the pass run out.
+    /// Waits, and lets the pass expire.
     Abandon,
-    /// Loses patience, unless their turn comes before.
+    /// Leaves the line after three polls, unless admitted before.
     LoseTheirPatience,
 }
 
-/// How somebody's visit went.
+/// The outcome of a visit.
 #[derive(Debug)]
 struct Visit {
     number: u64,
@@ -201,7 +200,7 @@ struct Visit {
     stay: Option<Stay>,
 }
 
-/// The time for which somebody was inside, at least.
+/// The time for which a person was certainly inside.
 #[derive(Debug)]
 struct Stay {
     pass: String,
@@ -212,7 +211,7 @@ struct Stay {
 const PASS_TTL: Duration = Duration::from_secs(4);
 const POLL_EVERY: Duration = Duration::from_millis(400);
 
-/// One visit to the line, by plan. `seat` is theirs alone.
+/// Visits the line by plan. Each visit has its own `seat`.
 async fn visit(api: &Api, performance: &str, plan: Plan, seat: &str) -> Visit {
     let token = api.buyer();
     let mut status = api.joined(&token, performance).await;
@@ -255,10 +254,10 @@ async fn visit(api: &Api, performance: &str, plan: Plan, seat: &str) -> Visit {
     Visit { number, plan, stay: Some(Stay { pass: who.pass, from: expires_at.minus(PASS_TTL), until }) }
 }
 
-/// The most people who were inside at one instant, for certain.
+/// The most people who were certainly inside at one instant.
 fn most_at_once(visits: &[Visit]) -> i32 {
     let stays = visits.iter().filter_map(|visit| visit.stay.as_ref());
-    // Who goes makes room for who comes in the same millisecond.
+    // Within a millisecond, leaving comes before entering.
     let mut steps: Vec<_> = stays.flat_map(|stay| [(stay.from, 1), (stay.until, -1)]).collect();
     steps.sort_unstable();
     let inside = steps.iter().scan(0, |inside, (_, step)| {
@@ -268,7 +267,7 @@ fn most_at_once(visits: &[Visit]) -> i32 {
     inside.max().unwrap_or(0)
 }
 
-/// LESSONS L4, and L1, L2, L5 and L6 as far as one server shows them.
+/// LESSONS L4, and L1, L2, L5 and L6 for one server.
 #[expect(clippy::future_not_send, reason = "a test is one task, which counts in cells")]
 async fn a_line_of_three_hundred_never_has_more_than_its_twenty_inside_and_lets_everybody_in_in_order(store: Store) {
     let app = TestApp::start_on(store, |_| {}).await;
@@ -316,12 +315,12 @@ async fn a_line_of_three_hundred_never_has_more_than_its_twenty_inside_and_lets_
     })
     .await;
     let admitted_total = usize::try_from(stats["admitted_total"].as_u64().unwrap()).unwrap();
-    assert!((stays.len()..=300).contains(&admitted_total), "nobody was admitted twice: {admitted_total}");
+    assert!((stays.len()..=300).contains(&admitted_total), "no person was admitted twice: {admitted_total}");
     assert_eq!(stats["seats"]["sold"], 195);
     assert_sound(&app, &performance).await;
 }
 
-/// Keeps polling places while `condition` does not hold, so that their owners are present.
+/// Polls places until `condition` holds, so that their owners stay present.
 async fn keep_present_until(api: &Api, performance: &str, places: &[&str], mut condition: impl AsyncFnMut() -> bool) {
     let mut pause = interval(Duration::from_millis(500));
     while !condition().await {
@@ -336,8 +335,8 @@ fn place_of(status: &Value) -> &str {
     status["place"].as_str().unwrap()
 }
 
-/// LESSONS L18. The shortest presence window is six seconds; who was not seen for it, and for the quarter that its
-/// measure is coarse by, is away.
+/// LESSONS L18. The shortest presence window is six seconds. A person who did not poll for the window and another
+/// quarter of it, the precision of presence, is away.
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_absent_is_skipped_and_comes_back_to_the_front() {
     const AWAY_AFTER: Duration = Duration::from_millis(6_000 + 1_500 + 1_000);
@@ -367,11 +366,11 @@ async fn somebody_absent_is_skipped_and_comes_back_to_the_front() {
     assert_eq!((&skipped["away"], &skipped["present"], &skipped["active"]), (&json!(1), &json!(1), &json!(1)));
     assert_eq!((&returned["state"], &returned["number"]), (&json!("waiting"), &line[0]["number"]));
     assert_eq!((&returned["position"], &returned["ahead"]), (&json!(1), &json!(0)), "in front");
-    assert_eq!(behind["position"], 1, "nobody's position rises for it");
+    assert_eq!(behind["position"], 1, "no position rises for it");
     assert_eq!(third_waits["state"], "waiting");
 }
 
-/// LESSONS L15, L5: a booking makes room at once, long before its pass would run out.
+/// LESSONS L15, L5: a booking makes room at once, long before its pass would expire.
 async fn a_pass_that_is_used_up_or_left_makes_room_at_once(store: Store) {
     let app = TestApp::start_on(store, |_| {}).await;
     let performance = app.performance(&[section("A", 1, 10, "VIP", 150_000)], SaleOptions::default()).await;
@@ -393,7 +392,7 @@ async fn a_pass_that_is_used_up_or_left_makes_room_at_once(store: Store) {
     assert_sound(&app, &performance).await;
 }
 
-/// LESSONS L5, L6: the room of a thousand who never came back is there again when their passes have run out.
+/// LESSONS L5, L6: the passes of a thousand people who never come back make room when they expire.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_abandoned_passes_make_room_for_a_thousand_others() {
     let app = roomy(Store::Sqlite).await;
@@ -411,7 +410,7 @@ async fn a_thousand_abandoned_passes_make_room_for_a_thousand_others() {
     assert!(inside.iter().all(|answer| answer.status == 201 && answer.json()["state"] == "admitted"));
     assert_eq!(waiting["state"], "waiting", "there was no room for one more");
     let admitted = others.iter().filter(|answer| answer.status == 201 && answer.json()["state"] == "admitted");
-    assert_eq!(admitted.count(), 999, "beside the one who had waited");
+    assert_eq!(admitted.count(), 999, "beside the person who had waited");
     let abandoned = inside[0].json();
     let (token, pass) = (first[0].clone(), abandoned["pass"]["token"].as_str().unwrap().to_owned());
     let late = Admitted { token, performance, place: place_of(&abandoned).to_owned(), pass };

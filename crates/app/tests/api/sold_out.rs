@@ -17,25 +17,25 @@ use crate::mysql::{assert_says, usher};
 
 const BUYERS: usize = 2_000;
 const SEATS: usize = 500;
-/// How many may be inside at once.
+/// The capacity of the line.
 const CAPACITY: &str = "100";
 /// How long the sale may take on a busy machine.
 const SALE_MAX: Duration = Duration::from_secs(180);
-/// How often the progress is told.
+/// The number of buyers between two reports of progress.
 const TELL_EVERY: usize = 250;
 
 /// How the sale ended for a buyer.
 #[derive(Debug)]
 enum End {
-    /// With these seats.
+    /// Bought these seats.
     Bought(Vec<String>),
-    /// In the line: every seat was sold.
+    /// Left in the line, because every seat was sold.
     SoldOut,
-    /// Inside: every seat was taken.
+    /// Admitted, but every seat was taken.
     NoSeat,
 }
 
-/// Sends a request until the server takes it: a buyer repeats a call that is refused with 503, when they are told to.
+/// Sends a request until the server accepts it. After a 503, a buyer repeats the call when the answer says.
 async fn taken(request: RequestBuilder) -> Answer {
     loop {
         let answer = Answer::of(request.try_clone().unwrap().send().await.unwrap()).await;
@@ -139,7 +139,7 @@ async fn two_thousand_buyers_at_two_servers_buy_each_of_five_hundred_seats_once(
     in_time
         .unwrap_or_else(|_| panic!("{} seats sold, {n_sold_out} and {n_without} refused in {SALE_MAX:?}", seats.len()));
     assert_eq!((seats.len(), seats.iter().collect::<BTreeSet<_>>().len()), (SEATS, SEATS));
-    assert!(n_sold_out > 0, "those who wait are told");
+    assert!(n_sold_out > 0, "some buyers learned in the line that all seats are sold");
     for server in &servers {
         server.wait_for_sale_state(&performance, "sold_out").await;
         let seen = json_of(server.get(&format!("/api/v1/performances/{performance}")).send().await.unwrap(), 200).await;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use reqwest::Response;
 
-/// The blocks of a stream: events, and what else has fields. Comments are left out.
+/// The blocks of a stream that have fields, such as events. Skips comments.
 pub(crate) struct Blocks {
     pub(crate) response: Response,
     unread: String,
 }
 
-/// The fields of a block, each there once.
+/// The fields of a block. Each occurs once.
 pub(crate) type Block = BTreeMap<String, String>;
 
 impl Blocks {
@@ -19,7 +19,7 @@ impl Blocks {
         Self { response, unread: String::new() }
     }
 
-    /// The next block; nothing if the stream has ended as it should.
+    /// The next block; `None` if the stream has ended properly.
     pub(crate) async fn next(&mut self) -> Option<Block> {
         loop {
             if let Some((block, rest)) = self.unread.split_once("\n\n") {

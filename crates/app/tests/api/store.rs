@@ -1,4 +1,4 @@
-//! What a server wrote down, seen past it: its database file, and what `usher verify` says of it.
+//! The data of a server, read without the server: its database file, and `usher verify`.
 
 use std::path::Path;
 use std::process::Output;
@@ -11,7 +11,7 @@ use usher_reservation::ports::ReservationHistory as _;
 
 use crate::app::{TestApp, usher};
 
-/// A store that a server has without another process.
+/// A store that needs no other process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Store {
     /// A file in the server's folder.
@@ -45,7 +45,7 @@ fn database(folder: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new().filename(folder.join("usher.db"))
 }
 
-/// The number that a query answers.
+/// The number that a query returns.
 pub(crate) async fn number(folder: &Path, query: &'static str) -> i64 {
     let mut connection = database(folder).read_only(true).connect().await.unwrap();
     let number = sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap();
@@ -53,7 +53,7 @@ pub(crate) async fn number(folder: &Path, query: &'static str) -> i64 {
     number
 }
 
-/// Changes the database behind the server's back. Answers how many rows were changed.
+/// Changes the database without the server. Returns the number of changed rows.
 pub(crate) async fn tamper(folder: &Path, statement: &'static str) -> u64 {
     let mut connection: SqliteConnection = database(folder).foreign_keys(false).connect().await.unwrap();
     let done = sqlx::query(statement).execute(&mut connection).await.unwrap();
@@ -61,24 +61,24 @@ pub(crate) async fn tamper(folder: &Path, statement: &'static str) -> u64 {
     done.rows_affected()
 }
 
-/// Keeps everybody else from writing, for as long as the answer lives.
+/// Locks the database against other writers, until the connection is dropped.
 pub(crate) async fn lock(folder: &Path) -> SqliteConnection {
     let mut connection = database(folder).connect().await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.unwrap();
     connection
 }
 
-/// How often the gateway took money.
+/// The number of captured payments.
 pub(crate) async fn captures(folder: &Path) -> i64 {
     number(folder, "SELECT count(*) FROM simulated_charges WHERE outcome = 'captured'").await
 }
 
-/// How often the gateway gave money back.
+/// The number of refunds.
 pub(crate) async fn refunds(folder: &Path) -> i64 {
     number(folder, "SELECT count(*) FROM simulated_charges WHERE refunded_at IS NOT NULL").await
 }
 
-/// How many reservations are paid.
+/// The number of paid reservations.
 pub(crate) async fn sales(folder: &Path) -> i64 {
     number(folder, "SELECT count(*) FROM reservations WHERE state = 'confirmed'").await
 }
@@ -88,21 +88,21 @@ pub(crate) fn verify(folder: &Path) -> Output {
     usher(&["verify"], &[("DATA__DIR", folder.to_str().unwrap()), ("LOG__FILTER", "warn")])
 }
 
-/// Insists that `usher verify` finds no contradiction, and that the gateway's own log agrees: what it took is what was
-/// sold, or went back.
+/// Asserts that `usher verify` finds no contradiction, and that the gateway's own log agrees: it captured a payment for
+/// each sale and each refund.
 pub(crate) async fn assert_verified(folder: &Path) {
     let output = verify(folder);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(captures(folder).await, sales(folder).await + refunds(folder).await, "captures = sales + refunds");
 }
 
-/// What happened in memory to the seats of a performance and the money for them.
+/// The history of a performance's seats and payments in memory.
 async fn history(database: &Database, performance: &str) -> History {
     let reservations = MemoryReservationRepository::new(database.clone());
     reservations.history(performance.parse().unwrap()).await.unwrap()
 }
 
-/// How often the gateway took money, on a server with this performance only.
+/// The number of captured payments, on a server with this performance only.
 pub(crate) async fn captures_of(app: &TestApp, performance: &str) -> i64 {
     match app.memory() {
         Some(database) => {
@@ -113,7 +113,7 @@ pub(crate) async fn captures_of(app: &TestApp, performance: &str) -> i64 {
     }
 }
 
-/// Insists on any store that nothing contradicts, as [`assert_verified`] does on a database.
+/// Asserts on any store that there is no contradiction, as [`assert_verified`] does on a database.
 pub(crate) async fn assert_sound(app: &TestApp, performance: &str) {
     match app.memory() {
         Some(database) => {
