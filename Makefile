@@ -1,26 +1,26 @@
-# Everything a developer or CI does here. `make` alone lists it.
+# The tasks of developers and CI. `make` lists them.
 .DEFAULT_GOAL := help
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules
 
-# `make tools` puts them there; what is installed elsewhere serves as well.
+# `make tools` installs tools there. Tools that are installed elsewhere work, too.
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
-# Starts one server of each kind for the tests of all processes, says which, and installs what is missing. A test that
-# stops or kills a server starts its own, from the same source: the image that USHER_TEST_REDIS_IMAGE or
+# Starts one server of each kind for the tests of all processes, prints which, and installs missing programs. A test
+# that stops or kills a server starts its own, from the same source: the image that USHER_TEST_REDIS_IMAGE or
 # USHER_TEST_MYSQL_IMAGE names (`none`: no image), else a container of redis:8 or mysql:9 where a Docker engine has the
 # image or can pull it, else the programs of this machine. USHER_TEST_REDIS_URL and USHER_TEST_MYSQL_URL name running
 # servers for all other tests.
 WITH_SERVERS := $${CARGO_TARGET_DIR:-target}/debug/with-servers
 
-# For `make loadtest`: more people than k6 can send in 50 s on two cores.
+# For `make loadtest`: more people than k6 can simulate in 50 s on two cores.
 URL ?= http://127.0.0.1:8080
 PEOPLE ?= 200000
 # For `make prove`: --quick, --only NAME, --seed N.
 PROVE ?=
 
-# For `make bench`: one part (line, seats), or all if empty. QUICK=1 makes a small run, whose figures mean nothing.
+# For `make bench`: one part (line, seats), or all if empty. QUICK=1 makes a small run, whose figures are meaningless.
 PART ?=
 QUICK ?=
 
@@ -32,8 +32,8 @@ help: ## List the targets
 run: ## Build and serve the demo on 127.0.0.1:8080
 	cargo run --locked --profile quick --package usher-app --bin usher -- serve --demo
 
-# Proofs and benchmarks use the programs of this machine, unless an image is named: their figures are compared with
-# those of other days.
+# Proofs and benchmarks use the programs of this machine, unless an image is named, so that figures of different days
+# are comparable.
 schedules prove bench: export USHER_TEST_REDIS_IMAGE ?= none
 schedules prove bench: export USHER_TEST_MYSQL_IMAGE ?= none
 
@@ -57,7 +57,7 @@ test: ## Run all tests: models, port contracts, HTTP, doc tests
 	    $(WITH_SERVERS) cargo test --locked --workspace --lib --bins --tests; \
 	fi
 
-# Images that are on the machine are used as they are, others are pulled.
+# Uses the images that are on the machine, and pulls the others.
 REDIS_IMAGES ?= redis:7 redis:8 valkey/valkey:9
 MYSQL_IMAGES ?= mysql:9 mariadb:10.11
 .PHONY: images
@@ -109,7 +109,7 @@ advisories: ## Check for known vulnerabilities (reads a database on GitHub)
 	cargo deny --locked check advisories
 
 .PHONY: openapi
-openapi: ## Adopt a change of the served OpenAPI document as docs/openapi.json
+openapi: ## Write the served OpenAPI document to docs/openapi.json
 	@mkdir -p target
 	cargo run --locked --quiet --package usher-app --bin usher -- openapi > target/openapi.json
 	mv target/openapi.json docs/openapi.json
@@ -128,7 +128,7 @@ schedules: mysql ## Run 10,000 random schedules of holds, payments and releases 
 	    schedules:: --nocapture
 
 .PHONY: prove
-prove: redis mysql $(if $(PROVE),,schedules) ## Check the promises of line and seats while things fail: 40 minutes (PROVE="--quick --only NAME")
+prove: redis mysql $(if $(PROVE),,schedules) ## Check the promises of line and seats under failures: 40 minutes (PROVE="--quick --only NAME")
 	cargo build --locked --release --package usher-app --package usher-loadtest --bins
 	$${CARGO_TARGET_DIR:-target}/release/prove $(PROVE)
 
