@@ -10,7 +10,7 @@ use usher_kernel::{AttemptId, PerformanceId, ReservationId, SeatId, Timestamp};
 pub use self::money::check_charges;
 use crate::SeatStatus;
 use crate::judge::payment;
-use crate::model::PassNumber;
+use crate::model::{PassNumber, has_lapsed};
 
 /// The event of one change of one seat, recorded in the transaction of the change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,7 +245,7 @@ fn step(seat: &SeatId, before: Replayed, event: &SeatEvent, contradictions: &mut
         contradict("changes a sold seat".into());
     }
     let changes_hands = before.owner.is_some() && event.owner.is_some() && before.owner != event.owner;
-    let has_lapsed = before.held_until.is_none_or(|until| model::has_lapsed(until, event.at));
+    let has_lapsed = before.held_until.is_none_or(|until| has_lapsed(until, event.at));
     if changes_hands && !has_lapsed {
         contradict("takes over a live hold".into());
     }

@@ -18,6 +18,8 @@ use std::ops::Range;
 
 use usher_kernel::{SeatId, Timestamp};
 
+use crate::model::has_lapsed;
+
 /// A seat of a hall, with the properties that decide how good it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HallSeat {

@@ -46,7 +46,7 @@ const RULES: Rules = &[
     ("identity", &[]),
     ("runtime", &["config"]),
     ("decorators", &["runtime"]),
-    ("live", &["decorators", "runtime"]),
+    ("live", &["runtime"]),
     // The rows of `http`, from the highest layer to the lowest.
     ("http", &["http::api", "http::bearer", "http::edge", "http::openapi", "http::services", "runtime"]),
     ("http::openapi", &["http::api", "http::problem"]),

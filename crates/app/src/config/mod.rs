@@ -103,7 +103,7 @@ impl Settings {
     /// Whether the server shares neither its line nor its store with another server.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
-        let is_own_store = self.store.is_memory() || self.store.url.text().starts_with("sqlite:");
+        let is_own_store = self.store.is_memory() || self.store.is_sqlite();
         self.line.backend == LineBackend::Memory && is_own_store
     }
 

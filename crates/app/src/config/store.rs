@@ -33,10 +33,16 @@ impl Store {
         self.url.text() == MEMORY
     }
 
+    /// Whether it is an SQLite file.
+    #[must_use]
+    pub fn is_sqlite(&self) -> bool {
+        self.url.text().starts_with("sqlite://")
+    }
+
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let require = ConfigError::require;
         let url = self.url.text();
-        let is_known = url.starts_with("sqlite:") || url.starts_with("mysql://") || self.is_memory();
+        let is_known = self.is_sqlite() || url.starts_with("mysql://") || self.is_memory();
         require(is_known, "store.url", "must begin with sqlite:// or mysql://, or be memory://")?;
         require(self.max_connections > 0, "store.max_connections", "must be at least 1")?;
         let wait_is_fine = (100..=60_000).contains(&self.acquire_timeout_ms);

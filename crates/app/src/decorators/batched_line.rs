@@ -18,8 +18,8 @@ use usher_queue::ports::{
 };
 use usher_queue::{AccountHash, Epoch, Grant, Place, PlaceNumber};
 
-use crate::decorators::batcher::{self, Batcher, Bounds};
 use crate::runtime::background::Background;
+use crate::runtime::batcher::{self, Batcher, Bounds};
 
 /// Half of the time in which an answer seems immediate to a person: the other half is for the way to the client.
 const ANSWER_WITHIN: Duration = Duration::from_millis(400);

@@ -14,8 +14,8 @@ use usher_reservation::ports::{
 };
 use usher_reservation::{Reservation, Seat, SeatCounts};
 
-use crate::decorators::batcher::{self, Batcher, Bounds};
 use crate::runtime::background::Background;
+use crate::runtime::batcher::{self, Batcher, Bounds};
 
 /// A transaction of more commands may outlast the lock timeout of others that wait for its seats.
 const BOUNDS: Bounds = Bounds { batch_max: 256, waiting_max: 4_096 };

@@ -5,7 +5,6 @@
 #![deny(clippy::missing_trait_methods)]
 
 pub mod batched_line;
-pub mod batcher;
 pub mod group_commit;
 pub mod observed;
 pub mod recorded;

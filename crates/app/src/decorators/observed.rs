@@ -41,7 +41,7 @@ impl<Port: ?Sized> Observed<Port> {
 
 /// Counts events in the answers of the methods that `observed!` marks with `{ count }`.
 trait Counted {
-    fn count(&self, _metrics: &Metrics) {}
+    fn count(&self, metrics: &Metrics);
 }
 
 impl Counted for Vec<HoldOutcome> {

@@ -34,8 +34,7 @@ impl Detached {
         task.await.unwrap_or_else(|error| Err(Problem::internal(&error)))
     }
 
-    /// Runs a change of seats to its end. If the caller still waits, the next request to `boards` then shows the
-    /// change, also after an error.
+    /// Runs a change of seats to its end. Each later request to `boards` shows the change, also after an error.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -44,9 +43,13 @@ impl Detached {
         boards: &Boards,
         work: impl Future<Output = Result<T, Problem>> + Send + 'static,
     ) -> Result<T, Problem> {
-        let outcome = self.run(work).await;
-        boards.stir();
-        outcome
+        let boards = boards.clone();
+        self.run(async move {
+            let outcome = work.await;
+            boards.stir();
+            outcome
+        })
+        .await
     }
 }
 
@@ -55,9 +58,15 @@ mod tests {
     use std::sync::Arc;
 
     use tokio::sync::{Notify, oneshot};
+    use usher_adapter_memory::{Database, MemoryCatalogueRepository, MemoryReservationRepository};
+    use usher_concert::ports::CatalogueRepository as _;
+    use usher_concert::{SeatMap, SectionPlan};
+    use usher_contract_tests::reservation_repository::seed_through;
+    use usher_kernel::{ManualClock, Money, PerformanceId, Timestamp};
 
     use super::*;
     use crate::http::problem::ProblemCode;
+    use crate::runtime::background::Background;
 
     fn detached() -> (TaskTracker, Detached) {
         let tasks = TaskTracker::new();
@@ -86,6 +95,42 @@ mod tests {
         go_on.notify_one();
 
         assert_eq!(is_done.await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_change_of_seats_shows_even_if_its_caller_is_dropped() {
+        let performance = PerformanceId::from_bytes([1; 16]);
+        let price = Money::new(100, "KRW".parse().unwrap()).unwrap();
+        let section = SectionPlan { name: "A".into(), rows: 1, seats_per_row: 2, grade: "R".into(), price };
+        let map = SeatMap::from_sections(&[section]).unwrap();
+        let database = Database::new();
+        let catalogue = MemoryCatalogueRepository::new(database.clone());
+        seed_through(&catalogue, performance, &map).await;
+        let clock = Arc::new(ManualClock::new(Timestamp::EPOCH));
+        let background = Background::default();
+        let boards = Boards::new(Arc::new(MemoryReservationRepository::new(database)), clock, &background);
+        assert_eq!(boards.open(performance).await.unwrap().picture().map_version, 1);
+        let (tasks, detached) = detached();
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let change = {
+            let (begun, go_on) = (Arc::clone(&begun), Arc::clone(&go_on));
+            async move {
+                begun.notify_one();
+                go_on.notified().await;
+                Ok(catalogue.replace_seats(performance, &map, Timestamp::EPOCH).await?)
+            }
+        };
+
+        tokio::select! {
+            biased;
+            _ = detached.change_seats(&boards, change) => unreachable!("the change waits"),
+            () = begun.notified() => {}
+        }
+        go_on.notify_one();
+        tasks.close();
+        tasks.wait().await;
+
+        assert_eq!(boards.open(performance).await.unwrap().picture().map_version, 2);
     }
 
     #[tokio::test]

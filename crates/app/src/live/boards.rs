@@ -20,8 +20,8 @@ use usher_reservation::ports::SeatEvents;
 use usher_reservation::{BoardEvent, BoardRecord, EventFollower, SeatBoard};
 
 use super::shared_json::SharedJson;
-use crate::decorators::batcher::{self, Batcher, Bounds};
 use crate::runtime::background::Background;
+use crate::runtime::batcher::{self, Batcher, Bounds};
 
 /// How often a server reads new events.
 pub const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);

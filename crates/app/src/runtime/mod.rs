@@ -1,7 +1,8 @@
-//! What every process needs, whatever it serves: time, ids, background tasks, metrics, the log, the schema. Knows
+//! What every process needs, whatever it serves: time, ids, background tasks, batches, metrics, the log, the schema. Knows
 //! nothing of requests.
 
 pub mod background;
+pub mod batcher;
 pub mod clock;
 pub mod ids;
 pub mod metrics;
