@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn only_a_performance_of_a_concert_is_added() {
         for earlier in [KeyUse::<()>::Unused, KeyUse::Expired] {
-            assert_eq!(add(earlier.clone(), true), AddOutcome::Added);
+            assert_eq!(add(earlier, true), AddOutcome::Added);
             assert_eq!(add(earlier, false), AddOutcome::ParentMissing);
         }
     }

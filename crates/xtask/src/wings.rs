@@ -72,7 +72,7 @@ const RULES: Rules = &[
     ("http::edge", &["config", "http::problem", "http::reading", "http::throttle", "runtime"]),
     ("http::answers", &["http::problem", "live"]),
     ("http::bearer", &["http::problem", "identity"]),
-    ("http::detached", &["http::problem", "live"]),
+    ("http::detached", &["http::problem", "live", "runtime"]),
     ("http::paging", &["http::problem"]),
     ("http::reading", &["http::problem", "identity"]),
     ("http::throttle", &["http::problem"]),

@@ -117,7 +117,8 @@ mod tests {
             async move {
                 begun.notify_one();
                 go_on.notified().await;
-                Ok(catalogue.replace_seats(performance, &map, Timestamp::EPOCH).await?)
+                let replaced = catalogue.replace_seats(performance, &map, Timestamp::EPOCH).await;
+                Ok(replaced.map_err(usher_concert::Error::from)?)
             }
         };
 
