@@ -1,12 +1,16 @@
 //! The command line.
 
 use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use usher_account::{Password, Role, SignUp};
 use usher_adapter_sql::{Database, SqlAccountRepository, SqlCatalogueRepository, SqlReservationRepository};
@@ -17,8 +21,9 @@ use usher_reservation::audit;
 use usher_reservation::ports::ReservationHistory as _;
 
 use crate::composition::{Application, StartError};
-use crate::config::{ConfigError, Secret, Settings};
-use crate::demo;
+use crate::config::{self, ConfigError, LineBackend, Secret, Settings};
+use crate::demo::{self, Demo};
+use crate::durable::Durable;
 use crate::http::openapi::Document;
 use crate::identity::access_tokens::{AccessTokens, Bearer, SigningError};
 use crate::identity::password::Argon2Hasher;
@@ -46,6 +51,14 @@ enum Command {
         #[arg(long)]
         demo: bool,
     },
+    /// Checks the configuration, and prints what it means. Starts nothing.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Asks the server of this configuration, at metrics.bind, whether it runs. Exits with 1 if it does not answer in 1 s.
+    Health,
+    /// Adds the demo to the store: a concert with an open performance of 50 seats, and an operator. Running it again adds
+    /// only what is missing.
+    Demo,
     /// Changes the schema of the database, or shows it.
     #[command(subcommand)]
     Migrate(Migrate),
@@ -66,13 +79,23 @@ enum Command {
 }
 
 #[derive(Clone, Copy, Debug, Subcommand)]
+enum ConfigCommand {
+    /// Reads the defaults, the file and the environment. Exits with 1 and names the first setting that is wrong.
+    Check,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
 enum Migrate {
     /// Applies every migration that is not applied.
     Up,
     /// Reverts the latest migration.
     Down,
     /// Lists the migrations.
-    Status,
+    Status {
+        /// Exits with 1 if a migration is pending.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -94,6 +117,10 @@ enum Token {
         count: u64,
     },
 }
+
+/// How long `usher health` waits, and how much of the answer it reads.
+const HEALTH_WITHIN: Duration = Duration::from_secs(1);
+const HEALTH_ANSWER_MAX: u64 = 1_024;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +181,10 @@ fn run(cli: Cli) -> Result<ExitCode, CommandError> {
 async fn run_with(command: Command, settings: &Settings) -> Result<ExitCode, CommandError> {
     match command {
         Command::Serve { demo } => serve(settings, demo).await?,
-        Command::Migrate(direction) => migrate(settings, direction).await?,
+        Command::Config(ConfigCommand::Check) => describe(settings)?,
+        Command::Health => health(settings.metrics.bind).await?,
+        Command::Demo => set_up_demo(settings).await?,
+        Command::Migrate(direction) => return migrate(settings, direction).await,
         Command::Operator(Operator::Create { email }) => create_operator(settings, &email).await?,
         Command::Token(Token::Mint { count }) => mint(settings, count)?,
         Command::Verify { performance } => return verify(settings, performance).await,
@@ -175,6 +205,7 @@ fn raise_file_limit() {
 
 async fn serve(settings: &Settings, with_demo: bool) -> Result<(), CommandError> {
     raise_file_limit();
+    warn_of_public_address(&settings.http);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let application = Box::pin(Application::build(settings, with_demo)).await?;
     welcome(&application)?;
@@ -188,18 +219,25 @@ async fn serve(settings: &Settings, with_demo: bool) -> Result<(), CommandError>
     Ok(())
 }
 
+/// Says what it means that other machines reach the server directly.
+fn warn_of_public_address(http: &config::Http) {
+    if !http.bind.ip().is_loopback() && http.trusted_proxies.0.is_empty() {
+        tracing::warn!(
+            bind = %http.bind,
+            "other machines reach this address over plain HTTP: passwords and tokens are not encrypted, and cookies are \
+             not Secure. Put a proxy with TLS in front, and name it in http.trusted_proxies"
+        );
+    }
+}
+
 /// Prints the addresses to standard output, whatever is logged: with port 0, nothing else tells the port.
 fn welcome(application: &Application) -> io::Result<()> {
     let (mut out, address) = (io::stdout(), application.address());
     writeln!(out, "Usher is ready on http://{address}")?;
     writeln!(out, "  every call, to try out   http://{address}/swagger-ui/")?;
+    writeln!(out, "  metrics and health       http://{}/metrics", application.metrics_address())?;
     if let Some(demo) = application.demo() {
-        let api = format!("http://{address}/api/v1/performances/{}", demo.performance);
-        writeln!(out, "  the demo's performance   {api}")?;
-        match &demo.operator_password {
-            Some(password) => writeln!(out, "  its operator, shown once {} {password}", demo::OPERATOR_EMAIL)?,
-            None => writeln!(out, "  its operator             {} (as printed the first time)", demo::OPERATOR_EMAIL)?,
-        }
+        describe_demo(demo, &format!("http://{address}"))?;
     }
     writeln!(out, "Ctrl-C stops it.")
 }
@@ -212,7 +250,7 @@ fn refuse_memory(settings: &Settings, reason: &str) -> Result<(), CommandError> 
     Ok(())
 }
 
-async fn migrate(settings: &Settings, direction: Migrate) -> Result<(), CommandError> {
+async fn migrate(settings: &Settings, direction: Migrate) -> Result<ExitCode, CommandError> {
     refuse_memory(settings, "which has no schema to migrate: set it to a sqlite:// or mysql:// database")?;
     let database = Database::open(&settings.database()).await?;
     let mut out = io::stdout();
@@ -226,16 +264,92 @@ async fn migrate(settings: &Settings, direction: Migrate) -> Result<(), CommandE
             Some(name) => writeln!(out, "reverted {name}")?,
             None => writeln!(out, "nothing to revert")?,
         },
-        Migrate::Status => {
+        Migrate::Status { check } => {
             for name in schema::applied(&database).await? {
                 writeln!(out, "applied {name}")?;
             }
-            for name in schema::pending(&database).await? {
+            let pending = schema::pending(&database).await?;
+            for name in &pending {
                 writeln!(out, "pending {name}")?;
+            }
+            if check && !pending.is_empty() {
+                return Ok(ExitCode::FAILURE);
             }
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what the configuration means, without its secrets.
+fn describe(settings: &Settings) -> Result<(), CommandError> {
+    let mut out = io::stdout();
+    let store = match () {
+        () if settings.store.is_memory() => "the memory of the server".into(),
+        () if settings.store.is_sqlite() => settings.store_url(),
+        () => "MySQL or MariaDB".into(),
+    };
+    let line = match settings.line.backend {
+        LineBackend::Memory => "the memory of the server",
+        LineBackend::Redis => "Redis",
+    };
+    writeln!(out, "The configuration is valid.")?;
+    writeln!(out, "  requests            http://{}", settings.http.bind)?;
+    if let Some(bind) = settings.http.purchase_bind {
+        writeln!(out, "  holds and confirms  http://{bind}")?;
+    }
+    writeln!(out, "  metrics and health  http://{}", settings.metrics.bind)?;
+    writeln!(out, "  store               {store}")?;
+    writeln!(out, "  line                {line}")?;
     Ok(())
+}
+
+/// Asks a server whether it runs.
+async fn health(mut address: SocketAddr) -> Result<(), CommandError> {
+    if address.ip().is_unspecified() {
+        // The server listens on every address of this machine.
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    let ask = async {
+        let mut connection = TcpStream::connect(address).await?;
+        let request = format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        connection.take(HEALTH_ANSWER_MAX).read_to_string(&mut answer).await?;
+        Ok::<_, io::Error>(answer)
+    };
+    let refused = |reason: String| CommandError::Refused(format!("no healthy server on {address}: {reason}"));
+    match tokio::time::timeout(HEALTH_WITHIN, ask).await {
+        Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200 ") => Ok(writeln!(io::stdout(), "ok")?),
+        Ok(Ok(answer)) => Err(refused(answer.lines().next().unwrap_or("an empty answer").to_owned())),
+        Ok(Err(error)) => Err(refused(error.to_string())),
+        Err(_) => Err(refused(format!("no answer within {HEALTH_WITHIN:?}"))),
+    }
+}
+
+async fn set_up_demo(settings: &Settings) -> Result<(), CommandError> {
+    refuse_memory(settings, "which ends with this command: start `usher serve --demo` instead")?;
+    let Durable { accounts, catalogue, .. } = Durable::open(settings).await.map_err(StartError::from)?;
+    let (clock, ids) = clock_and_ids();
+    let hasher = Arc::new(Argon2Hasher::new(1, 0)?);
+    let accounts = usher_account::Service::new(accounts, hasher, Arc::clone(&clock), Arc::clone(&ids));
+    let demo = demo::set_up(&catalogue, &accounts, &clock, &ids).await.map_err(StartError::from)?;
+    describe_demo(&demo, "")?;
+    Ok(())
+}
+
+fn clock_and_ids() -> (Arc<dyn Clock>, Arc<dyn IdGenerator>) {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    (Arc::clone(&clock), Arc::new(RandomIds::new(clock)))
+}
+
+/// Prints where the demo's performance is below `base`, and who operates it.
+fn describe_demo(demo: &Demo, base: &str) -> io::Result<()> {
+    let mut out = io::stdout();
+    writeln!(out, "  the demo's performance   {base}/api/v1/performances/{}", demo.performance)?;
+    match &demo.operator_password {
+        Some(password) => writeln!(out, "  its operator, shown once {} {password}", demo::OPERATOR_EMAIL),
+        None => writeln!(out, "  its operator             {} (as printed the first time)", demo::OPERATOR_EMAIL),
+    }
 }
 
 async fn create_operator(settings: &Settings, email: &str) -> Result<(), CommandError> {
@@ -251,13 +365,9 @@ async fn create_operator(settings: &Settings, email: &str) -> Result<(), Command
     })?;
     let database = Database::open(&settings.database()).await?;
     schema::bring_up_to_date(&database).await?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let accounts = usher_account::Service::new(
-        Arc::new(SqlAccountRepository::new(database)),
-        Arc::new(Argon2Hasher::new(1, 0)?),
-        Arc::clone(&clock),
-        Arc::new(RandomIds::new(clock)),
-    );
+    let (clock, ids) = clock_and_ids();
+    let hasher = Arc::new(Argon2Hasher::new(1, 0)?);
+    let accounts = usher_account::Service::new(Arc::new(SqlAccountRepository::new(database)), hasher, clock, ids);
     let account = accounts.sign_up(wish, Role::Operator).await?;
     writeln!(io::stdout(), "{}", account.id)?;
     Ok(())

@@ -1,13 +1,14 @@
 //! Constructs the server: adapters, decorators, services, background tasks and listeners, each after the parts that it
 //! needs.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::HttpServer;
-use actix_web::dev::{Server, ServerHandle};
-use async_trait::async_trait;
+use actix_web::dev::Server;
+use futures_util::future::{join, join_all, join3, try_join_all};
 use tokio::runtime::Handle;
 use usher_account::ports::{AccountRepository, HashingError};
 use usher_adapter_memory::MemoryLineStore;
@@ -27,14 +28,15 @@ use crate::decorators::observed::Observed;
 use crate::decorators::recorded::Recorded;
 use crate::demo::{self, Demo, DemoError};
 use crate::durable::{self, Durable, OpenError};
+use crate::http;
 use crate::http::detached::Detached;
 use crate::http::edge::{self, Edge};
-use crate::http::services::{Readiness, Services};
-use crate::http::{self, MetricsRoute};
+use crate::http::services::Services;
 use crate::identity::access_tokens::AccessTokens;
 use crate::identity::password::Argon2Hasher;
 use crate::live::boards::{Boards, FOLLOW_INTERVAL};
 use crate::live::geometries::Geometries;
+use crate::live::readiness::Readiness;
 use crate::live::streams::Streams;
 use crate::runtime::background::Background;
 use crate::runtime::clock::SystemClock;
@@ -45,6 +47,12 @@ use crate::runtime::metrics::Metrics;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a server reads new sales, changed policies and sold-out sales.
 const CALENDAR_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a server asks whether the servers that it depends on answer.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// How many ports above the configured one are tried for metrics.
+const METRICS_PORTS_MAX: u16 = 100;
+/// Connections for metrics and health: a few Prometheus servers and probes.
+const METRICS_CONNECTIONS_MAX: usize = 64;
 /// How long a payment may take before the sweeper asks the gateway. Longer than a gateway takes to answer.
 const RESOLVE_PAYMENTS_AFTER: Duration = Duration::from_secs(10);
 
@@ -92,12 +100,16 @@ pub enum StartError {
 
 /// A server that listens and is ready to run.
 pub struct Application {
-    server: Server,
-    metrics_server: Option<Server>,
+    /// The listener of all requests, and that of purchases if there is one.
+    servers: Vec<Server>,
+    metrics_server: Server,
     address: SocketAddr,
+    metrics_address: SocketAddr,
+    readiness: Readiness,
     demo: Option<Demo>,
     background: Background,
     streams: Streams,
+    drain: Duration,
     shutdown_timeout: Duration,
 }
 
@@ -205,7 +217,10 @@ impl Application {
         }
         let send_timeout = Duration::from_millis(settings.http.send_timeout_ms.into());
         let streams = Streams::new(settings.http.streams_max, send_timeout, Arc::clone(&metrics));
+        let readiness = Readiness::default();
+        ask_dependencies(&durable, &line, &readiness, &metrics).await;
         start_background(&background, &line, &reservations, &boards, &streams, &metrics, tick);
+        start_asking(&background, durable, &line, &readiness, &metrics);
 
         let services = Arc::new(Services {
             accounts,
@@ -216,7 +231,7 @@ impl Application {
             clock,
             ids,
             metrics: Arc::clone(&metrics),
-            readiness: Arc::new(Stores { durable, line }),
+            readiness: readiness.clone(),
             detached: Detached::new(background.tasks().clone(), Handle::current()),
             edge: Arc::new(Edge::new(&settings.http)),
             streams: streams.clone(),
@@ -224,10 +239,24 @@ impl Application {
             geometries: Arc::new(Geometries::default()),
             sale_defaults: settings.reservation.sale_defaults(),
         });
-        let (server, address) = listen(services, settings)?;
-        let metrics_server = listen_for_metrics(metrics, settings)?;
-        let shutdown_timeout = Duration::from_secs(settings.http.shutdown_timeout_s);
-        Ok(Self { server, metrics_server, address, demo, background, streams, shutdown_timeout })
+        let (server, address) = listen(&services, &settings.http, settings.http.bind)?;
+        let mut servers = vec![server];
+        if let Some(bind) = settings.http.purchase_bind {
+            servers.push(listen(&services, &settings.http, bind)?.0);
+        }
+        let (metrics_server, metrics_address) = listen_for_metrics(metrics, &readiness, settings.metrics.bind)?;
+        Ok(Self {
+            servers,
+            metrics_server,
+            address,
+            metrics_address,
+            readiness,
+            demo,
+            background,
+            streams,
+            drain: Duration::from_secs(settings.http.drain_s),
+            shutdown_timeout: Duration::from_secs(settings.http.shutdown_timeout_s),
+        })
     }
 
     /// The address that the server listens on. With port 0 configured, it has the port that the system chose.
@@ -236,45 +265,85 @@ impl Application {
         self.address
     }
 
+    /// The address of metrics and health. Its port may be above the configured one.
+    #[must_use]
+    pub const fn metrics_address(&self) -> SocketAddr {
+        self.metrics_address
+    }
+
     /// The demo, if there is one.
     #[must_use]
     pub const fn demo(&self) -> Option<&Demo> {
         self.demo.as_ref()
     }
 
-    /// Serves until `stop` completes. Then answers the requests under way and finishes the background steps, within the
-    /// shutdown timeout and two seconds.
+    /// Serves until `stop` completes. Then reports that it is not ready, and accepts requests for the drain time. After
+    /// it, answers the requests under way and finishes the background steps, within the shutdown timeout and two seconds.
     ///
     /// # Errors
     /// If the server's sockets fail.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), std::io::Error> {
-        let Self { server, metrics_server, background, streams, shutdown_timeout, .. } = self;
-        let metrics_handle = metrics_server.as_ref().map(Server::handle);
-        let handle = server.handle();
-        let running = async {
-            match metrics_server {
-                Some(metrics_server) => futures_util::future::try_join(server, metrics_server).await.map(|_| ()),
-                None => server.await,
-            }
-        };
+        let Self { servers, metrics_server, readiness, background, streams, drain, shutdown_timeout, .. } = self;
+        let handles: Vec<_> = servers.iter().map(Server::handle).collect();
+        let metrics_handle = metrics_server.handle();
         let stopping = async {
             stop.await;
+            readiness.drain();
+            if !drain.is_zero() {
+                tracing::info!(?drain, "draining: not ready, but accepting requests");
+                drain_for(drain).await;
+            }
             tracing::info!("stopping: answering the requests under way");
             streams.end();
-            stop_gracefully(&handle, metrics_handle.as_ref()).await;
+            join_all(handles.iter().map(|handle| handle.stop(true))).await;
+            // Last, so that health is reported while requests are answered. Nobody waits for metrics.
+            metrics_handle.stop(false).await;
         };
-        let (result, ()) = futures_util::future::join(running, stopping).await;
+        let (result, metrics_result, ()) = join3(try_join_all(servers), metrics_server, stopping).await;
         background.stop(shutdown_timeout.min(Duration::from_secs(2))).await;
         tracing::info!("stopped");
-        result
+        result.and(metrics_result)
     }
 }
 
-async fn stop_gracefully(server: &ServerHandle, metrics: Option<&ServerHandle>) {
-    server.stop(true).await;
-    if let Some(metrics) = metrics {
-        metrics.stop(true).await;
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a load balancer takes this time to notice, and tells nobody when it did"
+)]
+async fn drain_for(span: Duration) {
+    tokio::time::sleep(span).await;
+}
+
+/// Asks the store and the line's store whether they answer, and notes it.
+async fn ask_dependencies(
+    durable: &durable::Store,
+    line: &usher_queue::Service,
+    readiness: &Readiness,
+    metrics: &Metrics,
+) {
+    let (store, line) = join(durable.ping(), line.ping()).await;
+    for (dependency, outcome) in [("store", store), ("line", line)] {
+        metrics.observe_dependency(dependency, outcome.is_ok());
+        readiness.note(dependency, &outcome);
     }
+}
+
+fn start_asking(
+    background: &Background,
+    durable: durable::Store,
+    line: &usher_queue::Service,
+    readiness: &Readiness,
+    metrics: &Arc<Metrics>,
+) {
+    let asked = Arc::new((durable, line.clone(), readiness.clone(), Arc::clone(metrics)));
+    background.every("dependencies", ASK_INTERVAL, move || {
+        let asked = Arc::clone(&asked);
+        async move {
+            let (durable, line, readiness, metrics) = &*asked;
+            ask_dependencies(durable, line, readiness, metrics).await;
+            Ok::<_, StoreError>(())
+        }
+    });
 }
 
 fn start_background(
@@ -329,22 +398,25 @@ fn n_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn listen(services: Arc<Services>, settings: &Settings) -> Result<(Server, SocketAddr), StartError> {
-    let metrics = if settings.metrics.bind.is_some() { MetricsRoute::Elsewhere } else { MetricsRoute::Here };
-    let config::Http { bind, workers, max_connections, head_timeout_ms, send_timeout_ms, shutdown_timeout_s, .. } =
-        settings.http;
-    let mut server = HttpServer::new(move || http::app(&services, metrics))
-        // `cli` handles signals, so that a test decides by itself when its server stops.
+fn listen(
+    services: &Arc<Services>,
+    settings: &config::Http,
+    bind: SocketAddr,
+) -> Result<(Server, SocketAddr), StartError> {
+    let &config::Http { workers, max_connections, head_timeout_ms, send_timeout_ms, shutdown_timeout_s, .. } = settings;
+    let services = Arc::clone(services);
+    let mut server = HttpServer::new(move || http::app(&services))
+        // The command handles the signals, so that a program that embeds the server can stop it in another way.
         .disable_signals()
         .client_request_timeout(Duration::from_millis(head_timeout_ms))
-        // Treats a half-closed connection as closed. Otherwise a stream goes on after its client closed the tab.
+        // A client that closed its side is gone. With half-closed connections, its stream would go on.
         .h1_allow_half_closed(false)
         .on_connect(move |connection, _| edge::bound_sending(connection, send_timeout_ms))
         .shutdown_timeout(shutdown_timeout_s);
     if workers > 0 {
         server = server.workers(workers);
     }
-    // The framework limits connections per worker.
+    // The framework counts connections per worker.
     let n_workers = if workers > 0 { workers } else { n_cores() };
     let server = server.max_connections(max_connections.div_ceil(n_workers)).bind(bind);
     let server = server.map_err(|source| StartError::Bind { address: bind.to_string(), source })?;
@@ -352,22 +424,34 @@ fn listen(services: Arc<Services>, settings: &Settings) -> Result<(Server, Socke
     Ok((server.run(), address))
 }
 
-fn listen_for_metrics(metrics: Arc<Metrics>, settings: &Settings) -> Result<Option<Server>, StartError> {
-    let Some(bind) = settings.metrics.bind else { return Ok(None) };
-    let server =
-        HttpServer::new(move || http::metrics_app(Arc::clone(&metrics))).disable_signals().workers(1).bind(bind);
-    let server = server.map_err(|source| StartError::Bind { address: bind.to_string(), source })?;
-    Ok(Some(server.run()))
+/// Listens for metrics and health, on a thread of their own: a busy server still reports how it is.
+fn listen_for_metrics(
+    metrics: Arc<Metrics>,
+    readiness: &Readiness,
+    bind: SocketAddr,
+) -> Result<(Server, SocketAddr), StartError> {
+    let failed = |source| StartError::Bind { address: bind.to_string(), source };
+    let listener = listen_near(bind).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let readiness = readiness.clone();
+    let server = HttpServer::new(move || http::metrics_app(Arc::clone(&metrics), readiness.clone()))
+        .disable_signals()
+        .workers(1)
+        .max_connections(METRICS_CONNECTIONS_MAX)
+        .listen(listener)
+        .map_err(failed)?;
+    Ok((server.run(), address))
 }
 
-struct Stores {
-    durable: durable::Store,
-    line: usher_queue::Service,
-}
-
-#[async_trait]
-impl Readiness for Stores {
-    async fn check(&self) -> Vec<(&'static str, Result<(), StoreError>)> {
-        vec![("store", self.durable.ping().await), ("line", self.line.ping().await)]
+/// A listener on this port, or on the first free one above it, so that servers on one machine need no settings for it.
+fn listen_near(bind: SocketAddr) -> io::Result<TcpListener> {
+    let ports = bind.port()..=bind.port().saturating_add(if bind.port() == 0 { 0 } else { METRICS_PORTS_MAX });
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for port in ports {
+        match TcpListener::bind(SocketAddr::new(bind.ip(), port)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
+            bound => return bound,
+        }
     }
+    Err(last)
 }

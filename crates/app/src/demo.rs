@@ -60,20 +60,28 @@ pub async fn set_up(
         };
         require_added(&catalogue.add_concert(&concert, &claim("demo-concert"), now).await?)?;
     }
-    let performances = catalogue.performances(CONCERT, Page { after: None, limit: 200 }).await?;
+    let performances = catalogue.performances(CONCERT, Page { after: None, limit: Page::<()>::LIMIT_MAX }).await?;
     let is_open = |performance: &&Performance| performance.sale.opens_at <= now && now < performance.sale.closes_at;
     let performance = match performances.iter().find(is_open) {
-        Some(open) => open.id,
-        None => add_performance(catalogue, PerformanceId::from_uuid(ids.next_uuid()), now).await?,
+        Some(open) => open.clone(),
+        None => {
+            let id = PerformanceId::from_uuid(ids.next_uuid());
+            add_performance(catalogue, id, &format!("demo-performance-{}", performances.len()), now).await?
+        }
     };
-    Ok(Demo { performance, operator_password: add_operator(accounts, ids).await? })
+    if performance.map_version == 0 {
+        add_seats(catalogue, &performance).await?;
+    }
+    Ok(Demo { performance: performance.id, operator_password: add_operator(accounts, ids).await? })
 }
 
+/// Adds a performance, unless another process has just used the key to add one.
 async fn add_performance(
     catalogue: &Arc<dyn CatalogueRepository>,
     id: PerformanceId,
+    key: &str,
     now: Timestamp,
-) -> Result<PerformanceId, DemoError> {
+) -> Result<Performance, DemoError> {
     let performance = Performance {
         id,
         concert: CONCERT,
@@ -83,12 +91,22 @@ async fn add_performance(
         hold_ttl: Duration::from_secs(300),
         map_version: 0,
     };
-    require_added(&catalogue.add_performance(&performance, &claim(&format!("demo-performance-{id}")), now).await?)?;
+    Ok(match catalogue.add_performance(&performance, &claim(key), now).await? {
+        AddOutcome::Replayed(first) => first,
+        outcome => {
+            require_added(&outcome)?;
+            performance
+        }
+    })
+}
+
+/// Lays out the seats of a performance, unless another process has done so and sold some.
+async fn add_seats(catalogue: &Arc<dyn CatalogueRepository>, performance: &Performance) -> Result<(), DemoError> {
     // Seats cannot be replaced once the sale is open, so this uses a time just before.
-    let before_opening = now.minus(Duration::from_millis(1));
-    match catalogue.replace_seats(id, &seats()?, before_opening).await? {
-        ReplaceSeatsOutcome::Replaced { .. } => Ok(id),
-        ReplaceSeatsOutcome::Locked | ReplaceSeatsOutcome::NotFound => Err(DemoError::Data("seats are locked".into())),
+    let before_opening = performance.sale.opens_at.minus(Duration::from_millis(1));
+    match catalogue.replace_seats(performance.id, &seats()?, before_opening).await? {
+        ReplaceSeatsOutcome::Replaced { .. } | ReplaceSeatsOutcome::Locked => Ok(()),
+        ReplaceSeatsOutcome::NotFound => Err(DemoError::Data("the performance is gone".into())),
     }
 }
 

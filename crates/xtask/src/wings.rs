@@ -21,7 +21,7 @@ const LIBRARY: &str = "usher_app";
 const RULES: Rules = &[
     ("crate", &[]),
     ("main", &["cli"]),
-    ("cli", &["composition", "config", "demo", "http::openapi", "identity", "runtime"]),
+    ("cli", &["composition", "config", "demo", "durable", "http::openapi", "identity", "runtime"]),
     (
         "composition",
         &[
@@ -48,7 +48,7 @@ const RULES: Rules = &[
     ("decorators", &["runtime"]),
     ("live", &["runtime"]),
     // The rows of `http`, from the highest layer to the lowest.
-    ("http", &["http::api", "http::bearer", "http::edge", "http::openapi", "http::services", "runtime"]),
+    ("http", &["http::api", "http::bearer", "http::edge", "http::openapi", "http::services", "live", "runtime"]),
     ("http::openapi", &["http::api", "http::problem"]),
     (
         "http::api",

@@ -160,7 +160,7 @@ impl Stage {
     }
 
     async fn metrics(&self) -> Outcome<String> {
-        let answer = self.client.get(format!("{}/metrics", self.url())).send().await?;
+        let answer = self.client.get(format!("http://{}/metrics", self.server.metrics_address())).send().await?;
         Ok(answer.error_for_status()?.text().await?)
     }
 }

@@ -18,6 +18,9 @@ use crate::world::clock::eventually;
 const START_WITHIN: Duration = Duration::from_secs(60);
 /// The line that a server prints once it listens; its address follows.
 const READY: &str = "Usher is ready on http://";
+/// The beginning of the line with the address of its metrics.
+const METRICS: &str = "metrics and health";
+const HTTP: &str = "http://";
 
 /// Prints the server's process id and runs the server until stdin closes: when the driver ends, however it ends. If the
 /// driver ends before it reads the id, the shell goes on to the kill.
@@ -89,7 +92,8 @@ impl Site {
             .with("data.dir", &folder.display())
             .with("store.url", &format!("sqlite://{}", folder.join("usher.db").display()))
             .with("auth.secret", &secret)
-            .with("http.bind", "127.0.0.1:0"))
+            .with("http.bind", "127.0.0.1:0")
+            .with("metrics.bind", "127.0.0.1:0"))
     }
 
     /// The site with the setting `section.key`.
@@ -177,9 +181,10 @@ impl Site {
         }
         let mut guard = command.spawn().map_err(failed("cannot start a shell"))?;
         let pid = read_pid(&mut guard).map_err(failed("cannot read the process id of a server"))?;
-        let mut server = Server { site: self.clone(), name: name.to_owned(), address: bind, pid, guard };
-        let listens = eventually(START_WITHIN, || async { address_in(&log, written_before) }).await;
-        server.address = listens.ok_or(ServerError::NotReady(log))?;
+        let mut server =
+            Server { site: self.clone(), name: name.to_owned(), address: bind, metrics_address: bind, pid, guard };
+        let listens = eventually(START_WITHIN, || async { addresses_in(&log, written_before) }).await;
+        (server.address, server.metrics_address) = listens.ok_or(ServerError::NotReady(log))?;
         Ok(server)
     }
 
@@ -216,12 +221,15 @@ fn read_pid(guard: &mut Child) -> io::Result<Pid> {
 }
 
 /// The address that a server printed, in its log after the first `written_before` bytes.
-fn address_in(log: &Path, written_before: u64) -> Option<SocketAddr> {
+fn addresses_in(log: &Path, written_before: u64) -> Option<(SocketAddr, SocketAddr)> {
     let bytes = fs::read(log).ok()?;
     let text = String::from_utf8_lossy(bytes.get(usize::try_from(written_before).ok()?..)?);
     // An unfinished line may hold half an address.
-    let line = text.split_inclusive('\n').find_map(|line| line.strip_suffix('\n')?.strip_prefix(READY))?;
-    line.parse().ok()
+    let lines: Vec<_> = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).collect();
+    let requests = lines.iter().find_map(|line| line.strip_prefix(READY))?;
+    let metrics =
+        lines.iter().find_map(|line| line.trim_start().strip_prefix(METRICS)?.trim_start().strip_prefix(HTTP))?;
+    Some((requests.parse().ok()?, metrics.strip_suffix("/metrics")?.parse().ok()?))
 }
 
 /// A server process. It is killed when this is dropped.
@@ -230,6 +238,7 @@ pub struct Server {
     site: Site,
     name: String,
     address: SocketAddr,
+    metrics_address: SocketAddr,
     pid: Pid,
     guard: Child,
 }
@@ -239,6 +248,12 @@ impl Server {
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of its metrics.
+    #[must_use]
+    pub const fn metrics_address(&self) -> SocketAddr {
+        self.metrics_address
     }
 
     /// Its process id, which changes with each restart.

@@ -15,6 +15,9 @@ use super::error::ConfigError;
 pub struct Http {
     /// Where to listen.
     pub bind: SocketAddr,
+    /// A second address with the same routes and threads of its own, for holds and confirms. `None`: there is none.
+    #[serde(deserialize_with = "address_or_nothing")]
+    pub purchase_bind: Option<SocketAddr>,
     /// Threads that answer requests; 0 is one per core.
     pub workers: usize,
     /// Proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted.
@@ -35,6 +38,8 @@ pub struct Http {
     pub send_timeout_ms: u32,
     /// How long requests may take to end after SIGTERM.
     pub shutdown_timeout_s: u64,
+    /// How long the server accepts requests after SIGTERM, while it reports that it is not ready.
+    pub drain_s: u64,
 }
 
 impl Http {
@@ -46,7 +51,8 @@ impl Http {
         require(self.streams_max < self.max_connections, "http.streams_max", rule)?;
         require(self.head_timeout_ms > 0, "http.head_timeout_ms", "must be at least 1")?;
         require(self.body_timeout_ms > 0, "http.body_timeout_ms", "must be at least 1")?;
-        require(self.send_timeout_ms > 0, "http.send_timeout_ms", "must be at least 1")
+        require(self.send_timeout_ms > 0, "http.send_timeout_ms", "must be at least 1")?;
+        require(self.drain_s <= 3_600, "http.drain_s", "must be at most 3600")
     }
 }
 
@@ -90,4 +96,9 @@ impl<'de> Deserialize<'de> for Networks {
 
         deserializer.deserialize_any(ListOrText)
     }
+}
+
+fn address_or_nothing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some).map_err(de::Error::custom) }
 }

@@ -208,7 +208,7 @@ mod tests {
         let settings = load("", &[]).unwrap();
 
         assert_eq!(settings.http.bind, "127.0.0.1:8080".parse().unwrap());
-        assert_eq!(settings.metrics.bind, None);
+        assert_eq!(settings.metrics.bind, "127.0.0.1:9464".parse().unwrap());
         assert_eq!(settings.store_url(), "sqlite://./usher.db");
         assert!(settings.is_embedded());
     }

@@ -28,21 +28,12 @@ use self::bearer::Verifier;
 use self::edge::Guard;
 use self::openapi::Document;
 use self::services::Services;
+use crate::live::readiness::Readiness;
 use crate::runtime::metrics::Metrics;
-
-/// Where metrics are served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetricsRoute {
-    /// On the listener of everything else.
-    Here,
-    /// By [`metrics_app`], on a listener of their own.
-    Elsewhere,
-}
 
 /// The server's application, one for each of its threads.
 pub fn app(
     services: &Services,
-    metrics: MetricsRoute,
 ) -> App<
     impl ServiceFactory<
         ServiceRequest,
@@ -67,10 +58,6 @@ pub fn app(
         .wrap(from_fn(edge::guard))
         .configure(api::problem_pages)
         .configure(openapi::pages)
-        .configure(|config| match metrics {
-            MetricsRoute::Here => api::metrics_route(config),
-            MetricsRoute::Elsewhere => {}
-        })
         .wrap_api_with_spec(openapi::outline())
         .configure(api::routes)
         // Never called, because `openapi::pages` serves the full document under the same path. The next line needs the
@@ -80,17 +67,24 @@ pub fn app(
         .build()
 }
 
-/// The application of the metrics' own listener.
+/// The application of the listener for metrics and health.
 pub fn metrics_app(
     metrics: Arc<Metrics>,
+    readiness: Readiness,
 ) -> App<
     impl ServiceFactory<
         ServiceRequest,
         Config = (),
-        Response = ServiceResponse<impl MessageBody>,
+        Response = ServiceResponse<impl MessageBody + use<>>,
         Error = Error,
         InitError = (),
-    >,
+    > + use<>,
 > {
-    App::new().app_data(Data::from(metrics)).configure(api::metrics_route)
+    App::new()
+        .app_data(Data::from(metrics))
+        .app_data(Data::new(readiness))
+        .configure(api::metrics_route)
+        .wrap_api()
+        .configure(api::system_routes)
+        .build()
 }

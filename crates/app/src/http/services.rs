@@ -2,24 +2,17 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use usher_concert::SaleDefaults;
-use usher_kernel::{Clock, IdGenerator, StoreError};
+use usher_kernel::{Clock, IdGenerator};
 
 use super::detached::Detached;
 use super::edge::Edge;
 use crate::identity::access_tokens::AccessTokens;
 use crate::live::boards::Boards;
 use crate::live::geometries::Geometries;
+use crate::live::readiness::Readiness;
 use crate::live::streams::Streams;
 use crate::runtime::metrics::Metrics;
-
-/// Checks whether the server can do its work.
-#[async_trait]
-pub trait Readiness: Send + Sync + 'static {
-    /// Each dependency of the server, and whether it answers.
-    async fn check(&self) -> Vec<(&'static str, Result<(), StoreError>)>;
-}
 
 /// The services and the shared state of all handlers. Each resource copies the parts that it needs into its own
 /// context.
@@ -41,7 +34,7 @@ pub struct Services {
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Whether the server can do its work.
-    pub readiness: Arc<dyn Readiness>,
+    pub readiness: Readiness,
     /// Runs changes that must not stop when the client disconnects.
     pub detached: Detached,
     /// The limits that all requests share.

@@ -2,5 +2,6 @@
 
 pub mod boards;
 pub mod geometries;
+pub mod readiness;
 pub mod shared_json;
 pub mod streams;

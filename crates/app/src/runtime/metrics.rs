@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use prometheus::{
-    Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use usher_kernel::StoreError;
 use usher_queue::Stats;
@@ -26,6 +27,7 @@ pub struct Metrics {
     line_active: IntGauge,
     streams_open: IntGauge,
     streams_stalled_total: IntCounter,
+    dependency_up: IntGaugeVec,
 }
 
 impl Metrics {
@@ -66,6 +68,9 @@ impl Metrics {
             "Streams that this server closed because their clients did not read.",
         )?;
         registry.register(Box::new(streams_stalled_total.clone()))?;
+        let help = "1 if the store answered the last time it was asked, 0 if it did not.";
+        let dependency_up = IntGaugeVec::new(Opts::new("usher_dependency_up", help), &["dependency"])?;
+        registry.register(Box::new(dependency_up.clone()))?;
         Ok(Self {
             request_duration_seconds,
             store_duration_seconds,
@@ -77,6 +82,7 @@ impl Metrics {
             line_active: gauge("usher_line_active", "People who are inside, over all live lines.")?,
             streams_open: gauge("usher_streams_open", "Open streams, of places and of seats.")?,
             streams_stalled_total,
+            dependency_up,
             registry,
         })
     }
@@ -167,6 +173,11 @@ impl Metrics {
     /// Counts a stream that was closed because its client did not read.
     pub fn observe_stalled_stream(&self) {
         self.streams_stalled_total.inc();
+    }
+
+    /// Notes whether a dependency of the server answered.
+    pub fn observe_dependency(&self, dependency: &str, is_up: bool) {
+        self.dependency_up.with_label_values(&[dependency]).set(is_up.into());
     }
 
     /// All metrics in Prometheus' text format (version 0.0.4).

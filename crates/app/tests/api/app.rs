@@ -245,23 +245,40 @@ pub(crate) struct Admitted {
 /// A client of a server.
 pub(crate) struct Api {
     address: SocketAddr,
+    metrics_address: SocketAddr,
     client: reqwest::Client,
     access_tokens: AccessTokens,
 }
 
 impl Api {
-    /// A client of the server at `address`, which accepts tokens signed with the secret of `settings`.
-    pub(crate) fn new(address: SocketAddr, settings: &Settings) -> Self {
+    /// A client of the server at these addresses of requests and of metrics. It accepts tokens signed with the secret of
+    /// `settings`.
+    pub(crate) fn new((address, metrics_address): (SocketAddr, SocketAddr), settings: &Settings) -> Self {
         let token_ttl = Duration::from_secs(settings.auth.token_ttl_s);
         let access_tokens = AccessTokens::new(settings.secret().unwrap().expose(), None, token_ttl);
         let client =
             reqwest::Client::builder().no_proxy().timeout(DEADLINE).pool_idle_timeout(IDLE_MAX).build().unwrap();
-        Self { address, client, access_tokens }
+        Self { address, metrics_address, client, access_tokens }
     }
 
     /// The address of the server.
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The addresses of requests and of metrics.
+    pub(crate) const fn addresses(&self) -> (SocketAddr, SocketAddr) {
+        (self.address, self.metrics_address)
+    }
+
+    /// A request to the listener of metrics and health.
+    pub(crate) fn get_metrics(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("http://{}{path}", self.metrics_address))
+    }
+
+    /// All metrics.
+    pub(crate) async fn metrics(&self) -> String {
+        self.get_metrics("/metrics").send().await.unwrap().text().await.unwrap()
     }
 
     /// A new connection, on which nothing was sent.
@@ -582,6 +599,7 @@ fn settings_in(folder: &Path) -> Settings {
     let mut settings = Settings::load(None).unwrap();
     settings.http.bind = SocketAddr::from(([127, 0, 0, 1], 0));
     settings.http.workers = 2;
+    settings.metrics.bind = SocketAddr::from(([127, 0, 0, 1], 0));
     settings.data.dir = folder.to_owned();
     settings.line.tick_ms = 50;
     settings
@@ -634,7 +652,7 @@ impl TestApp {
             None => Application::build(&settings, false).await,
         };
         let application = application.unwrap();
-        let api = Api::new(application.address(), &settings);
+        let api = Api::new((application.address(), application.metrics_address()), &settings);
         let (stop, stopped) = oneshot::channel::<()>();
         #[expect(clippy::disallowed_methods, reason = "the server itself; the test's runtime ends it")]
         let running = tokio::spawn(async move {
@@ -737,13 +755,14 @@ impl UsherProcess {
             ("DATA__DIR", folder.path().to_str().unwrap()),
             ("HTTP__BIND", "127.0.0.1:0"),
             ("HTTP__WORKERS", "2"),
+            ("METRICS__BIND", "127.0.0.1:0"),
             ("LINE__TICK_MS", "50"),
             ("LOG__FILTER", "warn"),
         ];
         let variables = common.iter().chain(variables);
         let variables: Vec<_> = variables.map(|(key, value)| (format!("USHER__{key}"), (*value).to_owned())).collect();
-        let (child, address) = spawn_usher(arguments, &variables, stderr).await;
-        Self { api: Api::new(address, &settings), child, settings, arguments, variables, folder }
+        let (child, addresses) = spawn_usher(arguments, &variables, stderr).await;
+        Self { api: Api::new(addresses, &settings), child, settings, arguments, variables, folder }
     }
 
     /// The folder of the server's data.
@@ -763,9 +782,9 @@ impl UsherProcess {
         let bind = ("USHER__HTTP__BIND".to_owned(), self.api.address.to_string());
         self.variables.retain(|(key, _)| *key != bind.0);
         self.variables.push(bind);
-        let (child, address) = spawn_usher(self.arguments, &self.variables, Stdio::inherit()).await;
+        let (child, addresses) = spawn_usher(self.arguments, &self.variables, Stdio::inherit()).await;
         self.child = child;
-        self.api = Api::new(address, &self.settings);
+        self.api = Api::new(addresses, &self.settings);
     }
 
     /// Sends SIGTERM to the process.
@@ -804,27 +823,34 @@ pub(crate) fn usher(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
 }
 
 /// Runs `usher serve`, and waits for the line that says where it listens.
-async fn spawn_usher(arguments: &[&str], variables: &[(String, String)], stderr: Stdio) -> (Child, SocketAddr) {
+async fn spawn_usher(
+    arguments: &[&str],
+    variables: &[(String, String)],
+    stderr: Stdio,
+) -> (Child, (SocketAddr, SocketAddr)) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_usher"));
     command.args(arguments).envs(variables.iter().cloned()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
     let mut child = command.spawn().unwrap();
     let stdout = child.stdout.take().unwrap();
-    let (found, address) = oneshot::channel();
+    let (found, addresses) = oneshot::channel();
     std::thread::spawn(move || {
-        let mut found = Some(found);
+        let (mut found, mut requests) = (Some(found), None);
         // Read to the end, so that the process never waits for a reader.
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             let url = line.split_once("http://").map(|(_, rest)| rest);
             let address = url.and_then(|rest| rest.split([' ', '/']).next()?.trim_end().parse::<SocketAddr>().ok());
-            if let (Some(address), true) = (address, found.is_some())
+            // The first address is that of requests.
+            requests = requests.or(address);
+            if line.contains("metrics and health")
+                && let (Some(requests), Some(metrics)) = (requests, address)
                 && let Some(found) = found.take()
             {
-                found.send(address).unwrap_or_default();
+                found.send((requests, metrics)).unwrap_or_default();
             }
         }
     });
-    match tokio::time::timeout(DEADLINE, address).await {
-        Ok(Ok(address)) => (child, address),
+    match tokio::time::timeout(DEADLINE, addresses).await {
+        Ok(Ok(addresses)) => (child, addresses),
         outcome => {
             // Without this, the process would outlive the test.
             child.kill().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The API document, the pages of problems, metrics and health.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
@@ -375,7 +375,7 @@ async fn metrics_are_told_in_the_format_of_prometheus() {
     app.joined(&app.buyer(), &performance).await;
 
     let metrics = eventually("the line's numbers are measured", async || {
-        let response = app.get("/metrics").send().await.unwrap();
+        let response = app.get_metrics("/metrics").send().await.unwrap();
         assert_eq!(header(&response, "content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
         let text = response.text().await.unwrap();
         text.contains("usher_line_waiting 1").then_some(text)
@@ -393,14 +393,15 @@ async fn metrics_are_told_in_the_format_of_prometheus() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metrics_can_have_a_listener_of_their_own() {
-    let free: SocketAddr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let app = TestApp::start_with(|settings| settings.metrics.bind = Some(free)).await;
+async fn metrics_are_on_a_listener_of_their_own_which_moves_if_its_port_is_taken() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bind = taken.local_addr().unwrap();
+    let app = TestApp::start_with(|settings| settings.metrics.bind = bind).await;
 
     let here = app.get("/metrics").send().await.unwrap();
-    let there = reqwest::get(format!("http://{free}/metrics")).await.unwrap();
+    let (_, there) = app.addresses();
 
     assert_problem(here, 404, "not-found").await;
-    assert_eq!(there.status(), 200);
-    assert!(there.text().await.unwrap().contains("usher_http_request_duration_seconds"));
+    assert!(there.ip() == bind.ip() && there.port() > bind.port(), "{there} is above {bind}");
+    assert!(app.metrics().await.contains("usher_http_request_duration_seconds"));
 }

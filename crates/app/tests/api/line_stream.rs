@@ -91,7 +91,7 @@ impl Events {
 
 /// The value of a metric without labels.
 pub(crate) async fn metric(api: &Api, name: &str) -> u64 {
-    let text = api.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let text = api.metrics().await;
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
 }
@@ -242,7 +242,7 @@ async fn a_place_in_the_query_is_as_good_and_is_written_nowhere() {
 
     assert_eq!(first.json()["place"], place.as_str());
     assert!(!refused.to_string().contains(&place), "{refused}");
-    let metrics = usher.get("/metrics").send().await.unwrap().text().await.unwrap();
+    let metrics = usher.metrics().await;
     assert!(metrics.contains("/queue/stream") && !metrics.contains(&place));
     let logged = eventually("both requests are in the log", async || {
         let logged = std::fs::read_to_string(&log).unwrap();

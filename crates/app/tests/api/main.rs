@@ -11,6 +11,8 @@ mod availability;
 #[cfg(test)]
 mod catalogue;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod documents;
 #[cfg(test)]
 mod edges;

@@ -110,7 +110,7 @@ async fn two_thousand_buyers_at_two_servers_buy_each_of_five_hundred_seats_once(
     let processes = [UsherProcess::start_with(&variables).await, UsherProcess::start_with(&variables).await];
     let mut settings = Settings::load(None).unwrap();
     settings.auth.secret = Secret::new(SECRET);
-    let servers = processes.each_ref().map(|process| Api::new(process.address(), &settings));
+    let servers = processes.each_ref().map(|process| Api::new(process.addresses(), &settings));
     let performance = servers[0].performance(&[section("A", 10, 50, "VIP", 150_000)], SaleOptions::default()).await;
     servers[1].wait_for_sale_state(&performance, "open").await;
 

@@ -9,12 +9,10 @@ mod operator;
 mod reservations;
 mod system;
 
-use std::sync::Arc;
-
 use actix_web::web::{self, Data};
 use paperclip::actix::web::{ServiceConfig, scope};
 
-pub(super) use self::system::{metrics_route, problem_pages};
+pub(super) use self::system::{metrics_route, problem_pages, routes as system_routes};
 use super::problem::Refusals;
 use super::services::Services;
 
@@ -45,8 +43,7 @@ pub(super) fn provide(services: &Services, config: &mut web::ServiceConfig) {
         .app_data(Data::new(line_stream::Context::from(services)))
         .app_data(Data::new(operator::Context::from(services)))
         .app_data(Data::new(reservations::Context::from(services)))
-        .app_data(Data::new(Arc::clone(&services.readiness)))
-        .app_data(Data::from(Arc::clone(&services.metrics)));
+        .app_data(Data::new(services.readiness.clone()));
 }
 
 /// The operations of the API.

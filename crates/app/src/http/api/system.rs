@@ -1,7 +1,5 @@
 //! Health, metrics, and the pages that explain problem codes.
 
-use std::sync::Arc;
-
 use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ContentType, HeaderValue};
@@ -11,16 +9,15 @@ use paperclip::actix::web::{ServiceConfig, get, resource};
 use paperclip::actix::{OperationModifier, api_v2_operation};
 use paperclip::v2::models::{DataType, DefaultOperationRaw, DefaultSchemaRaw, Either, Response};
 use paperclip::v2::schema::Apiv2Schema;
-use usher_kernel::StoreError;
 
 use crate::http::problem::{Problem, ProblemCode, Refusals};
-use crate::http::services::Readiness;
+use crate::live::readiness::Readiness;
 use crate::runtime::metrics::Metrics;
 
 pub(super) const REFUSALS: Refusals = &[("system.healthz", &[]), ("system.readyz", &[])];
 
 /// Routes of the API document's operations.
-pub(super) fn routes(config: &mut ServiceConfig<'_>) {
+pub(in crate::http) fn routes(config: &mut ServiceConfig<'_>) {
     config.service(resource("/healthz").route(get().to(healthz))).service(resource("/readyz").route(get().to(readyz)));
 }
 
@@ -58,8 +55,8 @@ impl Apiv2Schema for Report {}
 
 impl OperationModifier for Report {
     fn update_response(operation: &mut DefaultOperationRaw) {
-        text_response(operation, StatusCode::OK, "Every dependency answers.");
-        text_response(operation, not_ready(), "A dependency does not answer.");
+        text_response(operation, StatusCode::OK, "The server takes requests.");
+        text_response(operation, StatusCode::SERVICE_UNAVAILABLE, "The server is about to stop.");
     }
 }
 
@@ -82,26 +79,17 @@ impl OperationModifier for Alive {
     }
 }
 
-const fn not_ready() -> StatusCode {
-    ProblemCode::StoreUnavailable.status()
-}
-
 /// Shows that the process runs.
 #[api_v2_operation(tags("system"), operation_id = "system.healthz", produces = "text/plain")]
 async fn healthz() -> Alive {
     Alive
 }
 
-/// Shows whether the server can do its work: one line for each dependency.
+/// Shows whether the server takes requests. A line for each dependency shows whether it answered a moment ago.
 #[api_v2_operation(tags("system"), operation_id = "system.readyz", produces = "text/plain")]
-async fn readyz(readiness: Data<Arc<dyn Readiness>>) -> Report {
-    let checks = readiness.check().await;
-    let status = if checks.iter().all(|(_, outcome)| outcome.is_ok()) { StatusCode::OK } else { not_ready() };
-    let line = |(name, outcome): &(&str, Result<(), StoreError>)| match outcome {
-        Ok(()) => format!("{name}: ok\n"),
-        Err(error) => format!("{name}: {error}\n"),
-    };
-    Report { status, text: checks.iter().map(line).collect() }
+async fn readyz(readiness: Data<Readiness>) -> Report {
+    let status = if readiness.is_draining() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    Report { status, text: readiness.report() }
 }
 
 /// The metrics, for Prometheus.
