@@ -10,7 +10,7 @@ use std::time::Duration;
 use rand::Rng;
 use sea_orm::sqlx::mysql::MySqlConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::sqlx::{AssertSqlSafe, ConnectOptions as _, Executor, MySqlConnection};
+use sea_orm::sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor, MySqlConnection, SqliteConnection};
 use sea_orm::{
     AccessMode, ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
     IsolationLevel, RuntimeErr, SqliteTransactionMode, SqlxError, TransactionOptions, TransactionTrait,
@@ -287,6 +287,7 @@ async fn open_sqlite(settings: &Settings) -> Result<Database, DbErr> {
             .busy_timeout(Duration::from_secs(2))
             .foreign_keys(true)
     });
+    writer.map_sqlx_sqlite_pool_opts(|pool| pool.after_release(|connection, _| Box::pin(is_clean(connection))));
     let writer = sea_orm::Database::connect(writer).await?;
     let mut reader = ConnectOptions::new(&settings.url);
     reader
@@ -294,8 +295,21 @@ async fn open_sqlite(settings: &Settings) -> Result<Database, DbErr> {
         .acquire_timeout(reader_wait)
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(|options| options.busy_timeout(Duration::from_secs(2)).pragma("query_only", "ON"));
+    reader.map_sqlx_sqlite_pool_opts(|pool| pool.after_release(|connection, _| Box::pin(is_clean(connection))));
     let reader = sea_orm::Database::connect(reader).await?;
     Ok(Database { writer, reader, writer_wait, reader_wait })
+}
+
+/// Whether the driver knows of no open transaction on a connection that returns to the pool. Otherwise the pool closes the
+/// connection, which rolls back.
+///
+/// When a disk is full, SQLite may roll back a transaction by itself. The driver (sqlx 0.9) does not learn of it: its own
+/// ROLLBACK fails, and it takes every later transaction of the connection for a savepoint in the one that ended. After
+/// the next rollback, which leaves the outermost savepoint open, it would commit none of them.
+async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, SqlxError> {
+    // Waits for a rollback that the driver has sent to the connection's thread.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 async fn open_mysql(settings: &Settings) -> Result<Database, DbErr> {
@@ -387,6 +401,48 @@ mod tests {
         let count = Statement::from_string(DbBackend::Sqlite, "SELECT COUNT(*) FROM notes");
         let count = database.read("count", |db| async move { Ok(db.query_one_raw(count).await?) });
         count.await.unwrap().unwrap().try_get_by(0).unwrap()
+    }
+
+    /// A COMMIT that fails leaves its transaction open.
+    #[tokio::test]
+    async fn after_a_failed_commit_the_next_unit_has_a_transaction_of_its_own() {
+        let (_folder, database) = with_a_table().await;
+        let references = "CREATE TABLE parts (note INTEGER REFERENCES notes (id) DEFERRABLE INITIALLY DEFERRED)";
+        database.writer().execute_unprepared(references).await.unwrap();
+
+        let refused = database
+            .write("test", |tx| async {
+                let tx = tx;
+                note(&tx, 1).await?;
+                tx.execute_unprepared("INSERT INTO parts (note) VALUES (7)").await?;
+                Ok(())
+            })
+            .await;
+        database.write("test", |tx| async move { note(&tx, 2).await }).await.unwrap();
+
+        refused.unwrap_err();
+        // Read by another connection, which sees only what is committed.
+        assert_eq!(count(&database).await, 1);
+    }
+
+    /// When a disk is full, SQLite may roll back a transaction by itself, and the driver does not know.
+    #[tokio::test]
+    async fn after_a_transaction_that_the_database_ended_the_next_units_are_committed() {
+        let (_folder, database) = with_a_table().await;
+        let ended = database.write("test", |tx| async {
+            let tx = tx;
+            note(&tx, 1).await?;
+            tx.execute_unprepared("ROLLBACK").await?;
+            Err::<(), _>(CorruptRow::new("notes", "id", 1).into())
+        });
+        ended.await.unwrap_err();
+
+        let refused = database.write("test", |_| async { Err::<(), _>(CorruptRow::new("notes", "id", 2).into()) });
+        refused.await.unwrap_err();
+        database.write("test", |tx| async move { note(&tx, 3).await }).await.unwrap();
+
+        // Read by another connection, which sees only what is committed.
+        assert_eq!(count(&database).await, 1);
     }
 
     #[tokio::test]
