@@ -105,7 +105,8 @@ impl Database {
     /// # Errors
     /// [`StoreError`] if it cannot be opened.
     pub async fn open(settings: &Settings) -> Result<Self, StoreError> {
-        let opened = if DbBackend::Sqlite.is_prefix_of(&settings.url) {
+        // Not `DbBackend::is_prefix_of`, which panics on a URL that it cannot parse.
+        let opened = if settings.url.starts_with("sqlite:") {
             open_sqlite(settings).await
         } else {
             open_mysql(settings).await
@@ -571,6 +572,23 @@ mod tests {
             let opened = Database::open(&Settings::new(url, 2)).await;
 
             assert!(matches!(opened, Err(StoreError::Corrupt { operation: "database.open", .. })), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_url_that_cannot_be_parsed_is_refused_without_its_password() {
+        for url in [
+            "mysql://usher:hunter2@127.0.0.1:99999/usher",
+            "mysql://usher:hunter2#@db/usher",
+            "mysql://usher:hunter2/@db/usher",
+            "mysql://usher:hunter2@[::1",
+            "sqlite://:memory:",
+        ] {
+            let refused = Database::open(&Settings::new(url, 2)).await.unwrap_err();
+
+            let causes = std::iter::successors(Some(&refused as &dyn std::error::Error), |error| error.source());
+            let text: Vec<_> = causes.map(ToString::to_string).collect();
+            assert!(!text.concat().contains("hunter2"), "{text:?}");
         }
     }
 

@@ -93,8 +93,25 @@ fn violation<E: std::fmt::Display>(error: &serde_path_to_error::Error<E>) -> Vio
         return Violation::new(within.unwrap_or_else(|| "body".into()), "is not known here");
     }
     let expected = message.rsplit_once("expected ").map(|(_, rest)| rest.split(" at line ").next().unwrap_or(rest));
-    let rule = expected.map_or_else(|| "cannot be read".into(), |expected| format!("must be {expected}"));
+    let rule = expected.map_or_else(|| "cannot be read".into(), |expected| format!("must be {}", json_term(expected)));
     Violation::new(within.unwrap_or_else(|| "body".into()), rule)
+}
+
+/// A type that serde expects, in the terms of JSON instead of Rust's.
+fn json_term(expected: &str) -> String {
+    let whole = |min: i128, max: i128| format!("a whole number from {min} to {max}");
+    match expected {
+        "u8" => whole(0, u8::MAX.into()),
+        "u16" => whole(0, u16::MAX.into()),
+        "u32" => whole(0, u32::MAX.into()),
+        "u64" => whole(0, u64::MAX.into()),
+        "i32" => whole(i32::MIN.into(), i32::MAX.into()),
+        "i64" => whole(i64::MIN.into(), i64::MAX.into()),
+        "a sequence" => "a list".into(),
+        "a map" => "an object".into(),
+        _ if expected.starts_with("struct ") => "an object".into(),
+        _ => expected.into(),
+    }
 }
 
 /// A body that no handler has read yet, and how long reading it may take. The framework would read the rest of a
@@ -430,8 +447,9 @@ mod tests {
             (r#"{"seats": [{"row": 1}, {"row": 1, "x": 1}]}"#, "\"seats[1].x\"", "is not known here"),
             (r"{}", "\"seats\"", "is missing"),
             (r#"{"seats": [{}]}"#, "\"seats[0].row\"", "is missing"),
-            (r#"{"seats": [{"row": 70000}]}"#, "\"seats[0].row\"", "must be u16"),
-            (r#"{"seats": "all"}"#, "\"seats\"", "must be a sequence"),
+            (r#"{"seats": [{"row": 70000}]}"#, "\"seats[0].row\"", "must be a whole number from 0 to 65535"),
+            (r#"{"seats": "all"}"#, "\"seats\"", "must be a list"),
+            (r#"{"seats": [1]}"#, "\"seats[0]\"", "must be an object"),
         ] {
             let (code, shown) = refusal(json);
 

@@ -306,6 +306,8 @@ impl Service {
         let (live, view) = (line.live_sale(), line.view());
         let sale_state = live.state(now);
         let (distance, eta) = match sale_state {
+            // Until the operator raises the capacity, any estimate would be wrong.
+            SaleState::Open if live.policy.capacity == 0 => (ahead + 1, None),
             SaleState::Open => (ahead + 1, view.wait(ahead + 1).map(pace::eta)),
             SaleState::Scheduled => (ahead + 1, None),
             // The line does not move, so frequent polls are of no use.
