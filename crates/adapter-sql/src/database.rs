@@ -106,11 +106,8 @@ impl Database {
     /// [`StoreError`] if it cannot be opened.
     pub async fn open(settings: &Settings) -> Result<Self, StoreError> {
         // Not `DbBackend::is_prefix_of`, which panics on a URL that it cannot parse.
-        let opened = if settings.url.starts_with("sqlite:") {
-            open_sqlite(settings).await
-        } else {
-            open_mysql(settings).await
-        };
+        let opened =
+            if settings.url.starts_with("sqlite:") { open_sqlite(settings).await } else { open_mysql(settings).await };
         opened.map_err(|error| convert("database.open", error.into()))
     }
 

@@ -42,11 +42,14 @@ use crate::runtime::background::Background;
 use crate::runtime::clock::SystemClock;
 use crate::runtime::ids::RandomIds;
 use crate::runtime::metrics::Metrics;
+use crate::runtime::sole_server::SoleServer;
 
 /// How often the sweeper frees lapsed holds and resolves unanswered payments.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a server reads new sales, changed policies and sold-out sales.
 const CALENDAR_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the background steps may take to end, and then the last step of the lines.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// How often a server asks whether the servers that it depends on answer.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// How many ports above the configured one are tried for metrics.
@@ -74,6 +77,23 @@ pub enum StartError {
     /// The lines cannot be opened.
     #[error("the lines cannot be opened")]
     Line(#[from] usher_queue::Error),
+    /// Another server uses the SQLite file, and has a line in its memory.
+    #[error(
+        "another server uses {path}, and keeps the line in its memory: stop it, or let both share a line with \
+         line.backend = \"redis\""
+    )]
+    NotAlone {
+        /// The SQLite file.
+        path: String,
+    },
+    /// The lock of the SQLite file cannot be taken.
+    #[error("the lock of {path} cannot be taken")]
+    Lock {
+        /// The SQLite file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The line's history cannot be written.
     #[error("cannot write the line's history to {path}")]
     History {
@@ -108,6 +128,8 @@ pub struct Application {
     readiness: Readiness,
     demo: Option<Demo>,
     background: Background,
+    line: usher_queue::Service,
+    sole_server: Option<SoleServer>,
     streams: Streams,
     drain: Duration,
     shutdown_timeout: Duration,
@@ -128,6 +150,7 @@ impl Application {
     /// # Errors
     /// See [`StartError`].
     pub async fn build_on(durable: Durable, settings: &Settings, with_demo: bool) -> Result<Self, StartError> {
+        let sole_server = require_sole_server(settings)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let ids: Arc<dyn IdGenerator> = Arc::new(RandomIds::new(Arc::clone(&clock)));
         let metrics = Arc::new(Metrics::new()?);
@@ -253,6 +276,8 @@ impl Application {
             readiness,
             demo,
             background,
+            line,
+            sole_server,
             streams,
             drain: Duration::from_secs(settings.http.drain_s),
             shutdown_timeout: Duration::from_secs(settings.http.shutdown_timeout_s),
@@ -278,12 +303,23 @@ impl Application {
     }
 
     /// Serves until `stop` completes. Then reports that it is not ready, and accepts requests for the drain time. After
-    /// it, answers the requests under way and finishes the background steps, within the shutdown timeout and two seconds.
+    /// it, answers the requests under way and finishes the background steps, within the shutdown timeout and four seconds.
     ///
     /// # Errors
     /// If the server's sockets fail.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), std::io::Error> {
-        let Self { servers, metrics_server, readiness, background, streams, drain, shutdown_timeout, .. } = self;
+        let Self {
+            servers,
+            metrics_server,
+            readiness,
+            background,
+            line,
+            sole_server,
+            streams,
+            drain,
+            shutdown_timeout,
+            ..
+        } = self;
         let handles: Vec<_> = servers.iter().map(Server::handle).collect();
         let metrics_handle = metrics_server.handle();
         let stopping = async {
@@ -300,7 +336,15 @@ impl Application {
             metrics_handle.stop(false).await;
         };
         let (result, metrics_result, ()) = join3(try_join_all(servers), metrics_server, stopping).await;
-        background.stop(shutdown_timeout.min(Duration::from_secs(2))).await;
+        // Saves the people who joined and were admitted since the last step, so that they keep their order.
+        match tokio::time::timeout(STOP_WITHIN, line.tick()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the lines were not saved at the end"),
+            Err(_) => tracing::warn!("the lines were not saved in time at the end"),
+        }
+        background.stop(shutdown_timeout.min(STOP_WITHIN)).await;
+        // Until here, no other server may open the lines.
+        drop(sole_server);
         tracing::info!("stopped");
         result.and(metrics_result)
     }
@@ -312,6 +356,27 @@ impl Application {
 )]
 async fn drain_for(span: Duration) {
     tokio::time::sleep(span).await;
+}
+
+/// Makes sure that no other server uses the database, if the line is in this server's memory.
+fn require_sole_server(settings: &Settings) -> Result<Option<SoleServer>, StartError> {
+    if settings.line.backend != LineBackend::Memory {
+        return Ok(None);
+    }
+    let Some(file) = settings.sqlite_file() else {
+        if !settings.store.is_memory() {
+            tracing::warn!(
+                "line.backend is `memory`: only one server may use this database. Set it to `redis` to run several"
+            );
+        }
+        return Ok(None);
+    };
+    let path = file.display().to_string();
+    match SoleServer::lock(&file) {
+        Ok(Some(lock)) => Ok(Some(lock)),
+        Ok(None) => Err(StartError::NotAlone { path }),
+        Err(source) => Err(StartError::Lock { path, source }),
+    }
 }
 
 /// Asks the store and the line's store whether they answer, and notes it.

@@ -9,6 +9,9 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
 use super::error::ConfigError;
 
+/// The most threads that the framework (actix-server) starts for one listener.
+const WORKERS_MAX: usize = 512;
+
 /// The HTTP server.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,6 +48,7 @@ pub struct Http {
 impl Http {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let require = ConfigError::require;
+        require(self.workers <= WORKERS_MAX, "http.workers", "must be at most 512")?;
         require(self.max_in_flight > 0, "http.max_in_flight", "must be at least 1")?;
         require(self.max_connections > 0, "http.max_connections", "must be at least 1")?;
         let rule = "must be below http.max_connections: other requests need connections too";

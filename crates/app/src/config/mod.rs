@@ -124,6 +124,14 @@ impl Settings {
         (!path.as_os_str().is_empty()).then(|| self.data.dir.join(path))
     }
 
+    /// The SQLite file, if the store is one.
+    #[must_use]
+    pub fn sqlite_file(&self) -> Option<PathBuf> {
+        let url = self.store_url();
+        let path = url.strip_prefix("sqlite://")?;
+        Some(path.split('?').next().unwrap_or(path).into())
+    }
+
     /// The URL of the database. A relative SQLite path starts at the data folder.
     #[must_use]
     pub fn store_url(&self) -> String {
@@ -239,6 +247,8 @@ mod tests {
             ("USHER__HTTP__BIND", "nowhere", "http.bind"),
             ("USHER__HTTP__MAX_IN_FLIGHT", "0", "http.max_in_flight"),
             ("USHER__HTTP__STREAMS_MAX", "20000", "http.streams_max"),
+            ("USHER__HTTP__WORKERS", "513", "http.workers"),
+            ("USHER__STORE__MAX_CONNECTIONS", "4294967295", "store.max_connections"),
             ("USHER__HTTP__SEND_TIMEOUT_MS", "0", "http.send_timeout_ms"),
             ("USHER__HTTP__TRUSTED_PROXIES", "10.0.0.0/8, nowhere", "http.trusted_proxies"),
             ("USHER__METRICS__BIND", "nowhere", "metrics.bind"),

@@ -44,7 +44,7 @@ impl Store {
         let url = self.url.text();
         let is_known = self.is_sqlite() || url.starts_with("mysql://") || self.is_memory();
         require(is_known, "store.url", "must begin with sqlite:// or mysql://, or be memory://")?;
-        require(self.max_connections > 0, "store.max_connections", "must be at least 1")?;
+        require((1..=10_000).contains(&self.max_connections), "store.max_connections", "must be 1 to 10000")?;
         let wait_is_fine = (100..=60_000).contains(&self.acquire_timeout_ms);
         require(wait_is_fine, "store.acquire_timeout_ms", "must be 100 to 60000")
     }

@@ -7,4 +7,5 @@ pub mod clock;
 pub mod ids;
 pub mod metrics;
 pub mod schema;
+pub mod sole_server;
 pub mod telemetry;

@@ -115,3 +115,19 @@ async fn purchases_have_an_address_and_threads_of_their_own() {
     assert_eq!(answer.status(), 200);
     assert_eq!(app.get("/api/v1/concerts").send().await.unwrap().status(), 200);
 }
+
+/// Each of two servers with the line in its memory would admit people up to the capacity.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_server_on_the_database_of_an_embedded_one_is_refused() {
+    let first = UsherProcess::start().await;
+    let folder = first.folder().to_str().unwrap();
+    let settings = [("DATA__DIR", folder), ("HTTP__BIND", "127.0.0.1:0"), ("METRICS__BIND", "127.0.0.1:0")];
+
+    let second = usher(&["serve"], &settings);
+
+    assert_eq!(second.status.code(), Some(1));
+    assert!(said(&second).contains("another server uses") && said(&second).contains("usher.db"), "{}", said(&second));
+    assert_eq!(first.get("/api/v1/concerts").send().await.unwrap().status(), 200);
+    // Commands are no servers.
+    assert!(usher(&["verify"], &settings[..1]).status.success());
+}

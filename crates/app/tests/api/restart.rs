@@ -9,7 +9,9 @@ use futures_util::future::join_all;
 use futures_util::stream;
 use serde_json::{Value, json};
 
-use crate::app::{Admitted, Answer, Api, SaleOptions, UsherProcess, eventually, id_of, json_of, new_key, now, section};
+use crate::app::{
+    Admitted, Answer, Api, SaleOptions, TestApp, UsherProcess, eventually, id_of, json_of, new_key, now, section,
+};
 use crate::at_once::at_once;
 use crate::store::{assert_verified, number};
 
@@ -199,4 +201,31 @@ async fn a_graceful_stop_in_the_middle_of_a_rush_loses_nothing_that_was_acknowle
     let n_told = told.iter().map(BTreeMap::len).sum::<usize>();
     assert!(n_told > usize::try_from(N_BEFORE).unwrap() - N, "{n_told}");
     assert_verified(usher.folder()).await;
+}
+
+/// The last step saves what happened since the step before. Without it, the newcomer was admitted in front of everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stops_right_after_people_joined_finds_its_line_again() {
+    let app = TestApp::start_with(|settings| {
+        settings.line.capacity = 1;
+        // No step between the joins and the stop.
+        settings.line.tick_ms = 10_000;
+    })
+    .await;
+    let performance = app.performance(&[section("A", 1, 2, "R", 100)], SaleOptions::default()).await;
+    let mut places = Vec::new();
+    for _ in 0..10 {
+        places.push(app.joined(&app.buyer(), &performance).await);
+    }
+    assert_eq!((&places[0]["state"], &places[1]["state"]), (&json!("admitted"), &json!("waiting")));
+
+    let app = app.restart().await;
+    let newcomer = app.joined(&app.buyer(), &performance).await;
+    let polled = poll_all(&app, &performance, &places).await;
+
+    assert_eq!(newcomer["state"], "waiting", "{newcomer}");
+    assert_eq!(polled[0]["state"], "admitted", "{polled:?}");
+    let positions: Vec<_> = polled[1..].iter().map(|place| place["position"].as_u64().unwrap()).collect();
+    assert!(positions.is_sorted() && positions.iter().all(|position| *position > 0), "{positions:?}");
+    assert!(positions.last() < newcomer["position"].as_u64().as_ref(), "{positions:?}, {newcomer}");
 }
