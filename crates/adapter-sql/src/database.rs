@@ -78,6 +78,8 @@ const SNAPSHOT_MAX: Duration = Duration::from_secs(30);
 /// The longest that a rollback may take before its connection is replaced. Waiting for a database that does not respond
 /// would occupy the place in the pool for ever.
 const ROLLBACK_MAX: Duration = Duration::from_secs(1);
+/// The longest that the first connection may take, when a server starts.
+const FIRST_CONNECT_MAX: Duration = Duration::from_secs(5);
 /// The longest that the replacement may take to connect.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// How long a connection may be idle before the pool pings it on its next use. Shorter than `UNIT_MAX`: a caller that
@@ -314,6 +316,13 @@ async fn open_mysql(settings: &Settings) -> Result<Database, DbErr> {
     let driver: Result<MySqlConnectOptions, _> = settings.url.parse();
     let driver = driver.map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(Arc::new(error))))?;
     let driver = Arc::new(driver.disable_statement_logging());
+    // The pool would report only that it got no connection in time.
+    let connect =
+        async { driver.connect().await.map(drop).map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(error.into()))) };
+    if let Err(failure) = within(FIRST_CONNECT_MAX, connect).await {
+        let (host, port) = (driver.get_host(), driver.get_port());
+        return Err(DbErr::Conn(RuntimeErr::Internal(format!("cannot connect to {host}:{port}: {failure}"))));
+    }
     let mut options = ConnectOptions::new(&settings.url);
     options
         .max_connections(settings.max_connections)

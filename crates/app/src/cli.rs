@@ -161,9 +161,9 @@ pub fn main() -> ExitCode {
 /// Prints an error with its causes, in one line.
 fn complain(error: &CommandError) {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    // A transparent error has the text of its cause.
     let mut causes: Vec<String> = causes.map(ToString::to_string).collect();
-    causes.dedup();
+    // Some errors have the text of their cause in their own.
+    causes.dedup_by(|cause, error| error.contains(cause.as_str()));
     // If standard error is closed, the message is lost.
     drop(writeln!(io::stderr(), "usher: {}", causes.join(": ")));
 }

@@ -144,7 +144,7 @@ fn check_unused(rules: Rules, arrows: &BTreeSet<Arrow>) -> Vec<String> {
 
 fn check_rows(rules: Rules, modules: &BTreeSet<String>) -> Vec<String> {
     let strangers = modules.iter().filter(|module| row_of(rules, module).is_none());
-    let strangers = strangers.map(|module| format!("{module}: has no row in xtask/src/wings.rs"));
+    let strangers = strangers.map(|module| format!("{module}: has no row in crates/xtask/src/wings.rs"));
     let is_there = |row: &str| modules.iter().any(|module| module == row || is_beneath(module, row));
     let missing = rules.iter().filter(|(row, _)| !is_there(row));
     strangers.chain(missing.map(|(row, _)| format!("{row}: has a row but does not exist"))).collect()
@@ -377,8 +377,8 @@ mod tests {
 
     #[test]
     fn a_module_without_a_row_and_a_row_without_a_module_are_found() {
-        assert_eq!(findings(&[("utils.rs", "")]), ["utils: has no row in xtask/src/wings.rs"]);
-        assert_eq!(findings(&[("c/z.rs", "")]), ["c::z: has no row in xtask/src/wings.rs"]);
+        assert_eq!(findings(&[("utils.rs", "")]), ["utils: has no row in crates/xtask/src/wings.rs"]);
+        assert_eq!(findings(&[("c/z.rs", "")]), ["c::z: has no row in crates/xtask/src/wings.rs"]);
         assert_eq!(findings(&[("c/x/beneath.rs", "")]), Vec::<String>::new());
 
         let without_b = Files::from([(format!("{APP}lib.rs"), String::new()), (format!("{APP}a.rs"), String::new())]);

@@ -36,8 +36,10 @@ impl Background {
                     _ = interval.tick() => {}
                 }
                 match step().await {
-                    Ok(()) if is_failing => tracing::info!(step = name, "works again"),
-                    Err(error) if !is_failing => tracing::error!(step = name, %error, "fails; trying again"),
+                    Ok(()) if is_failing => tracing::info!(step = name, "a background step works again"),
+                    Err(error) if !is_failing => {
+                        tracing::warn!(step = name, %error, "a background step fails, and is tried again");
+                    }
                     Ok(()) | Err(_) => continue,
                 }
                 is_failing = !is_failing;
