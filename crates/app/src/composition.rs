@@ -260,6 +260,7 @@ impl Application {
             streams: streams.clone(),
             boards,
             geometries: Arc::new(Geometries::default()),
+            has_swagger_ui: settings.http.swagger_ui,
             sale_defaults: settings.reservation.sale_defaults(),
         });
         let (server, address) = listen(&services, &settings.http, settings.http.bind)?;

@@ -48,7 +48,19 @@ const RULES: Rules = &[
     ("decorators", &["runtime"]),
     ("live", &["runtime"]),
     // The rows of `http`, from the highest layer to the lowest.
-    ("http", &["http::api", "http::bearer", "http::edge", "http::openapi", "http::services", "live", "runtime"]),
+    (
+        "http",
+        &[
+            "http::api",
+            "http::bearer",
+            "http::edge",
+            "http::openapi",
+            "http::services",
+            "http::swagger_ui",
+            "live",
+            "runtime",
+        ],
+    ),
     ("http::openapi", &["http::api", "http::problem"]),
     (
         "http::api",
@@ -78,6 +90,7 @@ const RULES: Rules = &[
     ("http::throttle", &["http::problem"]),
     ("http::problem", &["http::values", "live"]),
     ("http::sse", &[]),
+    ("http::swagger_ui", &["http::problem"]),
     ("http::values", &[]),
 ];
 

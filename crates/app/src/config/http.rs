@@ -21,6 +21,8 @@ pub struct Http {
     /// A second address with the same routes and threads of its own, for holds and confirms. `None`: there is none.
     #[serde(deserialize_with = "address_or_nothing")]
     pub purchase_bind: Option<SocketAddr>,
+    /// Whether the server has the page that shows the API document.
+    pub swagger_ui: bool,
     /// Threads that answer requests; 0 is one per core.
     pub workers: usize,
     /// Proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted.

@@ -12,6 +12,7 @@ pub mod problem;
 mod reading;
 pub mod services;
 mod sse;
+mod swagger_ui;
 mod throttle;
 mod values;
 
@@ -58,12 +59,17 @@ pub fn app(
         .wrap(from_fn(edge::guard))
         .configure(api::problem_pages)
         .configure(openapi::pages)
+        .configure(|config| {
+            if services.has_swagger_ui {
+                swagger_ui::pages(config);
+            }
+        })
+        .configure(api::gate_routes)
         .wrap_api_with_spec(openapi::outline())
         .configure(api::routes)
         // Never called, because `openapi::pages` serves the full document under the same path. The next line needs the
         // path.
         .with_json_spec_v3_at(openapi::PATH)
-        .with_swagger_ui_at(openapi::SWAGGER_UI)
         .build()
 }
 

@@ -1,10 +1,9 @@
 //! The API document: the routes' types, and the refusals of each operation, which types cannot express. Serves the
-//! document and its viewer.
+//! document.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use actix_web::HttpResponse;
-use actix_web::guard::{GuardContext, fn_guard};
 use actix_web::http::header::ContentType;
 use actix_web::middleware::Compress;
 use actix_web::web::{self, Data};
@@ -13,23 +12,10 @@ use paperclip::v2::models::{DefaultApiRaw, Info, License, Tag};
 use serde_json::{Map, Value, json};
 
 use super::api::{self, CSV_UPLOAD, GATE, REFUSALS};
-use super::problem::{Problem, ProblemBody, ProblemCode};
+use super::problem::{ProblemBody, ProblemCode};
 
 /// The path of the document.
 pub(super) const PATH: &str = "/api/openapi.json";
-/// The path of the viewer.
-pub(super) const SWAGGER_UI: &str = "/swagger-ui";
-/// The files of the viewer.
-const SWAGGER_FILES: [&str; 7] = [
-    "index.html",
-    "swagger-ui.css",
-    "swagger-ui-bundle.js",
-    "swagger-ui-standalone-preset.js",
-    "favicon-16x16.png",
-    "favicon-32x32.png",
-    "oauth2-redirect.html",
-];
-
 const DESCRIPTION: &str = "\
 A waiting room and seats for concerts: join the line of a performance, wait, be admitted with a pass, hold seats, pay.
 
@@ -69,27 +55,13 @@ impl Default for Document {
     }
 }
 
-/// The routes of the document and its viewer.
+/// The route of the document.
 pub(super) fn pages(config: &mut web::ServiceConfig) {
-    config
-        .service(web::resource(PATH).route(web::get().to(document)).wrap(Compress::default()))
-        // The library that shows the document panics when asked for a file it does not have.
-        .service(web::resource("/swagger-ui/{file:.*}").guard(fn_guard(is_not_shown)).to(not_found));
+    config.service(web::resource(PATH).route(web::get().to(document)).wrap(Compress::default()));
 }
 
 async fn document(document: Data<Document>) -> HttpResponse {
     HttpResponse::Ok().content_type(ContentType::json()).body(document.text().to_owned())
-}
-
-fn is_not_shown(context: &GuardContext<'_>) -> bool {
-    let uri = &context.head().uri;
-    let file = uri.path().strip_prefix(SWAGGER_UI).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
-    let is_start = file.is_empty() && uri.query().is_none_or(str::is_empty);
-    !is_start && !SWAGGER_FILES.contains(&file)
-}
-
-async fn not_found() -> Result<HttpResponse, Problem> {
-    Err(Problem::of(ProblemCode::NotFound))
 }
 
 /// The document without routes.

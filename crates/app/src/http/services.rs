@@ -45,6 +45,8 @@ pub struct Services {
     pub boards: Boards,
     /// The seat maps.
     pub geometries: Arc<Geometries>,
+    /// Whether the server has the page that shows the API document.
+    pub has_swagger_ui: bool,
     /// Terms of performances whose operator names none.
     pub sale_defaults: SaleDefaults,
 }

@@ -316,29 +316,36 @@ async fn every_problem_code_has_a_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_document_is_shown_to_people() {
+async fn the_document_is_shown_to_people_and_nothing_else_is() {
     let app = TestApp::start().await;
 
-    let page = app.get("/swagger-ui/").send().await.unwrap();
+    let page = app.get("/swagger-ui/?url=https://example.org/other.json").send().await.unwrap();
     assert_eq!(page.status(), 200);
     assert!(header(&page, "content-type").unwrap().starts_with("text/html"));
+    let policy = header(&page, "content-security-policy").unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'"), "{policy}");
     let page = page.text().await.unwrap();
 
-    let files: Vec<_> =
-        page.split(['"', '\'']).filter(|text| text.ends_with(".js") || text.ends_with(".css")).collect();
-    assert!(!files.is_empty(), "{page}");
-    for file in files {
-        let path = if file.starts_with('/') {
-            file.to_owned()
-        } else {
-            format!("/swagger-ui/{}", file.trim_start_matches("./"))
-        };
+    let files: Vec<_> = page.split('"').filter_map(|text| text.strip_prefix("./")).collect();
+    assert!(
+        files.iter().any(|file| file.ends_with(".js")) && files.iter().any(|file| file.ends_with(".css")),
+        "{page}"
+    );
+    for file in files.into_iter().chain(["index.html"]) {
+        let path = format!("/swagger-ui/{file}");
         assert_eq!(app.get(&path).send().await.unwrap().status(), 200, "{path}");
     }
+    let script = app.get("/swagger-ui/start.js").send().await.unwrap().text().await.unwrap();
+    assert!(script.contains("queryConfigEnabled: false") && script.contains("validatorUrl: null"), "{script}");
+    assert_eq!(app.get("/swagger-ui").send().await.unwrap().url().path(), "/swagger-ui/");
     for unknown in ["nothing.js", "../Cargo.toml", "%2e%2e/Cargo.toml", "index.html/", "assets/x"] {
         let response = app.get(&format!("/swagger-ui/{unknown}")).send().await.unwrap();
         assert_problem(response, 404, "not-found").await;
     }
+
+    let without = TestApp::start_with(|settings| settings.http.swagger_ui = false).await;
+    assert_problem(without.get("/swagger-ui/").send().await.unwrap(), 404, "not-found").await;
+    assert_eq!(without.get("/api/openapi.json").send().await.unwrap().status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
