@@ -5,6 +5,7 @@
 
 mod epochs;
 mod line;
+mod live_passes;
 mod people;
 #[cfg(test)]
 mod scene;
@@ -20,6 +21,7 @@ use futures_util::lock::Mutex;
 use usher_kernel::{Clock, PerformanceId, StoreError, Timestamp};
 
 use self::line::{Line, LiveSale};
+use self::live_passes::LivePasses;
 pub use self::people::{Joined, PassCheck, PassToken, PlaceState, PlaceStatus};
 pub use self::tick::EXAMINE_MAX;
 use crate::policy::{Sale, SaleState};
@@ -77,6 +79,7 @@ struct Inner {
     /// Held while a line is opened or the epoch changes. Two tasks that open the same new line at once would each take
     /// the other's opening for a loss.
     opening: Mutex<()>,
+    live_passes: LivePasses,
 }
 
 impl Service {
@@ -84,7 +87,8 @@ impl Service {
     #[must_use]
     pub fn new(ports: Ports, keys: TokenKeys, settings: Settings) -> Self {
         let (epoch, lines) = (AtomicU64::new(0), ArcSwap::default());
-        Self(Arc::new(Inner { ports, keys, settings, epoch, lines, opening: Mutex::new(()) }))
+        let live_passes = LivePasses::default();
+        Self(Arc::new(Inner { ports, keys, settings, epoch, lines, opening: Mutex::new(()), live_passes }))
     }
 
     /// The admission policy of a line.

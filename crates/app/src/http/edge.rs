@@ -108,7 +108,7 @@ impl Edge {
             return Err(Problem::of(ProblemCode::HeadersTooLarge));
         }
         let in_flight = InFlight::begin(&self.in_flight);
-        if NEVER_SHED.contains(&request.path()) {
+        if is_never_shed(request.path()) {
             return Ok(in_flight);
         }
         if let (Some(addresses), Some(peer)) = (&self.addresses, request.peer_addr()) {
@@ -119,6 +119,14 @@ impl Edge {
 }
 
 /// Bytes of path, query and headers, without separators.
+/// Whether a path is answered whatever the load. A proxy takes a 503 of the gate for "cannot tell", and some then let
+/// everybody in.
+fn is_never_shed(path: &str) -> bool {
+    let below_performance = || path.strip_prefix("/api/v1/performances/").and_then(|rest| rest.split_once('/'));
+    NEVER_SHED.contains(&path)
+        || below_performance().is_some_and(|(_, rest)| rest == "gate" || rest.starts_with("gate/"))
+}
+
 fn head_len(request: &ServiceRequest) -> usize {
     let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
     request.uri().path().len() + request.query_string().len() + headers.sum::<usize>()

@@ -385,6 +385,44 @@ impl FromRequest for PassHeader {
     }
 }
 
+/// The header `Usher-Place`, or the header `Usher-Pass` of a shop that ends a pass.
+#[derive(Debug)]
+pub(super) enum PlaceOrPass {
+    /// The place token.
+    Place(String),
+    /// The pass.
+    Pass(String),
+}
+
+impl FromRequest for PlaceOrPass {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let place = header_text(request, "Usher-Place").map(|token| Self::Place(token.to_owned()));
+        let token = place.or_else(|| header_text(request, "Usher-Pass").map(|token| Self::Pass(token.to_owned())));
+        ready(token.ok_or_else(|| Problem::of(ProblemCode::PlaceInvalid)))
+    }
+}
+
+impl Apiv2Schema for PlaceOrPass {
+    fn header_parameter_schema() -> Vec<Parameter<DefaultSchemaRaw>> {
+        let header = |name: &str, description: &str| Parameter {
+            name: name.into(),
+            in_: ParameterIn::Header,
+            description: Some(description.into()),
+            data_type: Some(String::data_type()),
+            ..Parameter::default()
+        };
+        vec![
+            header("Usher-Place", "The place token."),
+            header("Usher-Pass", "The pass, for a shop that ends it at its check-out; not beside `Usher-Place`."),
+        ]
+    }
+}
+
+impl OperationModifier for PlaceOrPass {}
+
 /// The pass of a request to the gate: the header `Usher-Pass`, or the cookie.
 #[derive(Debug)]
 pub(super) struct GatePass(pub Option<String>);

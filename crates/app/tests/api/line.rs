@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use reqwest::Method;
 use serde_json::{Value, json};
 use usher_account::Role;
 use usher_kernel::AccountId;
@@ -213,7 +214,10 @@ async fn the_gate_opens_for_passes_only_and_refuses_all_else_alike() {
 
     let by_header = gate(&performance).header("Usher-Pass", &buyer.pass).send().await.unwrap();
     let by_cookie = gate(&performance).header("Cookie", cookie(&buyer.pass)).send().await.unwrap();
-    assert_eq!((by_header.status().as_u16(), by_cookie.status().as_u16()), (204, 204));
+    assert_eq!((by_header.status().as_u16(), by_cookie.status().as_u16()), (200, 200));
+    assert_eq!(header(&by_header, "usher-pass-id"), Some("1"));
+    let account = header(&by_header, "usher-account").unwrap();
+    assert!(account.len() == 32 && header(&by_cookie, "usher-account") == Some(account), "{account}");
 
     let mut refusals = Vec::new();
     for (case, request) in [
@@ -242,6 +246,38 @@ async fn the_gate_opens_for_passes_only_and_refuses_all_else_alike() {
     }
 }
 
+/// Envoy sends the method and the path of the request, and a shop ends the pass at its check-out.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gate_answers_every_method_and_path_until_the_pass_is_ended_by_itself() {
+    let (app, performance) = line_of(1).await;
+    let buyer = app.admitted(&performance).await;
+    let gate = format!("/api/v1/performances/{performance}/gate");
+    let methods =
+        [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+    let ask = async |method: &Method, path: &str, pass: Option<&str>| {
+        let request = app.request(method.clone(), path);
+        let request = pass.into_iter().fold(request, |request, pass| request.header("Usher-Pass", pass));
+        request.send().await.unwrap().status().as_u16()
+    };
+
+    for method in &methods {
+        for path in [gate.clone(), format!("{gate}/"), format!("{gate}/cart/42?x=1")] {
+            assert_eq!(ask(method, &path, Some(&buyer.pass)).await, 200, "{method} {path}");
+            assert_eq!(ask(method, &path, None).await, 401, "{method} {path}");
+        }
+    }
+    let queue = format!("/api/v1/performances/{performance}/queue");
+    let elsewhere = app.performance(&seats(), SaleOptions::default()).await;
+    let of_another = app.delete(&format!("/api/v1/performances/{elsewhere}/queue")).header("Usher-Pass", &buyer.pass);
+    assert_problem(of_another.send().await.unwrap(), 403, "pass-mismatch").await;
+    for _ in 0..2 {
+        assert_eq!(app.delete(&queue).header("Usher-Pass", &buyer.pass).send().await.unwrap().status(), 204);
+    }
+
+    assert_eq!(ask(&Method::GET, &gate, Some(&buyer.pass)).await, 401);
+    app.wait_for_place(&buyer.place, &performance, "done").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gate_shuts_when_the_pass_runs_out_or_is_used_up() {
     let (app, performance) = line_of(10).await;
@@ -253,7 +289,7 @@ async fn the_gate_shuts_when_the_pass_runs_out_or_is_used_up() {
         app.get(&path).header("Usher-Pass", &buyer.pass).send().await.unwrap()
     };
 
-    assert_eq!(gate(&used).await.status(), 204);
+    assert_eq!(gate(&used).await.status(), 200);
     let reservation = crate::app::id_of(&app.held(&used, &["A-1-1"]).await);
     app.confirmed(&used.token, &reservation).await;
     app.wait_for_place(&short.place, &performance, "expired").await;

@@ -153,14 +153,33 @@ impl Service {
     #[tracing::instrument(skip_all, name = "line.leave", fields(%performance))]
     pub async fn leave(&self, performance: PerformanceId, place_token: &str) -> Result<(), Error> {
         let place = self.verified_place(performance, place_token)?;
+        self.end(place).await
+    }
+
+    /// Ends a pass, as [`Self::leave`] does with the place of its owner: for a shop, which has no place token.
+    ///
+    /// # Errors
+    /// [`Error::PlaceInvalid`], [`Error::PlaceMismatch`], or a store's.
+    #[tracing::instrument(skip_all, name = "line.end_pass", fields(%performance))]
+    pub async fn end_pass(&self, performance: PerformanceId, pass_token: &str) -> Result<(), Error> {
+        let Pass { performance: theirs, grant } = self.0.keys.verify_pass(pass_token).ok_or(Error::PlaceInvalid)?;
+        if theirs != performance {
+            return Err(Error::PlaceMismatch);
+        }
+        self.end(Place { performance, number: grant.number, account: grant.account }).await
+    }
+
+    async fn end(&self, place: Place) -> Result<(), Error> {
+        let Place { performance, number, .. } = place;
         let now = self.0.ports.clock.now();
         // The ledger comes first. If the second step fails, the room comes free when the pass expires. In the other
         // order, a failure would leave a pass that still books seats although its owner left.
-        self.0.ports.ledger.end_pass(performance, place.number, now).await?;
+        self.0.ports.ledger.end_pass(performance, number, now).await?;
+        self.0.live_passes.end((performance, number));
         match self.line(performance).await {
             Ok(line) => {
                 let left = self.0.ports.store.leave(self.at(&line, now), place).await.map_err(Error::LineStore)?;
-                line.note_settled(place.number);
+                line.note_settled(number);
                 match left.current()? {
                     LeaveOutcome::LeftTheLine | LeaveOutcome::EndedPass | LeaveOutcome::NotThere => Ok(()),
                 }
@@ -170,18 +189,24 @@ impl Service {
         }
     }
 
-    /// Checks a pass for a gate in front of the sale. All refusals look alike.
+    /// Checks a pass for a gate in front of the sale, and returns what it grants. All refusals look alike. A pass that
+    /// this server saw live within the last second needs no ledger.
     ///
     /// # Errors
     /// [`Error::NotAdmitted`], or a store's.
-    pub async fn gate(&self, performance: PerformanceId, pass_token: Option<&str>) -> Result<(), Error> {
+    pub async fn gate(&self, performance: PerformanceId, pass_token: Option<&str>) -> Result<Grant, Error> {
         let pass = pass_token.and_then(|token| self.0.keys.verify_pass(token)).ok_or(Error::NotAdmitted)?;
-        if pass.performance != performance || !pass.grant.is_live(self.0.ports.clock.now()) {
+        let (now, key) = (self.0.ports.clock.now(), (performance, pass.grant.number));
+        if pass.performance != performance || !pass.grant.is_live(now) {
             return Err(Error::NotAdmitted);
         }
+        let Err(look) = self.0.live_passes.find(key, now) else { return Ok(pass.grant) };
         match self.0.ports.ledger.past_grants(performance, &[pass.grant.number]).await?.first() {
             Some(PastGrant::Ended) => Err(Error::NotAdmitted),
-            Some(PastGrant::Never | PastGrant::Granted(_)) | None => Ok(()),
+            Some(PastGrant::Never | PastGrant::Granted(_)) | None => {
+                self.0.live_passes.note(key, look, now);
+                Ok(pass.grant)
+            }
         }
     }
 
@@ -204,6 +229,7 @@ impl Service {
     /// # Errors
     /// A store's. The room then comes free when the pass expires.
     pub async fn pass_used(&self, performance: PerformanceId, number: PlaceNumber) -> Result<(), Error> {
+        self.0.live_passes.end((performance, number));
         let line = self.line(performance).await?;
         let at = self.at(&line, self.0.ports.clock.now());
         self.0.ports.store.end_pass(at, number).await.map_err(Error::LineStore)?.current()
@@ -359,7 +385,9 @@ mod tests {
     use usher_kernel::StoreError;
     use usher_kernel::store::every_failure_is_told;
 
-    use super::super::scene::{ACCOUNT, CALLED, CEILING, LINE, Mocks, NOW, WAITING, changes, grant, place, sale};
+    use super::super::scene::{
+        ACCOUNT, CALLED, CEILING, LINE, Mocks, NOW, OTHER_LINE, WAITING, changes, grant, place, sale,
+    };
     use super::*;
     use crate::ports::InEpoch;
 
@@ -618,6 +646,40 @@ mod tests {
             server.service.gate(LINE, Some(&pass)).await
         })
         .await;
+    }
+
+    /// A shop asks for each of its requests: a ledger that fails for a moment must not turn its buyers away.
+    #[tokio::test]
+    async fn a_pass_that_was_live_a_moment_ago_needs_no_ledger_until_this_server_ends_it() {
+        let mut mocks = Mocks::default();
+        let away = || StoreError::Unavailable { operation: "ledger.past_grants", source: "away".into() };
+        mocks.ledger.expect_past_grants().once().return_once(|_, _| Ok(vec![PastGrant::Granted(grant(CALLED))]));
+        mocks.ledger.expect_past_grants().once().return_once(move |_, _| Err(away()));
+        mocks.ledger.expect_past_grants().once().return_once(|_, _| Ok(vec![PastGrant::Granted(grant(CALLED))]));
+        mocks.ledger.expect_past_grants().once().return_once(|_, _| Ok(vec![PastGrant::Ended]));
+        mocks.ledger.expect_end_pass().once().return_once(|_, _, _| Ok(()));
+        mocks.store.expect_leave().once().return_once(|_, _| Ok(InEpoch::Current(LeaveOutcome::EndedPass)));
+        let server = mocks.open_server();
+        let pass = server.service.0.keys.sign_pass(LINE, grant(CALLED));
+        let gate = async || server.service.gate(LINE, Some(&pass)).await;
+
+        assert_eq!(gate().await.unwrap(), grant(CALLED));
+        gate().await.unwrap();
+        server.clock.advance(Duration::from_secs(1));
+        assert!(matches!(gate().await, Err(Error::Store(_))), "a second later the ledger is asked again");
+        gate().await.unwrap();
+        server.service.end_pass(LINE, &pass).await.unwrap();
+
+        assert!(matches!(gate().await, Err(Error::NotAdmitted)), "the end is seen at once");
+    }
+
+    #[tokio::test]
+    async fn a_pass_of_another_line_ends_nothing() {
+        let server = Mocks::default().open_server();
+        let pass = server.service.0.keys.sign_pass(OTHER_LINE, grant(CALLED));
+
+        assert!(matches!(server.service.end_pass(LINE, &pass).await, Err(Error::PlaceMismatch)));
+        assert!(matches!(server.service.end_pass(LINE, "nonsense").await, Err(Error::PlaceInvalid)));
     }
 
     #[tokio::test]

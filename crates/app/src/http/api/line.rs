@@ -5,23 +5,25 @@ use std::sync::Arc;
 use actix_web::body::BoxBody;
 use actix_web::cookie::time::Duration as CookieDuration;
 use actix_web::cookie::{Cookie, SameSite};
-use actix_web::http::StatusCode;
-use actix_web::web::{Data, Json};
+use actix_web::guard::fn_guard;
+use actix_web::http::header::HeaderName;
+use actix_web::http::{Method, StatusCode};
+use actix_web::web::{self, Data, Json};
 use actix_web::{HttpRequest, HttpResponse, Responder};
 use paperclip::actix::web::{ServiceConfig, delete, get, post, resource};
 use paperclip::actix::{Apiv2Schema, CreatedJson, NoContent, OperationModifier, api_v2_operation};
-use paperclip::v2::models::{DefaultOperationRaw, DefaultSchemaRaw};
+use paperclip::v2::models::{DefaultOperationRaw, DefaultSchemaRaw, Either, Response};
 use paperclip::v2::schema::Apiv2Schema;
 use serde::Serialize;
 use usher_kernel::{Clock, PerformanceId, Timestamp};
-use usher_queue::Error;
 use usher_queue::service::{PassToken, PlaceStatus};
+use usher_queue::{Error, Grant};
 
 use crate::http::bearer::LoggedIn;
 use crate::http::detached::Detached;
 use crate::http::edge::Edge;
 use crate::http::problem::{Problem, ProblemCode, Refusals};
-use crate::http::reading::{GatePass, PathId, PlaceHeader};
+use crate::http::reading::{GatePass, PathId, PlaceHeader, PlaceOrPass};
 use crate::http::services::Services;
 use crate::http::values::Instant;
 
@@ -61,12 +63,25 @@ pub(super) const REFUSALS: Refusals = &[
 
 /// The operation that answers all refusals alike.
 pub(super) const GATE: &str = "line.gate";
+const GATE_PATH: &str = "/api/v1/performances/{performance_id}/gate";
+
+/// The headers that name the owner of a pass to the shop behind the gate.
+const ACCOUNT: HeaderName = HeaderName::from_static("usher-account");
+const PASS_ID: HeaderName = HeaderName::from_static("usher-pass-id");
 
 pub(super) fn routes(config: &mut ServiceConfig<'_>) {
     let queue = resource("/performances/{performance_id}/queue");
     config
         .service(queue.route(post().to(join)).route(get().to(poll)).route(delete().to(leave)))
         .service(resource("/performances/{performance_id}/gate").route(get().to(gate)));
+}
+
+/// The gate's routes beside that of the API document.
+pub(in crate::http) fn gate_routes(config: &mut web::ServiceConfig) {
+    let is_undocumented = fn_guard(|context| context.head().method != Method::GET);
+    config
+        .service(web::resource(GATE_PATH).guard(is_undocumented).to(gate_of_any_request))
+        .service(web::resource(format!("{GATE_PATH}/{{below:.*}}")).to(gate_of_any_request));
 }
 
 /// What the handlers of the line need.
@@ -256,26 +271,76 @@ async fn poll(
     Ok(PlaceAnswer { place: status.into(), status: StatusCode::OK, now })
 }
 
-/// Gives up a place in the line, or its pass.
+/// Gives up a place in the line, or its pass. A shop behind the gate ends a pass by the pass itself.
 #[api_v2_operation(tags("line"), operation_id = "line.leave")]
 async fn leave(
     context: Data<Context>,
     PathId(performance): PathId<PerformanceId>,
-    PlaceHeader(place): PlaceHeader,
+    token: PlaceOrPass,
 ) -> Result<NoContent, Problem> {
     let line = context.line.clone();
-    context.detached.run(async move { Ok(line.leave(performance, &place).await?) }).await?;
-    Ok(NoContent)
+    let leaving = async move {
+        match token {
+            PlaceOrPass::Place(place) => line.leave(performance, &place).await?,
+            PlaceOrPass::Pass(pass) => line.end_pass(performance, &pass).await?,
+        }
+        Ok(NoContent)
+    };
+    context.detached.run(leaving).await
 }
 
-/// Tells a proxy whether a pass admits its owner (nginx `auth_request`, Envoy `ext_authz`). Every refusal is a 401.
+/// The answer of the gate to a live pass: whom it admits, for the shop behind.
+struct Admitted(Grant);
+
+impl Responder for Admitted {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        let Grant { number, account, .. } = self.0;
+        // Envoy lets a request pass on 200 only.
+        HttpResponse::Ok()
+            .insert_header((ACCOUNT, account.to_string()))
+            .insert_header((PASS_ID, number.to_string()))
+            .finish()
+    }
+}
+
+impl Apiv2Schema for Admitted {}
+
+impl OperationModifier for Admitted {
+    fn update_response(operation: &mut DefaultOperationRaw) {
+        let description = "The pass admits its owner. `Usher-Account` is the account's pseudonym, the same for every pass \
+                           of the account, and `Usher-Pass-Id` the pass's number in this line.";
+        let response = Response { description: Some(description.into()), ..Response::default() };
+        operation.responses.insert(StatusCode::OK.as_str().into(), Either::Right(response));
+    }
+}
+
+/// Tells a proxy whether a pass admits its owner (nginx `auth_request`, Caddy `forward_auth`, Envoy `ext_authz`). Every
+/// refusal is a 401. Answers every method, and every path below its own, because some proxies send those of the request.
 #[api_v2_operation(tags("line"), operation_id = "line.gate")]
 async fn gate(
     context: Data<Context>,
     performance: Result<PathId<PerformanceId>, Problem>,
+    pass: GatePass,
+) -> Result<Admitted, Problem> {
+    check_gate(&context, performance, pass).await
+}
+
+/// The gate for the methods and paths that the API document does not list.
+async fn gate_of_any_request(
+    context: Data<Context>,
+    performance: Result<PathId<PerformanceId>, Problem>,
+    pass: GatePass,
+) -> Result<Admitted, Problem> {
+    check_gate(&context, performance, pass).await
+}
+
+async fn check_gate(
+    context: &Context,
+    performance: Result<PathId<PerformanceId>, Problem>,
     GatePass(pass): GatePass,
-) -> Result<NoContent, Problem> {
+) -> Result<Admitted, Problem> {
     let PathId(performance) = performance.map_err(|_| Problem::of(ProblemCode::PassInvalid))?;
-    context.line.gate(performance, pass.as_deref()).await?;
-    Ok(NoContent)
+    Ok(Admitted(context.line.gate(performance, pass.as_deref()).await?))
 }

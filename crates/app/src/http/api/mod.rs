@@ -12,6 +12,7 @@ mod system;
 use actix_web::web::{self, Data};
 use paperclip::actix::web::{ServiceConfig, scope};
 
+pub(super) use self::line::gate_routes;
 pub(super) use self::system::{metrics_route, problem_pages, routes as system_routes};
 use super::problem::Refusals;
 use super::services::Services;
