@@ -426,9 +426,9 @@ fn start_background(
         let (service, streams, metrics) = (service.clone(), streams.clone(), Arc::clone(&metrics));
         async move {
             let result = service.tick().await;
-            let lines = service.stats_of_all();
-            metrics.observe_lines(lines.iter().map(|(_, stats)| stats));
-            streams.call(lines.iter().map(|(performance, stats)| (*performance, stats.counts.serving)));
+            let lines = service.live_lines();
+            streams.call(lines.iter().map(|line| (line.performance, line.stats.counts.serving)));
+            metrics.observe_lines(lines);
             result
         }
     });

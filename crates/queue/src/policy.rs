@@ -143,6 +143,9 @@ pub enum SaleState {
 }
 
 impl SaleState {
+    /// All states.
+    pub const ALL: [Self; 5] = [Self::Scheduled, Self::Open, Self::Paused, Self::Closed, Self::SoldOut];
+
     /// The state's name in the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

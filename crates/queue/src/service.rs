@@ -51,6 +51,21 @@ pub struct Stats {
     pub admitted_per_s: f64,
 }
 
+/// A live line, as its server shows it to operators.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveLine {
+    /// The performance.
+    pub performance: PerformanceId,
+    /// The line's statistics.
+    pub stats: Stats,
+    /// The policy in force.
+    pub policy: AdmissionPolicy,
+    /// The state of the sale.
+    pub sale_state: SaleState,
+    /// Whether admission waits, after a loss, for the people who waited.
+    pub is_holding: bool,
+}
+
 /// The line's use cases.
 #[derive(Clone)]
 pub struct Service(Arc<Inner>);
@@ -143,10 +158,21 @@ impl Service {
         }
     }
 
-    /// Statistics of all lines of this server.
+    /// The live lines of this server.
     #[must_use]
-    pub fn stats_of_all(&self) -> Vec<(PerformanceId, Stats)> {
-        self.0.lines.load().iter().map(|(&performance, line)| (performance, line.stats())).collect()
+    pub fn live_lines(&self) -> Vec<LiveLine> {
+        let now = self.0.ports.clock.now();
+        let live_line = |line: &Arc<Line>| {
+            let (stats, live) = (line.stats(), line.live_sale());
+            LiveLine {
+                performance: line.performance,
+                stats,
+                policy: live.policy,
+                sale_state: live.state(now),
+                is_holding: stats.counts.holds_until.is_some_and(|until| now < until),
+            }
+        };
+        self.0.lines.load().values().map(live_line).collect()
     }
 
     /// The state of a performance's sale at `now`. Without a live line, it follows from the times alone.

@@ -20,7 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Concurrent joins and polls.
 const AT_ONCE: usize = 64;
 /// The server's metric that counts answers by route pattern.
-const COUNTED: &str = "usher_http_request_duration_seconds_count";
+const COUNTED: &str = "usher_http_requests_total";
 
 /// A server and its sale.
 pub struct Stage {

@@ -1,30 +1,57 @@
-//! The server's metrics, for Prometheus. Labels come from closed sets, never from ids, paths or people, so that the
-//! number of series is bounded.
+//! The server's metrics, for Prometheus. Labels come from closed sets, never from paths or people, so that the
+//! number of series is bounded. The only ids are those of the 20 longest lines.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus::core::{Collector, Desc};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 use usher_kernel::StoreError;
-use usher_queue::Stats;
+use usher_queue::service::LiveLine;
 use usher_reservation::ports::HoldOutcome;
 
-/// Seconds; a poll takes microseconds, a hold milliseconds, a slow gateway seconds.
-const BUCKETS_S: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+use super::line_metrics::LineCollector;
+
+/// Bounds of the histograms, in seconds: a poll takes 20 us, a hold milliseconds, a slow gateway seconds.
+const BUCKETS_S: [f64; 17] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// A collector that others share.
+struct Shared(Arc<LineCollector>);
+
+impl Collector for Shared {
+    fn desc(&self) -> Vec<&Desc> {
+        self.0.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.0.collect()
+    }
+}
+
+/// Names the version of the program: the constant 1, with labels. The build sets `USHER_COMMIT`.
+fn build_info() -> Result<IntGaugeVec, prometheus::Error> {
+    let info = IntGaugeVec::new(Opts::new("usher_build_info", "The version of the program."), &["version", "commit"])?;
+    let commit = option_env!("USHER_COMMIT").unwrap_or("unknown");
+    info.with_label_values(&[env!("CARGO_PKG_VERSION"), commit]).set(1);
+    Ok(info)
+}
 
 /// All metrics of one server.
 pub struct Metrics {
     registry: Registry,
     request_duration_seconds: HistogramVec,
+    requests_total: IntCounterVec,
     store_duration_seconds: HistogramVec,
     holds_total: IntCounterVec,
     line_admitted_total: IntCounter,
-    line_live: IntGauge,
-    line_waiting: IntGauge,
-    line_away: IntGauge,
-    line_active: IntGauge,
+    lines: Arc<LineCollector>,
     streams_open: IntGauge,
     streams_stalled_total: IntCounter,
     dependency_up: IntGaugeVec,
@@ -51,8 +78,12 @@ impl Metrics {
         let request_duration_seconds = histogram(
             "usher_http_request_duration_seconds",
             "Time from the request's head to the answer's head, by route pattern.",
-            &["method", "route", "status"],
+            &["method", "route"],
         )?;
+        let help = "Answered requests, by route pattern and status.";
+        let requests_total =
+            IntCounterVec::new(Opts::new("usher_http_requests_total", help), &["method", "route", "status"])?;
+        registry.register(Box::new(requests_total.clone()))?;
         let store_duration_seconds = histogram(
             "usher_store_duration_seconds",
             "Time that a port's method took, by result.",
@@ -68,18 +99,20 @@ impl Metrics {
             "Streams that this server closed because their clients did not read.",
         )?;
         registry.register(Box::new(streams_stalled_total.clone()))?;
+        let lines = Arc::new(LineCollector::new()?);
+        registry.register(Box::new(Shared(Arc::clone(&lines))))?;
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        registry.register(Box::new(build_info()?))?;
         let help = "1 if the store answered the last time it was asked, 0 if it did not.";
         let dependency_up = IntGaugeVec::new(Opts::new("usher_dependency_up", help), &["dependency"])?;
         registry.register(Box::new(dependency_up.clone()))?;
         Ok(Self {
             request_duration_seconds,
+            requests_total,
             store_duration_seconds,
             holds_total,
             line_admitted_total,
-            line_live: gauge("usher_line_live", "Lines that people can join now.")?,
-            line_waiting: gauge("usher_line_waiting", "People who wait and are present, over all live lines.")?,
-            line_away: gauge("usher_line_away", "People who are away, over all live lines.")?,
-            line_active: gauge("usher_line_active", "People who are inside, over all live lines.")?,
+            lines,
             streams_open: gauge("usher_streams_open", "Open streams, of places and of seats.")?,
             streams_stalled_total,
             dependency_up,
@@ -89,8 +122,8 @@ impl Metrics {
 
     /// Records an answered request. `route` is the route's pattern, never the path.
     pub fn observe_request(&self, method: &str, route: &str, status: u16, elapsed: Duration) {
-        let status = status.to_string();
-        self.request_duration_seconds.with_label_values(&[method, route, &status]).observe(elapsed.as_secs_f64());
+        self.request_duration_seconds.with_label_values(&[method, route]).observe(elapsed.as_secs_f64());
+        self.requests_total.with_label_values(&[method, route, &status.to_string()]).inc();
     }
 
     /// Times a port's method, and passes its result on.
@@ -140,24 +173,9 @@ impl Metrics {
         self.line_admitted_total.inc_by(count as u64);
     }
 
-    /// Sets the gauges of all live lines.
-    pub fn observe_lines<'a>(&self, lines: impl Iterator<Item = &'a Stats>) {
-        let (mut live, mut waiting, mut away, mut active) = (0, 0, 0, 0);
-        for Stats { counts, .. } in lines {
-            live += 1;
-            waiting += counts.waiting;
-            away += counts.away;
-            active += counts.active;
-        }
-        let sums = [
-            (&self.line_live, live),
-            (&self.line_waiting, waiting),
-            (&self.line_away, away),
-            (&self.line_active, active),
-        ];
-        for (gauge, sum) in sums {
-            gauge.set(i64::try_from(sum).unwrap_or(i64::MAX));
-        }
+    /// Notes the live lines.
+    pub fn observe_lines(&self, lines: Vec<LiveLine>) {
+        self.lines.observe(lines);
     }
 
     /// Counts an opened stream.

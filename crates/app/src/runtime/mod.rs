@@ -5,6 +5,7 @@ pub mod background;
 pub mod batcher;
 pub mod clock;
 pub mod ids;
+mod line_metrics;
 pub mod metrics;
 pub mod schema;
 pub mod sole_server;

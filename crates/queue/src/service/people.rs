@@ -409,7 +409,7 @@ mod tests {
 
             let joined = server.service.join(LINE, ACCOUNT).await;
 
-            assert!(server.service.stats_of_all().is_empty());
+            assert!(server.service.live_lines().is_empty());
             joined
         })
         .await;

@@ -197,7 +197,7 @@ mod tests {
 
             let refreshed = server.service.refresh_calendar().await;
 
-            assert_eq!(server.service.stats_of_all().len(), 1);
+            assert_eq!(server.service.live_lines().len(), 1);
             assert_eq!(server.line(LINE).live_sale().policy, POLICY);
             refreshed
         })
