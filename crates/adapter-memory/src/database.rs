@@ -18,7 +18,8 @@ use crate::seats::{Events, Seats};
 ///
 /// A standard mutex, not an async one: each method of a port locks it once and never awaits under the lock. So each
 /// method is atomic, and a read of several ports' data is a snapshot. Reads of a whole hall (120,000 seats) and of a
-/// history hold the lock longest, for some milliseconds.
+/// history hold the lock for some milliseconds, and a choice of best seats where no two free ones are side by side holds
+/// it for seconds.
 #[derive(Clone, Debug, Default)]
 pub struct Database(Arc<Mutex<Tables>>);
 

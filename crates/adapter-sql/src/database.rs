@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use rand::Rng;
 use sea_orm::sqlx::mysql::MySqlConnectOptions;
+use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor, MySqlConnection, SqliteConnection};
+use sea_orm::sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor, MySql, MySqlConnection, SqliteConnection,
+};
 use sea_orm::{
     AccessMode, ConnectOptions, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
     IsolationLevel, RuntimeErr, SqliteTransactionMode, SqlxError, TransactionOptions, TransactionTrait,
@@ -49,6 +52,15 @@ impl fmt::Debug for Settings {
             .finish_non_exhaustive()
     }
 }
+
+/// How long a migration waits for another one, in seconds.
+const MIGRATION_LOCK_WAIT_S: u32 = 60;
+
+/// The lock of migrations: one process at a time has it, for one database. Dropping it releases it.
+#[derive(Debug)]
+pub struct MigrationLock(
+    #[expect(dead_code, reason = "the lock lives as long as the connection")] PoolConnection<MySql>,
+);
 
 /// An open database. Clones share its connections.
 #[derive(Clone, Debug)]
@@ -117,6 +129,34 @@ impl Database {
     #[must_use]
     pub const fn writer(&self) -> &DatabaseConnection {
         &self.writer
+    }
+
+    /// Waits until no other process migrates the database, and keeps others from it for as long as the lock lives. An
+    /// embedded database has one server, and no lock.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if another process has the lock for longer than a minute.
+    pub async fn lock_migrations(&self) -> Result<Option<MigrationLock>, StoreError> {
+        const OPERATION: &str = "database.lock_migrations";
+        if self.is_embedded() {
+            return Ok(None);
+        }
+        let lock = async {
+            let mut connection = self.writer.get_mysql_connection_pool().acquire().await?;
+            // The lock ends with the connection, even if this process is killed.
+            connection.close_on_drop();
+            // MySQL would close the connection, which is idle while others migrate.
+            connection.execute("SET SESSION wait_timeout = 28800").await?;
+            let wait =
+                format!("SELECT COALESCE(GET_LOCK(CONCAT('usher.migrate.', DATABASE()), {MIGRATION_LOCK_WAIT_S}), 0)");
+            let has_lock: i64 = sea_orm::sqlx::query_scalar(AssertSqlSafe(wait)).fetch_one(&mut *connection).await?;
+            Ok::<_, SqlxError>((has_lock == 1).then_some(MigrationLock(connection)))
+        };
+        let lock =
+            lock.await.map_err(|error| convert(OPERATION, DbErr::Conn(RuntimeErr::SqlxError(error.into())).into()))?;
+        let taken =
+            || StoreError::Conflict { operation: OPERATION, source: "another process migrates the database".into() };
+        lock.map(Some).ok_or_else(taken)
     }
 
     /// Whether the database is a file of this server alone (SQLite), and not shared by several servers.

@@ -16,7 +16,7 @@ mod statements;
 pub use account::SqlAccountRepository;
 pub use catalogue::SqlCatalogueRepository;
 pub use charge_log::SqlChargeLog;
-pub use database::{Database, Settings};
+pub use database::{Database, MigrationLock, Settings};
 pub use ledger::SqlLineLedger;
 pub use policy::SqlPolicyRepository;
 pub use reservation::SqlReservationRepository;

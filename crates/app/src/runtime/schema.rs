@@ -1,6 +1,7 @@
 //! The schema of the database: checks, applies and reverts migrations.
 
 use usher_adapter_sql::Database;
+use usher_kernel::StoreError;
 use usher_migrations::{Migrator, MigratorTrait as _};
 
 /// Why a schema cannot be used or changed.
@@ -10,6 +11,9 @@ pub enum SchemaError {
     /// migrate it.
     #[error("the database lacks {} migration(s) ({}): run `usher migrate up` first", .0.len(), .0.join(", "))]
     Pending(Vec<String>),
+    /// Another process migrates the database.
+    #[error("the database cannot be locked for migrations: {0}")]
+    Locked(#[source] StoreError),
     /// A migration failed.
     #[error("the schema cannot be read or changed: {0}")]
     Migration(String),
@@ -60,6 +64,8 @@ pub async fn applied(database: &Database) -> Result<Vec<String>, SchemaError> {
 /// # Errors
 /// See [`SchemaError`].
 pub async fn up(database: &Database) -> Result<Vec<String>, SchemaError> {
+    // Of two processes that migrate at once, the second finds nothing left to do.
+    let _lock = database.lock_migrations().await.map_err(SchemaError::Locked)?;
     let names = pending(database).await?;
     // The migrator refuses a database that is ahead of this binary, which lacks nothing.
     if !names.is_empty() {

@@ -34,6 +34,23 @@ async fn migrated() -> ScratchDatabase {
     database
 }
 
+/// MySQL cannot roll back a migration that another process disturbs.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_migrations_at_once_one_migrates_and_the_others_find_nothing_to_do() {
+    let database = ScratchDatabase::fresh().await;
+
+    let outputs: Vec<_> = std::thread::scope(|scope| {
+        let up = || usher(database.url(), &["migrate", "up"]);
+        let running: Vec<_> = (0..4).map(|_| scope.spawn(up)).collect();
+        running.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+
+    assert!(outputs.iter().all(|output| output.status.success()), "{outputs:?}");
+    let said = |output: &&Output| String::from_utf8_lossy(&output.stdout).contains("applied m0001");
+    assert_eq!(outputs.iter().filter(said).count(), 1, "{outputs:?}");
+    assert_says(&usher(database.url(), &["migrate", "status", "--check"]), "applied m0001");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_way_from_sign_up_to_tickets_leads_over_two_servers_on_one_database() {
     const BUYERS: usize = 40;
