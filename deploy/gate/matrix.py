@@ -94,6 +94,25 @@ def send(
         return Answer(0, None, repr(error).encode(), time.monotonic() - start)
 
 
+def converse(port: int, path: str, headers: Headers, wanted: bytes, say: bytes = b"") -> bytes:
+    """Sends a GET, says something when the head of the answer is there, and reads on until the wanted bytes arrive, for
+    5 s at most. Returns what arrived."""
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    arrived = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection, contextlib.suppress(OSError):
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: shop.example\r\n{head}\r\n".encode())
+        until_s = time.monotonic() + 5
+        while wanted not in arrived and time.monotonic() < until_s:
+            more = connection.recv(65536)
+            if not more:
+                break
+            arrived += more
+            if say and b"\r\n\r\n" in arrived:
+                connection.sendall(say)
+                say = b""
+    return arrived
+
+
 def until(what: str, timeout_s: float, done: Callable[[], bool]) -> float:
     """Waits for a condition, and returns how long it took."""
     start = time.monotonic()
@@ -310,7 +329,7 @@ class Nginx(Process):
         paths = "".join(f"{kind}_temp_path {folder}/nginx-{kind};\n" for kind in kinds)
         (folder / "nginx.conf").write_text(
             f"pid {folder}/nginx.pid; daemon off; master_process off;\n"
-            f"events {{}}\nhttp {{ access_log off;\n{paths}include {folder}/gate.conf; }}\n"
+            f"events {{}}\nhttp {{ access_log {folder}/nginx-access.log;\n{paths}include {folder}/gate.conf; }}\n"
         )
         self.start([program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")], {})
 
@@ -594,6 +613,34 @@ class Gate:
         answer, seen = self.send("GET", "/", one.by("cookie"))
         self.passed("a pass that was joined for by the proxy", answer, seen, one, "GET", b"")
 
+    def connections(self) -> None:
+        """WebSockets reach the shop, and a stream of the waiting room arrives as it comes."""
+        upgrade = [
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ]
+        got = converse(self.port, "/socket", upgrade + self.live.by("cookie"), b"hello\n", b"hello\n")
+        self.report.check(got.startswith(b"HTTP/1.1 101") and got.endswith(b"hello\n"), "a WebSocket is open", got)
+        self.shop.seen.clear()
+        got = converse(self.port, "/socket", upgrade, b'"join"')
+        self.report.check(b" 401 " in got and not self.shop.seen, "a WebSocket without a pass is refused", got)
+        got = converse(self.port, self.stream(), [], b"event: place")
+        self.report.check(b" 200 " in got and b"event: place" in got, "the place's first event arrives", got)
+
+    def stream(self) -> str:
+        """The address of the live place's events, as EventSource asks for them."""
+        return f"/api/v1/performances/{self.usher.performance}/queue/stream?place={self.live.place}"
+
+    def no_secrets_in_logs(self, folder: Path) -> None:
+        """Whoever has a place or a pass can use it."""
+        for log in folder.glob("*.log"):
+            text = log.read_text(errors="replace")
+            for what, secret in [("place", self.live.place), ("pass", self.live.token)]:
+                line = next((line for line in text.splitlines() if secret in line), "")
+                self.report.check(not line, f"{log.name} has no {what}", line[:300])
+
     def check_out(self) -> None:
         for way in ("header", "cookie"):
             one = self.buyers.admitted()
@@ -635,6 +682,10 @@ class Gate:
                 self.report.check(answer.status == 503 and not seen, f"{what} is refused", (str(answer), len(seen)))
                 ok = bool(answer.header("Retry-After")) and answer.header("Cache-Control") == "no-store"
                 self.report.check(ok, f"{what}: the refusal says when to retry", answer.headers and answer.headers.items())
+        if how == "dead":
+            # An error that a proxy may log.
+            answer, _ = self.send("GET", self.stream(), [("Usher-Place", self.live.place)])
+            self.report.check(answer.status in (502, 503, 504), "the waiting room is away with Usher", answer)
         print(f"       Usher {how}: slowest answer after {worst:.2f} s", flush=True)
 
     def back(self, how: str) -> None:
@@ -686,11 +737,14 @@ def run(name: str, program: str, folder: Path, ports: Iterator[int], usher: Ushe
                 ("no path leads around the gate", gate.by_paths),
                 ("no odd request leads through the gate", gate.odd),
                 ("the waiting room is reached, and its cookie admits", gate.usher_itself),
+                ("WebSockets and streams stay open", gate.connections),
                 ("the check-out ends the pass", gate.check_out),
             ]:
                 with report.line(what):
                     part()
             gate.without_usher(is_open)
+            with report.line("no log has a place or a pass"):
+                gate.no_secrets_in_logs(folder)
         except Failed as failure:
             report.check(False, "the run ends", failure)
             print(f"  FAIL {failure}", flush=True)

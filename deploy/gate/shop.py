@@ -3,6 +3,7 @@
 
 It answers every request with what it received, as JSON, and remembers it in `Shop.seen`. Special paths:
 
+    /socket        upgrades the connection, and sends back what it gets
     /check-out     ends the pass of the request at Usher, as a shop does after a purchase
     /status/NNN    answers NNN
     /broken        reads the request, and closes the connection without an answer
@@ -48,6 +49,9 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/broken":
             self.close_connection = True
             return
+        if path == "/socket" and self.headers.get("Upgrade"):
+            self.echo(self.headers["Upgrade"])
+            return
         if path == "/check-out":
             status = 200 if self.end_pass() else 502
         elif match := re.fullmatch(r"/status/(\d{3})", path):
@@ -74,6 +78,15 @@ class Handler(BaseHTTPRequestHandler):
         while self.rfile.readline().strip():
             pass
         return b"".join(chunks)
+
+    def echo(self, protocol: str) -> None:
+        self.close_connection = True
+        self.send_response(101)
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Upgrade", protocol)
+        self.end_headers()
+        while line := self.rfile.readline():
+            self.wfile.write(line)
 
     def end_pass(self) -> bool:
         """Ends the pass of this request at Usher: the next request with it is refused."""
