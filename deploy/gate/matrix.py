@@ -759,7 +759,8 @@ def main() -> int:
     names = parser.parse_args().proxies or list(PROXIES)
     if unknown := set(names) - set(PROXIES):
         parser.error(f"unknown: {', '.join(unknown)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
 
     found = programs(names)
     for name, path in found.items():
