@@ -16,6 +16,7 @@ WITH_SERVERS := $${CARGO_TARGET_DIR:-target}/debug/with-servers
 
 # For `make loadtest`: more people than k6 can simulate in 50 s on two cores.
 URL ?= http://127.0.0.1:8080
+SCRIPT ?= line
 PEOPLE ?= 200000
 # For `make prove`: --quick, --only NAME, --seed N.
 PROVE ?=
@@ -116,10 +117,11 @@ openapi: ## Write the served OpenAPI document to docs/openapi.json
 	@git --no-pager diff --stat -- docs/openapi.json
 
 .PHONY: loadtest
-loadtest: ## Let up to 1,000 concurrent users join the line of a running `make run` (needs k6)
+loadtest: ## Send a crowd to a running `make run`, with k6 (SCRIPT=line, poll, onsale or hotseat)
 	@mkdir -p target/loadtest
 	cargo run --locked --release --quiet --package usher-app --bin usher -- token mint --count $(PEOPLE) > target/loadtest/tokens.txt
-	k6 run --env URL=$(URL) --env TOKENS=$(CURDIR)/target/loadtest/tokens.txt loadtest/k6/line.js
+	K6_WEB_DASHBOARD=true K6_WEB_DASHBOARD_PORT=-1 K6_WEB_DASHBOARD_EXPORT=target/loadtest/$(SCRIPT).html \
+	    k6 run --env URL=$(URL) --env TOKENS=$(CURDIR)/target/loadtest/tokens.txt loadtest/k6/$(SCRIPT).js
 
 # `make test` runs 200 on each database, and prints the seed; USHER_TEST_SEED repeats a run.
 .PHONY: schedules
