@@ -134,6 +134,12 @@ prove: redis mysql $(if $(PROVE),,schedules) ## Check the promises of line and s
 	cargo build --locked --release --package usher-app --package usher-loadtest --bins
 	$${CARGO_TARGET_DIR:-target}/release/prove $(PROVE)
 
+.PHONY: alerts
+alerts: ## Check and test the alerts of deploy/prometheus with promtool
+	@.ci/need promtool prometheus
+	promtool check rules deploy/prometheus/alerts.yml
+	promtool test rules deploy/prometheus/alerts.test.yml
+
 .PHONY: wrk
 wrk:
 	@.ci/need wrk wrk
