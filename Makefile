@@ -140,6 +140,12 @@ alerts: ## Check and test the alerts of deploy/prometheus with promtool
 	promtool check rules deploy/prometheus/alerts.yml
 	promtool test rules deploy/prometheus/alerts.test.yml
 
+.PHONY: queries
+queries: redis ## Run every query of the dashboards against a Prometheus and two servers, under a sale: 2 minutes
+	@.ci/need prometheus prometheus
+	cargo build --locked --release --package usher-app
+	python3 deploy/prometheus/queries.py
+
 .PHONY: wrk
 wrk:
 	@.ci/need wrk wrk
