@@ -189,7 +189,7 @@ pub(super) async fn guard(
     let route = outcome.as_ref().ok().and_then(|answer| answer.request().match_pattern());
     let status = outcome.as_ref().map_or_else(|error| error.as_response_error().status_code(), ServiceResponse::status);
     let elapsed = begun.elapsed();
-    guard.metrics.observe_request(method, route.as_deref().unwrap_or("unmatched"), status.as_u16(), elapsed);
+    guard.metrics.observe_request(method, route.as_deref().unwrap_or("unmatched"), status.as_str(), elapsed);
     tracing::debug!(parent: &span, status = status.as_u16(), elapsed_ms = elapsed.as_secs_f64() * 1_000.0, "answered");
     outcome
 }
