@@ -347,8 +347,10 @@ async fn open_sqlite(settings: &Settings) -> Result<Database, DbErr> {
 /// ROLLBACK fails, and it takes every later transaction of the connection for a savepoint in the one that ended. After
 /// the next rollback, which leaves the outermost savepoint open, it would commit none of them.
 async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, SqlxError> {
-    // Waits for a rollback that the driver has sent to the connection's thread.
-    connection.ping().await?;
+    if connection.is_in_transaction() {
+        // Waits for a rollback that the driver may have sent to the connection's thread.
+        connection.ping().await?;
+    }
     Ok(!connection.is_in_transaction())
 }
 
