@@ -2,8 +2,7 @@
 //! series behind, and no scrape sees half of a step.
 
 use std::cmp::Reverse;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -33,9 +32,10 @@ const GAUGES: [(&str, &str, Value); 8] = [
     ("usher_line_issued", "The highest number that was given out.", |line| line.stats.counts.issued.get()),
 ];
 
-/// Collects the metrics of the live lines.
+/// Collects the metrics of the live lines. Clones share the lines.
+#[derive(Clone)]
 pub(super) struct LineCollector {
-    lines: Mutex<Vec<LiveLine>>,
+    lines: Arc<Mutex<Vec<LiveLine>>>,
     descriptions: Vec<Desc>,
 }
 
@@ -44,12 +44,11 @@ impl LineCollector {
         let families = Families::new()?;
         let descriptions = families.all().flat_map(|gauges| gauges.desc().into_iter().cloned().collect::<Vec<_>>());
         let descriptions = descriptions.chain(families.live.desc().into_iter().cloned()).collect();
-        Ok(Self { lines: Mutex::default(), descriptions })
+        Ok(Self { lines: Arc::default(), descriptions })
     }
 
     /// Takes the lines as they are now.
-    pub(super) fn observe(&self, mut lines: Vec<LiveLine>) {
-        lines.sort_by_key(|line| (Reverse(line.stats.counts.waiting + line.stats.counts.away), line.performance));
+    pub(super) fn observe(&self, lines: Vec<LiveLine>) {
         *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = lines;
     }
 }
@@ -60,7 +59,8 @@ impl Collector for LineCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        lines.sort_by_key(|line| (Reverse(line.stats.counts.waiting + line.stats.counts.away), line.performance));
         // The same names were registered when the server started.
         let Ok(families) = Families::new() else { return Vec::new() };
         families.live.set(gauge(lines.len() as u64));

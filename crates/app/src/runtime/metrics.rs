@@ -1,12 +1,9 @@
 //! The server's metrics, for Prometheus. Labels come from closed sets, never from paths or people, so that the
 //! number of series is bounded. The only ids are those of the 20 longest lines.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prometheus::core::{Collector, Desc};
 use prometheus::process_collector::ProcessCollector;
-use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder as _, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -21,19 +18,6 @@ use super::line_metrics::LineCollector;
 const BUCKETS_S: [f64; 17] = [
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
-
-/// A collector that others share.
-struct Shared(Arc<LineCollector>);
-
-impl Collector for Shared {
-    fn desc(&self) -> Vec<&Desc> {
-        self.0.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        self.0.collect()
-    }
-}
 
 /// Names the version of the program: the constant 1, with labels. The build sets `USHER_COMMIT`.
 fn build_info() -> Result<IntGaugeVec, prometheus::Error> {
@@ -51,7 +35,7 @@ pub struct Metrics {
     store_duration_seconds: HistogramVec,
     holds_total: IntCounterVec,
     line_admitted_total: IntCounter,
-    lines: Arc<LineCollector>,
+    lines: LineCollector,
     streams_open: IntGauge,
     streams_stalled_total: IntCounter,
     dependency_up: IntGaugeVec,
@@ -99,8 +83,8 @@ impl Metrics {
             "Streams that this server closed because their clients did not read.",
         )?;
         registry.register(Box::new(streams_stalled_total.clone()))?;
-        let lines = Arc::new(LineCollector::new()?);
-        registry.register(Box::new(Shared(Arc::clone(&lines))))?;
+        let lines = LineCollector::new()?;
+        registry.register(Box::new(lines.clone()))?;
         registry.register(Box::new(ProcessCollector::for_self()))?;
         registry.register(Box::new(build_info()?))?;
         let help = "1 if the store answered the last time it was asked, 0 if it did not.";
