@@ -283,10 +283,13 @@ async fn migrate(settings: &Settings, direction: Migrate) -> Result<ExitCode, Co
 /// Prints what the configuration means, without its secrets.
 fn describe(settings: &Settings) -> Result<(), CommandError> {
     let mut out = io::stdout();
-    let store = match () {
-        () if settings.store.is_memory() => "the memory of the server".into(),
-        () if settings.store.is_sqlite() => settings.store_url(),
-        () => "MySQL or MariaDB".into(),
+    let store = if settings.store.is_memory() {
+        "the memory of the server".into()
+    } else if settings.store.is_sqlite() {
+        settings.store_url()
+    } else {
+        // Its URL may hold a password.
+        "MySQL or MariaDB".into()
     };
     let line = match settings.line.backend {
         LineBackend::Memory => "the memory of the server",

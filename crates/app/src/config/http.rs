@@ -50,7 +50,7 @@ pub struct Http {
 impl Http {
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let require = ConfigError::require;
-        require(self.workers <= WORKERS_MAX, "http.workers", "must be at most 512")?;
+        require(self.workers <= WORKERS_MAX, "http.workers", &format!("must be at most {WORKERS_MAX}"))?;
         require(self.max_in_flight > 0, "http.max_in_flight", "must be at least 1")?;
         require(self.max_connections > 0, "http.max_connections", "must be at least 1")?;
         let rule = "must be below http.max_connections: other requests need connections too";

@@ -324,20 +324,12 @@ async fn gate(
     performance: Result<PathId<PerformanceId>, Problem>,
     pass: GatePass,
 ) -> Result<Admitted, Problem> {
-    check_gate(&context, performance, pass).await
+    gate_of_any_request(context, performance, pass).await
 }
 
-/// The gate for the methods and paths that the API document does not list.
+/// The gate, also for the methods and paths that the API document does not list.
 async fn gate_of_any_request(
     context: Data<Context>,
-    performance: Result<PathId<PerformanceId>, Problem>,
-    pass: GatePass,
-) -> Result<Admitted, Problem> {
-    check_gate(&context, performance, pass).await
-}
-
-async fn check_gate(
-    context: &Context,
     performance: Result<PathId<PerformanceId>, Problem>,
     GatePass(pass): GatePass,
 ) -> Result<Admitted, Problem> {
