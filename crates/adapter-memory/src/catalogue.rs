@@ -138,7 +138,7 @@ impl CatalogueRepository for MemoryCatalogueRepository {
     }
 }
 
-/// What was added under a claim before.
+/// The concert or performance that an earlier request with the same claim added.
 fn first<T: Clone>(operation: &'static str, found: Option<&T>) -> Result<T, StoreError> {
     found.cloned().ok_or(Contradiction("the subject of a claim is missing")).map_err(corrupt(operation))
 }

@@ -190,7 +190,8 @@ pub fn run<F: Fixture>(n_schedules: u32, seed: u64) -> Result<BTreeMap<&'static 
     if n_schedules < SCHEDULES || never.is_empty() { Ok(tally) } else { Err(format!("never {never:?}")) }
 }
 
-/// What must happen in [`SCHEDULES`] schedules: they prove nothing about what never happens.
+/// The outcomes that must each occur in [`SCHEDULES`] schedules: a run proves nothing about an outcome that never
+/// occurred.
 const EVERYTHING: [&str; 25] = [
     "held by name",
     "held the best",

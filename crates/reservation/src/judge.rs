@@ -30,7 +30,7 @@ pub enum FactsError {
     Contradiction {
         /// The fact, by the name of its field.
         fact: &'static str,
-        /// What the fact is about: its kind and its id.
+        /// The thing that the fact describes: its kind and its id, such as `reservation 0199…`.
         subject: String,
     },
 }

@@ -69,7 +69,7 @@ pub(crate) fn given_or_started() -> (String, Option<Server>) {
     }
 }
 
-/// What a server does so that a power cut loses no commit.
+/// How a server protects commits from a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// Writes each acknowledged commit to the disk, as in production. MySQL also writes its binary log.

@@ -89,7 +89,7 @@ impl Kind {
         }
     }
 
-    /// What a user without a server can do.
+    /// Advice to a user without a server.
     pub(crate) fn advice(&self) -> String {
         format!("install {} (Debian: {}), or set {}", self.programs, self.packages.join(" "), self.image_variable)
     }

@@ -1,4 +1,4 @@
-//! What every process needs, whatever it serves: time, ids, background tasks, batches, metrics, the log, the schema. Knows
+//! Services of the process: time, ids, background tasks, batches, metrics, the log, the schema. Knows
 //! nothing of requests.
 
 pub mod background;

@@ -179,7 +179,7 @@ async fn groups_that_fight_over_a_block_get_all_of_their_seats_or_none(store: St
     assert_sound(&app, &performance).await;
 }
 
-/// What a person does in the line.
+/// A person's behaviour in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plan {
     /// Waits, books, pays.

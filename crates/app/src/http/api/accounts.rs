@@ -30,7 +30,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
         .service(resource("/members/me").route(get().to(me)));
 }
 
-/// What the handlers of accounts need.
+/// The services that the handlers of accounts use.
 pub(super) struct Context {
     accounts: usher_account::Service,
     access_tokens: Arc<AccessTokens>,

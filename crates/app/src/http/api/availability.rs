@@ -47,7 +47,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
         .service(resource("/performances/{performance_id}/availability/stream").route(get().to(follow)));
 }
 
-/// What the handlers of the availability need.
+/// The services that the handlers of the availability use.
 pub(super) struct Context {
     boards: Boards,
     streams: Streams,

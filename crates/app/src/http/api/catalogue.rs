@@ -54,7 +54,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
         .service(resource("/performances/{performance_id}/seat-map").route(get().to(seat_map)));
 }
 
-/// What the handlers of the catalogue need.
+/// The services that the handlers of the catalogue use.
 pub(super) struct Context {
     catalogue: usher_concert::Service,
     line: usher_queue::Service,

@@ -84,7 +84,7 @@ pub(in crate::http) fn gate_routes(config: &mut web::ServiceConfig) {
         .service(web::resource(format!("{GATE_PATH}/{{below:.*}}")).to(gate_of_any_request));
 }
 
-/// What the handlers of the line need.
+/// The services that the handlers of the line use.
 pub(super) struct Context {
     pub(super) line: usher_queue::Service,
     pub(super) clock: Arc<dyn Clock>,
@@ -289,7 +289,7 @@ async fn leave(
     context.detached.run(leaving).await
 }
 
-/// The answer of the gate to a live pass: whom it admits, for the shop behind.
+/// The gate's answer to a live pass. It names the pass's owner to the shop behind the gate.
 struct Admitted(Grant);
 
 impl Responder for Admitted {

@@ -33,7 +33,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
     config.service(resource("/performances/{performance_id}/queue/stream").route(get().to(follow)));
 }
 
-/// What the handler of the stream needs.
+/// The services that the handler of the stream uses.
 pub(super) struct Context {
     line: line::Context,
     streams: Streams,

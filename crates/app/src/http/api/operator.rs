@@ -42,7 +42,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
         .service(resource("/operator/performances/{performance_id}/stats").route(get().to(stats)));
 }
 
-/// What the handlers of operators need.
+/// The services that the handlers of operators use.
 pub(super) struct Context {
     catalogue: usher_concert::Service,
     line: usher_queue::Service,

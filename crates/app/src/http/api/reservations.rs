@@ -67,7 +67,7 @@ pub(super) fn routes(config: &mut ServiceConfig<'_>) {
         .service(resource("/reservations/{reservation_id}/confirm").route(post().to(confirm)));
 }
 
-/// What the handlers of reservations need.
+/// The services that the handlers of reservations use.
 pub(super) struct Context {
     reservations: usher_reservation::Service,
     boards: Boards,
